@@ -1,0 +1,3 @@
+"""llmlite: a synchronous client for large language models, on requests and urllib3.  See `llmlite.client`."""
+from .client import *
+from .client import __version__ as __version__

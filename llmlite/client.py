@@ -1,0 +1,2636 @@
+"""llmlite: a synchronous client for large language models, in one module on requests and urllib3.
+
+    >>> import llmlite
+    >>> llm = llmlite.Client("openai/gpt-5-mini", api_key="sk-...")
+    >>> llm
+    <Client openai/gpt-5-mini at https://api.openai.com/v1>
+
+This file works alone: copy it into a project under any name.  Its sections, top-down:
+
+    constants      limits and defaults, each with its reason
+    errors         LLMError and everything below it
+    values         Usage, ToolCall, Token, Event, Response, RetryPolicy, RateLimit
+    messages       user(), system(), assistant(), tool_result()
+    client         Client, Ledger, Stream; chat() and stream() for one-liners
+    waiting        which failure is retried, after how long; the cool-down all threads share
+    events         bytes -> lines -> server-sent events
+    transport      the one place that sends, the one place that translates errors
+    dialects       a wire format each: build, parse, parse_event, pure functions over dicts
+    providers      the table: name, address, key variable, dialect, quirks
+"""
+from __future__ import annotations
+
+import calendar
+import email.utils
+import http.client
+import io
+import json
+import logging
+import math
+import os
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+import weakref
+import zlib
+from dataclasses import dataclass
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+__version__ = "0.1.0"
+__all__ = [
+    "APIConnectionError", "APIError", "APITimeoutError", "AuthenticationError", "BadRequestError", "Client",
+    "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "EmptyResponseError", "Event", "LLMError",
+    "Ledger", "NotFoundError", "OverloadedError", "PaymentRequiredError", "PermissionDeniedError",
+    "QuotaExceededError", "RateLimit", "RateLimitError", "Response", "ResponseError", "RetryPolicy", "SchemaError",
+    "ServerError", "Stream", "StreamError", "Token", "ToolCall", "TruncatedStreamError", "Usage", "assistant", "chat",
+    "providers", "stream", "system", "tool_result", "user"]
+
+JSON = Dict[str, Any]
+Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
+
+# ---------------------------------------------------------------------------------------------------------------------
+# constants
+# ---------------------------------------------------------------------------------------------------------------------
+
+_MAX_LINE = 16 << 20  # bytes: no provider sends an event near this; a line without end must not eat the memory
+_MAX_BODY = 256 << 20  # bytes, decoded: what a decompression bomb may grow to
+_MAX_HEAD = 1 << 20  # bytes: status line and headers, all "100 Continue" included
+_MAX_WORDS = 300  # characters of the server's own words in an error's one line
+_PIECE = 1 << 16  # bytes asked of the socket at once
+_POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
+_LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
+_DRAIN = 0.1  # seconds given to a finished answer's last bytes, which make the connection reusable
+_SPREAD = 0.1  # of a wait the server asked for: threads start again this far apart, not in a herd
+_EPSILON = 0.002  # seconds: a socket timeout may fire this much before the clock says so
+
+_KEEPALIVE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)  # a NAT forgets a silent connection: long answers would hang
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)) if hasattr(socket, name)]
+
+_ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+_RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
+_RATE_LIMITED = frozenset((429, 503, 529))
+
+_log = logging.getLogger("llmlite")
+
+
+class _Unset:
+    """The default of options whose None means something."""
+
+    def __repr__(self) -> str:
+        return "unset"
+
+
+_UNSET: Any = _Unset()
+
+# ---------------------------------------------------------------------------------------------------------------------
+# errors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class LLMError(Exception):
+    """Base of every error this module raises.
+
+    `str(error)` is one line: provider, what happened, after how many attempts, why, what to try.  Errors pickle with
+    their class and fields, and never hold a key.
+
+    Attributes:
+        attempts: how many requests the call had made.
+        elapsed: seconds from the start of the call.
+        response: the `Response` as far as it had arrived, or None.
+        last_error: the error that the last attempt had met, or None.
+        retry_after: seconds the server asks to wait, or None.
+    """
+
+    provider = ""
+    why = ""
+    hint = ""
+    attempts = 0
+    elapsed = 0.0
+    response: Optional[Response] = None
+    last_error: Optional[LLMError] = None
+    retry_after: Optional[float] = None
+    _kind = ""  # how it is retried: "" never, "normal", "rate" (a rate limit), "empty" (only with retry_empty)
+
+    def __init__(self, what: str = "", **fields: Any) -> None:
+        super().__init__(what)
+        self.__dict__.update(fields)
+
+    def __str__(self) -> str:
+        what = f"{self.provider}: {self.args[0]}" if self.provider else str(self.args[0])
+        if self.attempts > 1:
+            what += f" after {self.attempts} attempts in {self.elapsed:.1f} s"
+        return what + (f": {self.why}" if self.why else "") + (f" ({self.hint})" if self.hint else "")
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _unpickle_error, (type(self), self.args, dict(self.__dict__))
+
+
+def _unpickle_error(kind: Type[LLMError], args: Tuple[Any, ...], fields: JSON) -> LLMError:
+    return kind(*args, **fields)
+
+
+class ConfigurationError(LLMError, ValueError):
+    """The call cannot be made as asked: a missing key, an unknown provider, a bad argument.  Nothing was sent."""
+
+
+class APIConnectionError(LLMError):
+    """No answer came: connection refused, reset, closed, name not found, TLS refused.  Says which, and where."""
+
+
+class APITimeoutError(APIConnectionError):
+    """A connect, read or idle timeout.  In a stream `response` holds what had arrived."""
+
+
+class DeadlineExceededError(LLMError):
+    """The call's `deadline` ran out, or the server asks to wait past it (then `retry_after` says how long)."""
+
+
+class APIError(LLMError):
+    """The provider answered with an error: a status of 300 or more, or an error object inside a 200.
+
+    Attributes:
+        status_code: the HTTP status; for an error inside a 200, the status it stands for.
+        message: the provider's own words.
+        code, type: the provider's own error code and type, or None.
+        request_id: the provider's id of the request, or None.
+        headers: the answer's headers.
+        body: the whole decoded body, or its text.
+    """
+
+    status_code = 0
+    message = ""
+    code: Any = None
+    type: Optional[str] = None
+    request_id: Optional[str] = None
+    headers: Mapping[str, str] = {}
+    body: Any = None
+
+
+class BadRequestError(APIError):
+    """400, 413 or 422: the request itself is refused."""
+
+
+class ContextLengthError(BadRequestError):
+    """The messages are longer than the model's context."""
+
+
+class AuthenticationError(APIError):
+    """401, or a bad key by another status."""
+
+
+class PaymentRequiredError(APIError):
+    """402: no balance."""
+
+
+class PermissionDeniedError(APIError):
+    """403."""
+
+
+class NotFoundError(APIError):
+    """404: no such model or address."""
+
+
+class RateLimitError(APIError):
+    """429: too many requests or tokens for now; waiting mends it."""
+
+
+class QuotaExceededError(APIError):
+    """A spending limit or quota is used up; waiting does not mend it."""
+
+
+class ServerError(APIError):
+    """5xx."""
+
+
+class OverloadedError(ServerError):
+    """503 or 529: the provider has no room for now."""
+
+
+class ResponseError(LLMError):
+    """A status of 2xx, but not an answer: HTML, broken JSON, no choices, a stream without one event."""
+
+    status_code = 0
+    headers: Mapping[str, str] = {}
+    body: Any = None
+    request_id: Optional[str] = None
+
+
+class EmptyResponseError(ResponseError):
+    """The answer was empty on the last attempt too (only with `RetryPolicy.retry_empty`)."""
+
+
+class SchemaError(ResponseError):
+    """The answer does not fit the `schema` that was asked for; `response` holds it."""
+
+
+class StreamError(LLMError):
+    """A stream failed after its first event.  `response` holds all that had arrived."""
+
+
+class TruncatedStreamError(StreamError):
+    """A stream ended with neither a finish reason nor its end mark, or was cut before them."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# values
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens, as the provider counts them.
+
+    `input_tokens` is the whole input, cached tokens included; `output_tokens` includes reasoning.
+
+        >>> Usage(10, 5) + Usage(1, 2, cached_tokens=1)
+        Usage(input_tokens=11, output_tokens=7, cached_tokens=1, reasoning_tokens=0)
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens,
+                     self.cached_tokens + other.cached_tokens, self.reasoning_tokens + other.reasoning_tokens)
+
+
+class ToolCall(NamedTuple):
+    """The model asks for a tool.  `arguments` is `raw_arguments` decoded; `invalid` says why it could not be."""
+
+    id: str
+    name: str
+    arguments: JSON
+    raw_arguments: str
+    invalid: Optional[str] = None
+
+
+class Token(NamedTuple):
+    """One token of a raw completion; `id` and `logprob` are None where the server gives none."""
+
+    text: str
+    id: Optional[int] = None
+    logprob: Optional[float] = None
+
+
+class Event(NamedTuple):
+    """One event of a stream; `type` is "text", "reasoning", "tool_call", "usage" or "finish"."""
+
+    type: str
+    text: str = ""
+    tool_call: Optional[ToolCall] = None
+    usage: Optional[Usage] = None
+    finish_reason: Optional[str] = None
+    token: Optional[Token] = None
+
+
+class Response:
+    """A reply.  `str(reply)` is its text; a notebook shows it as Markdown.
+
+    Attributes:
+        text: the answer, always a str.
+        reasoning: the model's thoughts as far as the provider shows them.
+        tool_calls: a list of `ToolCall`.
+        finish_reason: "stop", "length", "tool_calls", "content_filter" or "other"; None while a stream runs.
+        raw_finish_reason: the provider's own word.
+        usage: a `Usage`; zeros where the provider reported none.
+        model, id: as the provider names them.
+        request_id: the provider's id of the request, or None.
+        citations: the provider's citations, as it sent them.
+        parsed: the value, when a `schema` was given.
+        tokens: the `Token`s of a raw completion.
+        message: the dict to append to the history.
+        messages: the whole exchange, after `run_tools`.
+        raw: the decoded body (of a stream: folded into the same shape).
+        headers: the answer's headers.
+        attempts, elapsed: how many requests and seconds it took.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        self.text: str = ""
+        self.reasoning: str = ""
+        self.tool_calls: List[ToolCall] = []
+        self.finish_reason: Optional[str] = None
+        self.raw_finish_reason: Optional[str] = None
+        self.usage: Usage = _NO_USAGE
+        self.model: str = ""
+        self.id: Optional[str] = None
+        self.request_id: Optional[str] = None
+        self.citations: List[Any] = []
+        self.parsed: Any = None
+        self.tokens: List[Token] = []
+        self.message: JSON = {}
+        self.messages: List[JSON] = []
+        self.raw: Any = None
+        self.headers: Mapping[str, str] = {}
+        self.attempts: int = 0
+        self.elapsed: float = 0.0
+        self.__dict__.update(fields)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer stopped at the token limit."""
+        return self.finish_reason == "length"
+
+    @property
+    def rate_limits(self) -> Dict[str, str]:
+        """The answer's rate-limit headers, names in lower case."""
+        return {name.lower(): value for name, value in self.headers.items() if "ratelimit" in name.lower()}
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"<Response {shown!r} finish_reason={self.finish_reason!r} model={self.model!r} {self.usage}>"
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+_NO_USAGE = Usage()
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When and how often a call is tried again; `retry=None` on a client switches retries off.
+
+    The delay before retry n (from 0) is `min(backoff * 2**n, backoff_max)` times a factor drawn from
+    `[1 - jitter, 1 + jitter]`; what the server asks for beats it.
+
+        max_retries: retries of server errors, timeouts and lost connections
+        backoff, backoff_max: seconds
+        rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max: the same for 429, 503 and 529
+        jitter: 0 to 1
+        retry_after_max: seconds; a longer wait asked for by the server fails the call at once
+        retry_empty: also retry a 2xx that holds no answer
+        connect_retries: retries of connections that could not be opened
+    """
+
+    max_retries: int = 3
+    backoff: float = 0.25
+    backoff_max: float = 5.0
+    rate_limit_max_retries: int = 7
+    rate_limit_backoff: float = 5.0
+    rate_limit_backoff_max: float = 60.0
+    jitter: float = 0.5
+    retry_after_max: float = 120.0
+    retry_empty: bool = False
+    connect_retries: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:
+                raise ConfigurationError(f"{name}={value!r}: RetryPolicy takes a finite number, zero or more")
+        if self.jitter > 1:
+            raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
+
+    def _limits(self, kind: str) -> Tuple[int, float, float]:
+        if kind == "rate":
+            return self.rate_limit_max_retries, self.rate_limit_backoff, self.rate_limit_backoff_max
+        return self.max_retries, self.backoff, self.backoff_max
+
+    def _delay(self, kind: str, retry: int) -> float:
+        _, backoff, ceiling = self._limits(kind)
+        delay = min(backoff * 2.0 ** min(retry, 60), ceiling)
+        return delay * random.uniform(1 - self.jitter, 1 + self.jitter)
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """Holds a client's calls back before the server has to: at most so many requests and tokens a minute, evenly."""
+
+    requests_per_minute: Optional[float] = None
+    tokens_per_minute: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigurationError(f"{name}={value!r}: RateLimit takes a number above zero, or None")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# messages
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def user(text: str) -> JSON:
+    """A user message.
+
+        >>> user("Why is the sky blue?")
+        {'role': 'user', 'content': 'Why is the sky blue?'}
+    """
+    return {"role": "user", "content": text}
+
+
+def system(text: str) -> JSON:
+    """A system message."""
+    return {"role": "system", "content": text}
+
+
+def assistant(text: str) -> JSON:
+    """An assistant message: what a model is to be taken to have said."""
+    return {"role": "assistant", "content": text}
+
+
+def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = False) -> JSON:
+    """The message that answers a tool call: `call` is the `ToolCall` (or its id), `content` a str or any JSON value.
+
+        >>> tool_result("call_1", {"sum": 4})
+        {'role': 'tool', 'tool_call_id': 'call_1', 'content': '{"sum": 4}'}
+    """
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+    id = call if isinstance(call, str) else call.id
+    message: JSON = {"role": "tool", "tool_call_id": id, "content": text}
+    return {**message, "is_error": True} if is_error else message
+
+
+def _checked_messages(messages: Union[str, Sequence[JSON]]) -> List[JSON]:
+    if isinstance(messages, str):
+        return [user(messages)]
+    if not isinstance(messages, (list, tuple)):
+        raise ConfigurationError(f"messages is a {type(messages).__name__}: give a str or a list of message dicts")
+    if not messages:
+        raise ConfigurationError("messages is empty: give at least one message")
+    for at, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in _ROLES:
+            known = ", ".join(sorted(_ROLES))
+            raise ConfigurationError(f"messages[{at}] has role {role!r}: give a dict whose role is one of {known}")
+    return list(messages)
+
+
+def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
+    """A tool call's arguments: the dict, or why there is none."""
+    try:
+        arguments = json.loads(raw or "{}")
+    except (ValueError, RecursionError) as error:
+        return {}, f"not JSON: {error}"
+    if not isinstance(arguments, dict):
+        return {}, f"a JSON {type(arguments).__name__}, not an object"
+    return arguments, None
+
+
+def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
+    """A ToolCall from what came over the wire: arguments as JSON text, or as an object already."""
+    raw = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    decoded, invalid = _decode_arguments(raw)
+    return ToolCall(_str(id), _str(name), decoded, raw, invalid)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# client
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """What a client has spent; safe to read and reset from any thread.
+
+    Attributes:
+        usage: the `Usage` of every billed call.
+        calls: billed calls: each answer of status 2xx that was not an error, also empty, filtered and cut ones.
+        attempts: requests made; retries: those after the first of a call.
+        empty: billed calls whose answer held nothing.
+        failed: calls that ended in an error.
+        unknown: requests sent whose answer never came: they may be billed.
+        by_model: a `Usage` for each model that answered.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.usage = _NO_USAGE
+        self.calls = self.attempts = self.retries = self.empty = self.failed = self.unknown = 0
+        self.by_model: Dict[str, Usage] = {}
+
+    def snapshot(self) -> JSON:
+        """All of it at one moment, as a dict."""
+        with self._lock:
+            return self._fields()
+
+    def _fields(self) -> JSON:
+        fields = {name: value for name, value in vars(self).items() if name != "_lock"}
+        return {**fields, "by_model": dict(self.by_model)}
+
+    def reset(self) -> JSON:
+        """Start again from zero; returns the last `snapshot()`."""
+        with self._lock:
+            last = self._fields()
+            self._clear()
+        return last
+
+    def failed_one(self) -> None:
+        """A call has ended in an error."""
+        with self._lock:
+            self.failed += 1
+
+    def book(self, attempt: _Attempt) -> None:
+        """An attempt has ended."""
+        with self._lock:
+            self.attempts += 1
+            self.retries += attempt.number > 1
+            if attempt.billed is not None:
+                self.calls += 1
+                self.usage += attempt.billed.usage
+                model = attempt.billed.model
+                self.by_model[model] = self.by_model.get(model, _NO_USAGE) + attempt.billed.usage
+                self.empty += attempt.empty
+            elif attempt.sent and not attempt.status:
+                self.unknown += 1
+
+    def after_fork(self) -> None:
+        """The lock may be held by a thread that this process does not have."""
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self.calls} calls, {self.attempts} attempts, {self.failed} failed, {self.usage}>"
+
+
+def _is_empty(reply: Response) -> bool:
+    return not (reply.text or reply.tool_calls or reply.reasoning)
+
+
+class Client:
+    """A client of one provider; share it between threads, and use it as a context manager if you like.
+
+        llm = Client("openai/gpt-5-mini")                               # the key is in OPENAI_API_KEY
+        llm = Client("qwen3", base_url="http://localhost:8000/v1")      # any OpenAI-compatible server
+        print(llm.chat("Why is the sky blue?"))
+
+    Args:
+        model: "provider/model", or, with `provider` or `base_url`, the model's id verbatim.  Default: LLMLITE_MODEL.
+        provider: a name of the provider table (`providers()` lists it).
+        base_url: the API's address.  Default: the provider's own variable (OPENAI_BASE_URL, ...), then its preset.
+        api_key: a str ("" for none) or a callable returning one, asked again for each attempt.  Default: the
+            provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a loopback host.
+        timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
+        idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
+        deadline: seconds for a whole call: connects, retries, waits and the last byte included.
+        retry: a `RetryPolicy`, or None for one attempt a call.
+        rate_limit: a `RateLimit` to hold calls back by.
+        headers: more headers to send; a value of None leaves a default one out.
+        session: your own `requests.Session` (proxies, certificates, mocks); it stays yours to close.
+        skip_bad_events: skip torn events of a stream instead of failing.
+
+    Raises:
+        ConfigurationError: a missing key, an unknown provider, a bad argument.
+    """
+
+    def __init__(self, model: Optional[str] = None, *, provider: Optional[str] = None, base_url: Optional[str] = None,
+                 api_key: Union[None, str, Callable[[], str]] = None, timeout: Timeout = (10, 600),
+                 idle_timeout: Optional[float] = None, deadline: Optional[float] = None,
+                 retry: Optional[RetryPolicy] = RetryPolicy(), rate_limit: Optional[RateLimit] = None,
+                 headers: Optional[Mapping[str, Optional[str]]] = None, session: Optional[requests.Session] = None,
+                 skip_bad_events: bool = False) -> None:
+        self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
+        self._provider, self._base_url, self.model = _find_provider(model, provider, base_url)
+        self._dialect = self._provider.dialect()
+        self._key = _find_key(self._provider, self._base_url, api_key)
+        self._timeout = _checked_timeout(timeout)
+        self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
+        self._deadline = _checked_seconds("deadline", deadline)
+        self._retry = retry
+        self._headers = _checked_headers(headers)
+        self._session = session
+        self._skip_bad_events = skip_bad_events
+        self.ledger = Ledger()
+        self._gate = _Gate(rate_limit)
+        self._transport = _Transport(session, retry)
+        self._pid = os.getpid()
+        _debug_to_stderr()
+
+    def chat(self, messages: Union[str, Sequence[JSON]], *, system: Optional[str] = None,
+             temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
+             max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
+             seed: Optional[int] = None, tools: Optional[Sequence[Any]] = None, tool_choice: Any = None,
+             schema: Any = None, reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None,
+             model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
+             headers: Optional[Mapping[str, Optional[str]]] = None) -> Response:
+        """Ask, and wait for the whole reply.
+
+        Args:
+            messages: a str (one user message) or a list of message dicts in OpenAI's shape.
+            system: the system prompt.
+            temperature, top_p, top_k, max_tokens, stop, seed, reasoning_effort: sent when given, else not.
+            tools, tool_choice: tool dicts and which to use ("auto", "none", "required", or a tool's name).
+            extra: merged into the request body, for anything not named here.
+            model, timeout, deadline, headers: as on `Client`, for this call.
+
+        Raises:
+            LLMError: see the error classes; `APIError` for what the provider refuses.
+        """
+        reply: Response = self._ask(self._dialect, locals(), stream=False)
+        return reply
+
+    def stream(self, messages: Union[str, Sequence[JSON]], *, system: Optional[str] = None,
+               temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
+               max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
+               seed: Optional[int] = None, tools: Optional[Sequence[Any]] = None, tool_choice: Any = None,
+               schema: Any = None, reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None,
+               model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
+               headers: Optional[Mapping[str, Optional[str]]] = None) -> Stream:
+        """Ask, and read the reply piece by piece; takes what `chat` takes.
+
+        Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
+        """
+        stream_: Stream = self._ask(self._dialect, locals(), stream=True)
+        return stream_
+
+    def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
+               headers: Optional[Mapping[str, Optional[str]]] = None) -> List[str]:
+        """The ids of the models the provider offers."""
+        names: List[str] = self._perform(self._plan(_ModelList(self._dialect), locals(), stream=False)).parsed
+        return names
+
+    def close(self) -> None:
+        """Close the pooled connections (not those of a `session` of yours)."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client {self._provider.name}/{self.model} at {_without_userinfo(self._base_url)}>"
+
+    def __getstate__(self) -> JSON:
+        return self._options
+
+    def __setstate__(self, options: JSON) -> None:
+        self.__init__(**options)  # type: ignore[misc]
+
+    def _ask(self, dialect: _Dialect, asked: JSON, stream: bool) -> Any:
+        return self._perform(self._plan(dialect, asked, stream))
+
+    def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
+        """A call from a method's arguments: everything is checked and encoded before anything is sent."""
+        about = {name: asked.pop(name, None) for name in ("self", "model", "headers")}
+        model = self._model_for(about["model"])
+        timeout, deadline = asked.pop("timeout"), asked.pop("deadline")
+        call = _Call(self._provider, model, dialect, stream)
+        call.policy = self._retry
+        call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
+        call.idle = self._idle_timeout or call.read
+        call.start(self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline))
+        call.headers = {**self._headers, **_checked_headers(about["headers"])}
+        call.method, path, body = dialect.build(model, {k: v for k, v in asked.items() if v is not None}, stream)
+        call.url = self._base_url + path
+        call.payload = None if body is None else _encode(body)
+        return call
+
+    def _model_for(self, model: Optional[str]) -> str:
+        if model is None:
+            return self.model
+        prefix = self._provider.name + "/"
+        verbatim = self._options["provider"] or self._options["base_url"]
+        return model[len(prefix):] if model.startswith(prefix) and not verbatim else model
+
+    def _perform(self, call: _Call) -> Any:
+        """Attempt after attempt until one holds: the only place that retries."""
+        self._notice_fork()
+        while True:
+            self._gate.enter(call)
+            attempt = _Attempt(call)
+            error: Optional[LLMError] = None
+            try:
+                result = self._attempt(call, attempt)
+            except LLMError as caught:
+                error = caught
+            except BaseException:
+                attempt.end(self.ledger)
+                raise
+            if error is None:
+                return result
+            attempt.end(self.ledger)
+            self._wait_to_retry(call, _sealed(error, call))
+
+    def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
+        """One request and its answer: a Response, or a Stream whose first event is here."""
+        try:
+            call.key = self._key() if callable(self._key) else self._key
+            answer = self._transport.send(call, attempt)
+            if answer.status >= 300:
+                raise _api_error(call, answer.status, answer.headers, _decoded_error(answer.read_error()))
+            attempt.billed = Response(model=call.model)
+            if call.streams:
+                return Stream(_Flow(call, attempt, answer, self))
+            reply = _read_reply(call, attempt, answer)
+            attempt.empty = _is_empty(reply)
+        except _WIRE_ERRORS as caught:
+            error = _translated(caught, call, attempt)
+        else:
+            attempt.end(self.ledger)
+            self._gate.spent(reply.usage)
+            _log_reply(call, reply)
+            if attempt.empty and self._retry is not None and self._retry.retry_empty:
+                raise EmptyResponseError("the answer is empty", response=reply, _kind="empty")
+            return reply
+        raise error  # outside the except block: a cause would carry the request, and with it the key
+
+    def _wait_to_retry(self, call: _Call, error: LLMError) -> None:
+        """Wait as long as the policy or the server says, or raise what is final."""
+        final, delay = _decide(self._retry, call, error)
+        if delay and error.retry_after is not None:
+            self._gate.pause(delay)
+        if final is not None:
+            self.ledger.failed_one()
+            _log.info("%s", final)
+            raise _sealed(final, call)
+        call.last_error = error
+        _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
+        if error.retry_after is None:
+            time.sleep(delay)
+
+    def _notice_fork(self) -> None:
+        """A forked child gets its own connections and locks: the parent's may be in use, or held by lost threads."""
+        if os.getpid() != self._pid:
+            self._pid = os.getpid()
+            self.ledger.after_fork()
+            self._gate.after_fork()
+            self._transport = _Transport(self._session, self._retry, forked=True)
+
+
+class Stream:
+    """A reply as it comes: iterate it for its text, or `events()` for everything.
+
+    `text` and `response` are the state so far, complete after the end.  Leaving a `with` block, `close()` (from any
+    thread), or dropping the last reference closes the connection at once.
+
+        with llm.stream("Tell me a story") as stream:
+            for text in stream:
+                print(text, end="", flush=True)
+        print(stream.response.usage)
+    """
+
+    def __init__(self, flow: _Flow) -> None:
+        self._flow = flow
+        self._events = flow.run()
+        next(self._events)  # the first event decides whether the call is tried again
+        self._pieces = _pieces_of(self._events, flow.call.dialect.tokens)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._pieces
+
+    def __next__(self) -> Any:
+        return next(self._pieces)
+
+    def events(self) -> Iterator[Event]:
+        """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
+        return self._events
+
+    @property
+    def response(self) -> Response:
+        """The `Response` so far; its `finish_reason` is None until the provider has given one."""
+        return self._flow.reply()
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._flow.reply().text
+
+    def close(self) -> None:
+        """Close the connection; a thread that is reading the stream comes to its end."""
+        self._flow.cancel()
+        try:
+            self._events.close()  # type: ignore[attr-defined]
+        except ValueError:  # another thread is inside: it has been woken, and closes
+            pass
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
+
+
+def _pieces_of(events: Iterator[Event], tokens: bool) -> Iterator[Any]:
+    for event in events:
+        if event.type == "text":
+            yield event.token if tokens else event.text
+
+
+_OPENED = Event("opened")
+_FINISH = Event("finish")  # from parse_event: the finish reason is here
+_END = Event("end")  # from parse_event: the end mark is here
+_ODD_NAMES = (None, b"error")  # events that are not plain data: see _EventDecoder
+
+
+class _Flow:
+    """An open stream: its connection, the reply folded so far, its counts.  It holds no reference to its `Stream`."""
+
+    def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, client: Client) -> None:
+        self.call, self.attempt, self.answer = call, attempt, answer
+        self.ledger, self.gate, self.skip_bad = client.ledger, client._gate, client._skip_bad_events
+        self.body: JSON = {}
+        self.pieces = self.events = self.bad = 0
+        self.finished = self.ended = self.closed = False
+        self.done: Optional[Response] = None
+
+    def run(self) -> Iterator[Any]:
+        """The events; the first is `_OPENED`, once data has come."""
+        error: Optional[LLMError] = None
+        try:
+            yield from self._decoded()
+            self.done = self.reply()
+            self.attempt.empty = _is_empty(self.done)
+            yield from _closing_events(self.done)
+        except LLMError as caught:
+            error = caught
+        except _Failed as caught:
+            error = self._error_inside(caught.args[0])
+        except _WIRE_ERRORS as caught:
+            error = self._failure(caught)
+        finally:
+            self._release(error)
+        if error is not None and not self.closed:
+            raise error
+
+    def _decoded(self) -> Iterator[Any]:
+        dialect, attempt, body = self.call.dialect, self.attempt, self.body
+        decoder, mark, parse_event = _EventDecoder(), dialect.mark, dialect.parse_event
+        for name, data in decoder.decode(self._received()):
+            try:
+                chunk = json.loads(data.decode("utf-8", "replace"))
+            except (ValueError, RecursionError):
+                chunk = self._unreadable(name, data, decoder)
+            if type(chunk) is not dict or name in _ODD_NAMES or mark not in chunk or "error" in chunk:
+                chunk = self._odd(name, chunk)
+                if self.ended:
+                    break
+                if chunk is None:
+                    continue
+            if not self.events:
+                yield _OPENED
+            self.events += 1
+            if attempt.idle is not None:
+                attempt.idle_at = time.monotonic() + attempt.idle
+            for event in parse_event(chunk, body):
+                if event is _FINISH:
+                    self._finish()
+                elif event is _END:
+                    self.ended = True
+                else:
+                    yield event
+            if self.ended:
+                break
+        if not self.events:
+            self._nothing(decoder.stray)
+        if not (self.ended or self.finished):
+            raise TruncatedStreamError("stream ended without a finish reason", why=self._counts())
+
+    def _received(self) -> Iterator[bytes]:
+        try:
+            for piece in self.answer.pieces():
+                self.pieces += 1
+                yield piece
+        except _WIRE_ERRORS:
+            if not (self.finished and self.attempt.expired()):  # only late usage is missing: the reply is whole
+                raise
+
+    def _finish(self) -> None:
+        self.finished = True
+        self.attempt.idle = min(self.attempt.idle or _LINGER, _LINGER)
+
+    def _unreadable(self, name: Optional[bytes], data: bytes, decoder: _EventDecoder) -> Any:
+        """What data that is not JSON stands for: the end mark, an error's text, several values, a torn event."""
+        data = data.strip()
+        if data.startswith(b"[DONE]"):
+            self.ended = True
+            return None
+        if name == b"error":
+            return {"error": data.decode("utf-8", "replace")}
+        if b"\n" in data:  # a proxy that leaves out the blank lines: each line is an event
+            decoder.again = data.split(b"\n")
+        elif data[:1] in (b"{", b"["):
+            self._torn(data, decoder.at_end)
+        elif data:
+            self._skip(data, "is no JSON")
+        return None
+
+    def _torn(self, data: bytes, at_end: bool) -> None:
+        what = "event cut in two" if at_end else "torn event"
+        if not self.events:
+            raise ResponseError(f"first {what} of the stream", why=_words(data), body=data, _kind="empty")
+        if at_end:
+            raise TruncatedStreamError("stream ended inside an event", why=self._counts())
+        if not self.skip_bad:
+            raise StreamError(f"{what} in the stream", why=f"{_words(data)}; {self._counts()}",
+                              hint="Client(skip_bad_events=True) goes on without it")
+        self._skip(data, "is torn")
+
+    def _skip(self, data: bytes, why: str) -> None:
+        if not self.bad:
+            _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
+                         _words(data))
+        self.bad += 1
+
+    def _odd(self, name: Optional[bytes], chunk: Any) -> Any:
+        """A chunk that is not the usual one: an error, a whole reply in one piece, or nothing of use."""
+        if type(chunk) is list and chunk:
+            chunk = chunk[0]
+        if type(chunk) is not dict:
+            self.bad += chunk is not None
+            return None
+        if name == b"error" and "error" not in chunk:
+            chunk = {"error": chunk}
+        if _holds_error(chunk, self.call.dialect.mark):
+            raise _Failed(chunk)
+        if name is None and self.call.dialect.mark not in chunk:  # a bare line between events that says nothing
+            return None
+        return chunk  # a JSON body where a stream was asked for is a chunk that holds the whole reply
+
+    def _error_inside(self, chunk: JSON) -> LLMError:
+        error = _api_error(self.call, None, self.answer.headers, chunk)
+        if not self.events:
+            self.attempt.billed = None
+            return error
+        return StreamError(f"the provider broke the stream off with {error.args[0]}", last_error=error,
+                           why="; ".join(filter(None, (error.why, self._counts()))))
+
+    def _nothing(self, stray: bytes) -> NoReturn:
+        kind = self.answer.headers.get("content-type", "no Content-Type")
+        why = f"{kind}: {_words(stray)}" if stray else f"{kind}, {self._counts()}"
+        raise ResponseError(f"{self.answer.status} but a stream without one event", why=why, body=stray, _kind="empty")
+
+    def _failure(self, caught: BaseException) -> LLMError:
+        """What ended the reading, as the error it means after (or before) the first event."""
+        error = _translated(caught, self.call, self.attempt)
+        if not self.events:
+            return error
+        if isinstance(error, (DeadlineExceededError, APITimeoutError)):
+            error.why = "; ".join(filter(None, (error.why, self._counts())))
+            return error
+        kind = TruncatedStreamError if isinstance(_chain(caught)[-1], _CUT) else StreamError
+        return kind(str(error.args[0]), why="; ".join(filter(None, (error.why, self._counts()))))
+
+    def _counts(self) -> str:
+        seconds = time.monotonic() - self.attempt.started
+        return (f"{self.pieces} chunks, {self.events} events and {self.bad} unreadable ones had come in "
+                f"{seconds:.1f} s")
+
+    def reply(self) -> Response:
+        """The reply so far."""
+        if self.done is not None:
+            return self.done
+        reply = self.call.dialect.parse(_settled(self.body))
+        return _completed(reply, self.call, self.answer)
+
+    def cancel(self) -> None:
+        """Wake a thread that waits for the next bytes; it finds the stream at its end."""
+        if not self.attempt.ended:
+            self.closed = True
+            self.attempt.cut()
+
+    def _release(self, error: Optional[LLMError]) -> None:
+        """Give the connection back, book what was spent, finish the error: whichever way the stream ended."""
+        if self.ended or self.finished:
+            self.answer.drain()
+        reply = self.reply()
+        if self.attempt.billed is not None:
+            self.attempt.billed = reply
+        self.attempt.end(self.ledger)
+        self.gate.spent(reply.usage)
+        if error is None or not self.events:  # before the first event the client's loop sees to it
+            if error is None:
+                _log_reply(self.call, reply)
+            return
+        error.response = reply
+        self.ledger.failed_one()
+        _sealed(error, self.call)
+
+
+def _closing_events(reply: Response) -> Iterator[Event]:
+    for call in reply.tool_calls:
+        yield Event("tool_call", tool_call=call)
+    yield Event("usage", usage=reply.usage)
+    yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
+
+
+def chat(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None, provider: Optional[str] = None,
+         base_url: Optional[str] = None, api_key: Union[None, str, Callable[[], str]] = None,
+         **options: Any) -> Response:
+    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
+    with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
+        return client.chat(messages, **options)
+
+
+def stream(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None, provider: Optional[str] = None,
+           base_url: Optional[str] = None, api_key: Union[None, str, Callable[[], str]] = None,
+           **options: Any) -> Stream:
+    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
+    return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
+
+
+def providers() -> List[Tuple[str, str, str]]:
+    """The provider table: (name, base URL, environment variable of the key) of each."""
+    return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# waiting
+# ---------------------------------------------------------------------------------------------------------------------
+
+class _Call:
+    """One call of the user's: what is sent, how long it may take, what has happened so far."""
+
+    def __init__(self, provider: _Provider, model: str, dialect: Any, streams: bool) -> None:
+        self.provider, self.model, self.dialect, self.streams = provider, model, dialect, streams
+        self.method, self.url = "POST", ""
+        self.payload: Optional[bytes] = None
+        self.headers: Dict[str, Optional[str]] = {}
+        self.key = ""
+        self.connect: Optional[float] = None
+        self.read: Optional[float] = None
+        self.idle: Optional[float] = None
+        self.policy: Optional[RetryPolicy] = None
+        self.attempts = 0
+        self.retries: Dict[str, int] = {}
+        self.last_error: Optional[LLMError] = None
+
+    def start(self, limit: Optional[float]) -> None:
+        """Start the clock; `limit` is the deadline in seconds from now."""
+        self.started = time.monotonic()
+        self.limit = limit
+        self.deadline = math.inf if limit is None else self.started + limit
+
+    def sleep(self, delay: float) -> None:
+        """Sleep, or say at once that the deadline comes first."""
+        if time.monotonic() + delay > self.deadline:
+            raise DeadlineExceededError(f"deadline of {self.limit:g} s comes before the next attempt",
+                                        why=f"it is due in {delay:.1f} s", last_error=self.last_error)
+        time.sleep(delay)
+
+
+class _Attempt:
+    """One request: its clock, its socket, its place in the ledger."""
+
+    def __init__(self, call: _Call) -> None:
+        call.attempts += 1
+        self.call = call
+        self.number = call.attempts
+        self.started = time.monotonic()
+        self.deadline, self.read = call.deadline, call.read
+        self.idle: Optional[float] = call.idle if call.streams else None
+        self.idle_at = math.inf if self.idle is None else self.started + self.idle
+        self.sent = self.ended = self.empty = False
+        self.reused = True  # until a connection is opened for it
+        self.status = 0
+        self.billed: Optional[Response] = None
+        self.answer: Optional[_Answer] = None
+        self.wire: Optional[_Wire] = None
+
+    def left(self, limit: Optional[float]) -> Optional[float]:
+        """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
+        end = self.deadline if self.deadline < self.idle_at else self.idle_at
+        if end == math.inf:
+            return limit
+        left = end - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("out of time")
+        return left if limit is None or left < limit else limit
+
+    def expired(self) -> bool:
+        """Whether the deadline or the idle limit has passed."""
+        return time.monotonic() + _EPSILON >= min(self.deadline, self.idle_at)
+
+    def cut(self) -> None:
+        """Shut the socket down under whoever is reading from it."""
+        if self.wire is not None:
+            self.wire.cut()
+
+    def end(self, ledger: Ledger) -> None:
+        """Give the connection back and book the attempt, once."""
+        if not self.ended:
+            self.ended = True
+            if self.answer is not None:
+                self.answer.release()
+            ledger.book(self)
+
+
+def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
+    """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
+    kind = error._kind
+    if policy is None or not kind or (kind == "empty" and not policy.retry_empty):
+        return error, 0.0
+    retry = call.retries.get(kind, 0)
+    if retry >= policy._limits(kind)[0]:
+        return error, 0.0
+    ask = error.retry_after
+    if ask is not None and ask > policy.retry_after_max:
+        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={policy.retry_after_max:g}"
+        return error, 0.0
+    delay = policy._delay(kind, retry) if ask is None else ask
+    if time.monotonic() + delay > call.deadline:
+        words = "the server asks to wait" if ask is not None else "the next attempt is due in"
+        return DeadlineExceededError(f"deadline of {call.limit:g} s would pass", retry_after=ask, last_error=error,
+                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}"), delay
+    call.retries[kind] = retry + 1
+    return None, delay
+
+
+class _Gate:
+    """What holds a client's calls back: the cool-down a server asked for, and the user's `RateLimit`."""
+
+    def __init__(self, limit: Optional[RateLimit]) -> None:
+        self._lock = threading.Lock()
+        self._until = self._spread = 0.0
+        self._buckets: Dict[str, _Bucket] = {}
+        if limit is not None:
+            rates = {"requests": limit.requests_per_minute, "tokens": limit.tokens_per_minute}
+            self._buckets = {name: _Bucket(rate) for name, rate in rates.items() if rate is not None}
+
+    def pause(self, delay: float) -> None:
+        """Make every call of the client wait `delay` seconds from now."""
+        with self._lock:
+            until = time.monotonic() + delay
+            if until > self._until:
+                self._until, self._spread = until, delay * _SPREAD
+
+    def enter(self, call: _Call) -> None:
+        """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
+        while True:
+            delay = self._delay(call)
+            if delay <= 0:
+                return
+            if time.monotonic() + delay > call.deadline:
+                raise _sealed(DeadlineExceededError(
+                    f"deadline of {call.limit:g} s would pass", retry_after=delay, last_error=call.last_error,
+                    why=f"the client's calls are held back for {delay:.1f} s more"), call)
+            time.sleep(delay)
+
+    def _delay(self, call: _Call) -> float:
+        now = time.monotonic()
+        if self._until > now:
+            return self._until - now + random.uniform(0, self._spread)
+        if not self._buckets:
+            return 0.0
+        with self._lock:
+            delay = max(bucket.delay(now) for bucket in self._buckets.values())
+            if delay <= 0 and "requests" in self._buckets:
+                self._buckets["requests"].take(1)
+        return delay
+
+    def spent(self, usage: Usage) -> None:
+        """Count an answer's tokens against the rate limit."""
+        if "tokens" in self._buckets:
+            with self._lock:
+                self._buckets["tokens"].take(usage.total_tokens)
+
+    def after_fork(self) -> None:
+        """The lock may be held by a thread that this process does not have."""
+        self._lock = threading.Lock()
+
+
+class _Bucket:
+    """A token bucket that fills evenly and holds one second's worth; it may go below zero, and then calls wait."""
+
+    def __init__(self, per_minute: float) -> None:
+        self.rate = per_minute / 60
+        self.size = max(1.0, self.rate)
+        self.level = self.size
+        self.at = time.monotonic()
+
+    def delay(self, now: float) -> float:
+        """Seconds until there is something to take."""
+        self.level = min(self.size, self.level + (now - self.at) * self.rate)
+        self.at = now
+        return max(0.0, (min(1.0, self.size) - self.level) / self.rate)
+
+    def take(self, amount: float) -> None:
+        """Take, also what is not there yet."""
+        self.level -= amount
+
+
+_SECONDS = re.compile(r"\s*\+?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
+_DURATION = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)", re.ASCII)
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
+_IN_WORDS = re.compile(r"(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b", re.I)
+
+
+def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
+    """Seconds the server asks to wait, or None (RFC 9110 section 10.2.3; google.rpc.RetryInfo; reset headers).
+
+    Zero, negative, past and unreadable asks are no asks.
+    """
+    asks = [_milliseconds(headers.get("retry-after-ms")), _seconds(headers.get("retry-after")),
+            _date(headers.get("retry-after"), headers.get("date"), now), _seconds(trouble.retry_delay)]
+    for ask in asks:
+        if ask is not None and ask > 0:
+            return ask
+    words = _IN_WORDS.search(trouble.message) if trouble.message else None
+    if words:
+        return _seconds(words.group(1).split(" ")[0].rstrip(".")) or None
+    return _reset(headers, now)
+
+
+def _milliseconds(value: Optional[str]) -> Optional[float]:
+    seconds = _number(value)
+    return None if seconds is None else seconds / 1000
+
+
+def _number(value: Optional[str]) -> Optional[float]:
+    """A plain decimal: float() alone would take "nan", "inf", "1_000" and foreign digits."""
+    found = _SECONDS.fullmatch(value[:40]) if value else None
+    return float(found.group(1)) if found else None
+
+
+def _seconds(value: Optional[str]) -> Optional[float]:
+    """Seconds from a decimal or a duration as Go writes it.
+
+        >>> [_seconds(text) for text in ("12.5", "20ms", "1h2m3s", "soon")]
+        [12.5, 0.02, 3723.0, None]
+    """
+    if value and _DURATION.fullmatch(value[:60]):
+        return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+    return _number(value)
+
+
+def _date(value: Optional[str], sent: Optional[str], now: float) -> Optional[float]:
+    """Seconds until an HTTP-date in any of its three forms, by the server's own clock where it gives one."""
+    when = _timestamp(value)
+    if when is None:
+        return None
+    here = _timestamp(sent)
+    return when - (now if here is None else here)
+
+
+def _timestamp(value: Optional[str]) -> Optional[float]:
+    try:
+        parts = email.utils.parsedate_tz(value) if value else None
+        return float(email.utils.mktime_tz(parts)) if parts else None
+    except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
+        return None
+
+
+_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))", re.ASCII)
+_REMAINING = re.compile(r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$")
+
+
+def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
+    """Seconds until the last of the spent limits is reset: those whose "remaining" header is 0."""
+    waits = []
+    for name, value in headers.items():
+        name = name.lower()
+        if _REMAINING.match(name) and _number(value) == 0:
+            waits.append(_reset_in(headers.get(name.replace("remaining", "reset")), now) or 0.0)
+    return max(waits, default=0.0) or None
+
+
+def _reset_in(value: Optional[str], now: float) -> Optional[float]:
+    """A reset header's seconds: a duration, seconds, RFC 3339, or Unix time in seconds or milliseconds."""
+    seconds = _seconds(value)
+    if seconds is None:
+        found = _RFC3339.fullmatch(value) if value else None
+        return _rfc3339(found) - now if found else None
+    if seconds > 1e11:
+        return seconds / 1000 - now
+    return seconds - now if seconds > 1e8 else seconds
+
+
+def _rfc3339(found: Any) -> float:
+    *fields, fraction, sign, hours, minutes = found.groups()
+    at = calendar.timegm(tuple(int(field) for field in fields)) + float(fraction or 0)
+    shift = 3600 * int(hours or 0) + 60 * int(minutes or 0)
+    return at + shift if sign == "-" else at - shift
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# events
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _LineDecoder:
+    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR ends a line.
+
+    A CR ends its line at once; the LF of a CRLF torn in two is then dropped.
+    """
+
+    def __init__(self) -> None:
+        self._tail: List[bytes] = []
+        self._size = 0
+        self._after_cr = False
+
+    def feed(self, piece: bytes) -> List[bytes]:
+        """The lines that `piece` completes."""
+        if self._after_cr and piece[:1] == b"\n":
+            piece = piece[1:]
+        self._after_cr = piece[-1:] == b"\r"
+        lines = piece.splitlines()  # of bytes: at CRLF, LF and CR only, never at U+2028
+        ends = piece[-1:] in (b"\n", b"\r")
+        if self._tail and lines and (ends or len(lines) > 1):
+            lines[0] = b"".join(self._tail) + lines[0]
+            self._tail, self._size = [], 0
+        if lines and not ends:
+            self._tail.append(lines.pop())
+            self._size += len(self._tail[-1])
+            if self._size > _MAX_LINE:
+                raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
+        return lines
+
+    def rest(self) -> List[bytes]:
+        """The line that the end of the stream cut off, if any."""
+        return [b"".join(self._tail)] if self._tail else []
+
+
+class _EventDecoder:
+    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (event name, data); a name of None marks bare JSON.
+
+    Beyond the standard: an event the end of the stream cut off is handed on, with `at_end` set, and so is JSON that
+    stands between events without "data:" (servers report errors so).  `stray` keeps the start of what is neither.
+    """
+
+    def __init__(self) -> None:
+        self.at_end = False
+        self.stray = b""
+        self.again: List[bytes] = []  # data the reader wants as events of their own
+
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[Optional[bytes], bytes]]:
+        """The events, each as soon as its bytes are here."""
+        name, data = b"", []
+        bare = _BareJSON()
+        for line in self._lines(pieces):
+            if line[:6] == b"data: ":
+                data.append(line[6:])
+            elif not line:
+                if data:
+                    yield name, data[0] if len(data) == 1 else b"\n".join(data)
+                    data = []
+                    while self.again:
+                        yield name, self.again.pop(0)
+                name = b""
+            elif line[:5] == b"data:" or line == b"data":
+                data.append(line[5:])
+            elif line[:6] == b"event:":
+                name = line[6:].strip()
+            elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
+                found = bare.feed(line)
+                if found is not None:
+                    yield None, found
+                self.stray += line[:2048 - len(self.stray)] if len(self.stray) < 2048 else b""
+        self.at_end = True
+        if bare.rest():
+            yield None, bare.rest()
+        if data:
+            yield name, b"\n".join(data)
+            while self.again:
+                yield name, self.again.pop(0)
+
+    @staticmethod
+    def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        lines = _lines(pieces)
+        first = next(lines, b"")
+        yield first[3:] if first[:3] == b"\xef\xbb\xbf" else first  # a byte order mark may open the stream
+        yield from lines
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    decoder = _LineDecoder()
+    for piece in pieces:
+        yield from decoder.feed(piece)
+    yield from decoder.rest()
+
+
+class _BareJSON:
+    """Lines of JSON that stand where a field should, gathered until they parse."""
+
+    def __init__(self) -> None:
+        self._lines: List[bytes] = []
+        self._size = self._tries = 0
+
+    def feed(self, line: bytes) -> Optional[bytes]:
+        """The whole JSON text, when `line` completes it."""
+        if not self._lines and line.lstrip()[:1] not in (b"{", b"["):
+            return None
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size > _MAX_LINE:
+            raise _TooLarge(f"bare lines of over {_MAX_LINE >> 20} MiB")
+        if line.rstrip()[-1:] not in (b"}", b"]") or self._tries > 100:  # a hostile server's time is its own
+            return None
+        self._tries += 1
+        text = self.rest()
+        try:
+            json.loads(text.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return None
+        self._lines, self._size, self._tries = [], 0, 0
+        return text
+
+    def rest(self) -> bytes:
+        """What is gathered and not whole."""
+        return b"\n".join(self._lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# transport
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _TooLarge(Exception):
+    """A line, head or body over its limit."""
+
+
+class _Cut(Exception):
+    """The body ended before its framing said it would."""
+
+
+_UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, ssl.SSLError,
+           urllib3.exceptions.SSLError, urllib3.exceptions.ProxyError)
+_CUT = (_Cut, http.client.IncompleteRead)
+_WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, zlib.error, _TooLarge, _Cut)
+
+
+class _Local(threading.local):
+    """The attempt that the current thread is at: how the connection learns its limits."""
+
+    attempt: Optional[_Attempt] = None
+
+
+class _Wire:
+    """A socket whose reads end when the attempt's time is up, and whose head and bytes are counted."""
+
+    def __init__(self, sock: Any, attempt: _Attempt, in_head: bool) -> None:
+        self._sock, self._attempt, self.in_head = sock, attempt, in_head
+        self._timeout = sock.gettimeout()
+        self.received = 0
+        attempt.wire = self
+
+    def makefile(self, *args: Any, **kwargs: Any) -> io.BufferedReader:
+        """What http.client reads from; it keeps the socket open though the connection may let go of it."""
+        raw = self._sock.makefile("rb", buffering=0)
+        raw._sock = self
+        return io.BufferedReader(raw, _PIECE)
+
+    def recv_into(self, buffer: Any, *args: Any) -> int:
+        """Read once, within what is left of the time."""
+        timeout = self._attempt.left(self._attempt.read)
+        if timeout != self._timeout:
+            self._sock.settimeout(timeout)
+            self._timeout = timeout
+        count: int = self._sock.recv_into(buffer, *args)
+        if self.in_head:
+            self._check_head(count)
+        self.received += count
+        return count
+
+    def _check_head(self, count: int) -> None:
+        if not count and self.received:  # http.client would take the half head for a whole one
+            raise ConnectionResetError("connection closed inside the answer's head")
+        if self.received > _MAX_HEAD:
+            raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
+
+    def cut(self) -> None:
+        """End the reads of whichever thread is inside one."""
+        try:
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # SSLSocket's own would also drop the TLS state
+        except (OSError, TypeError, ValueError):  # closed already, or not a plain socket
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class _HTTPResponse(http.client.HTTPResponse):
+    """http.client's response over a `_Wire`."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.wire = sock
+
+    def begin(self) -> None:
+        super().begin()
+        self.wire.in_head = False
+
+
+class _Bounded:
+    """A connection whose every step, from the name's addresses to the answer's head, keeps to the attempt's limits."""
+
+    local: _Local
+
+    def _new_conn(self: Any) -> Any:
+        attempt, host, error = self.local.attempt, self._dns_host, None
+        if attempt is None:
+            return super()._new_conn()  # type: ignore[misc]
+        attempt.reused = False
+        for address in _addresses(host, self.port):
+            try:
+                self._dns_host, self.timeout = address, attempt.left(attempt.call.connect)
+                sock = super()._new_conn()  # type: ignore[misc]
+                sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
+                return sock
+            except urllib3.exceptions.HTTPError as caught:
+                error = caught
+            finally:
+                self._dns_host = host
+        raise error or OSError(f"no address for {host}")
+
+    def send(self: Any, data: Any) -> None:
+        attempt = self.local.attempt
+        if attempt is not None:
+            if self.sock is None and self.auto_open:
+                self.connect()
+            if self.sock is not None:
+                self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
+            attempt.sent = True
+        super().send(data)  # type: ignore[misc]
+
+    def response_class(self, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
+        attempt = self.local.attempt
+        if attempt is None:
+            return http.client.HTTPResponse(sock, *args, **kwargs)
+        return _HTTPResponse(_Wire(sock, attempt, in_head=True), *args, **kwargs)
+
+
+def _addresses(host: str, port: int) -> List[str]:
+    """The addresses of a host, in the system's order; urllib3 alone would give each the whole connect timeout."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]  # urllib3 meets the same error, and says it better
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class _BoundedHTTP(_Bounded, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _BoundedHTTPS(_Bounded, HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _BoundedPool:
+    """A connection pool whose connections know which attempt they serve."""
+
+    local: _Local
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc]
+        connection.local = self.local
+        return connection
+
+
+class _HTTPPool(_BoundedPool, HTTPConnectionPool):
+    ConnectionCls = _BoundedHTTP
+
+
+class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):
+    ConnectionCls = _BoundedHTTPS
+
+
+class _Reconnect(urllib3.Retry):
+    """urllib3's `Retry` for connections that could not be opened, and for pooled ones the server had closed."""
+
+    local: _Local
+
+    def new(self, **kwargs: Any) -> _Reconnect:
+        again: _Reconnect = super().new(**kwargs)
+        again.local = self.local
+        return again
+
+    def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
+                  _pool: Any = None, _stacktrace: Any = None) -> _Reconnect:
+        attempt = self.local.attempt
+        if attempt is None or (_is_stale(error, attempt)):
+            return self
+        if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
+            raise error  # the request was on its way: our own loop decides
+        again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
+        policy = attempt.call.policy
+        if policy is not None:
+            attempt.left(None)
+            time.sleep(min(policy._delay("normal", len(self.history)), attempt.left(math.inf) or 0.0))
+        return again
+
+
+def _is_stale(error: Any, attempt: _Attempt) -> bool:
+    """Whether a pooled connection turned out closed before one byte of an answer came (RFC 9112, 9.3.1)."""
+    return (attempt.reused and isinstance(error, urllib3.exceptions.ProtocolError)
+            and isinstance(_chain(error)[-1], (ConnectionError, http.client.BadStatusLine))
+            and (attempt.wire is None or not attempt.wire.received))
+
+
+class _Adapter(HTTPAdapter):
+    """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
+
+    def __init__(self, local: _Local, retries: _Reconnect) -> None:
+        self._local = local
+        super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
+        self._bind(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):
+            self._bind(manager)
+            manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
+        return manager
+
+    def _bind(self, manager: Any) -> None:
+        def bound(kind: Any) -> Callable[..., Any]:
+            def make(*args: Any, **kwargs: Any) -> Any:
+                pool = kind(*args, **kwargs)
+                pool.local = self._local
+                return pool
+            return make
+        manager.pool_classes_by_scheme = {"http": bound(_HTTPPool), "https": bound(_HTTPSPool)}
+
+
+class _Transport:
+    """Sends requests, over a session of its own or the user's."""
+
+    def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
+                 forked: bool = False) -> None:
+        self._local = _Local()
+        self._settings: JSON = {}
+        self._own = session is None
+        self._session = requests.Session() if session is None else session
+        if self._own:
+            retries = _Reconnect(total=None, connect=policy.connect_retries if policy else 0, read=0, redirect=0,
+                                 status=0, other=0, backoff_factor=0, respect_retry_after_header=False)
+            retries.local = self._local
+            for prefix in ("https://", "http://"):
+                self._session.mount(prefix, _Adapter(self._local, retries))
+            self._finalizer = weakref.finalize(self, self._session.close)
+        elif forked:
+            for adapter in self._session.adapters.values():
+                if isinstance(adapter, HTTPAdapter):
+                    adapter.__setstate__(adapter.__getstate__())  # new pools: the old ones hold the parent's sockets
+
+    def close(self) -> None:
+        """Close the pooled connections, where the session is our own."""
+        if self._own:
+            self._session.close()
+
+    def send(self, call: _Call, attempt: _Attempt) -> _Answer:
+        """Send one request; the answer's head is here when this returns."""
+        headers = _request_headers(call)
+        attempt.left(None)
+        self._local.attempt = attempt
+        try:
+            response = self._send_own(call, headers) if self._own else self._send_theirs(call, attempt, headers)
+        finally:
+            self._local.attempt = None
+        attempt.answer = answer = _Answer(response, attempt)
+        return answer
+
+    def _send_own(self, call: _Call, headers: Dict[str, str]) -> requests.Response:
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = call.method, call.url, call.payload
+        request.headers = requests.structures.CaseInsensitiveDict(headers)
+        if call.payload is not None:
+            request.headers["Content-Length"] = str(len(call.payload))
+        request.hooks, request._cookies = {"response": []}, requests.cookies.RequestsCookieJar()
+        origin = "/".join(call.url.split("/", 3)[:3])
+        if origin not in self._settings:
+            self._settings[origin] = _session_settings(self._session, call.url)
+        timeout = urllib3.Timeout(connect=call.connect, read=call.read)
+        adapter: Any = self._session.get_adapter(call.url)
+        response: requests.Response = adapter.send(request, timeout=timeout, **self._settings[origin])
+        return response
+
+    def _send_theirs(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
+        session = self._session
+        auth = session.auth or _keep_headers  # an auth of any kind keeps ~/.netrc from replacing the key
+        asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
+        request = session.prepare_request(asked)
+        timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
+        attempt.sent = True
+        try:
+            return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+        except requests.ConnectionError as error:
+            attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
+            raise
+
+
+def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _session_settings(session: requests.Session, url: str) -> JSON:
+    """Proxies and certificates from the environment, as requests finds them; SSL_CERT_FILE besides."""
+    settings: JSON = dict(session.merge_environment_settings(url, {}, True, None, None))
+    if settings["verify"] is True and session.trust_env:
+        settings["verify"] = os.environ.get("SSL_CERT_FILE") or True
+    return settings
+
+
+def _request_headers(call: _Call) -> Dict[str, str]:
+    """The headers of a request: ours, the key's, then the user's; theirs replace ours whatever their case."""
+    headers: Dict[str, Optional[str]] = {
+        "User-Agent": f"llmlite/{__version__}", "Accept-Encoding": "gzip, deflate",
+        "Accept": "text/event-stream" if call.streams else "application/json"}
+    if call.payload is not None:
+        headers["Content-Type"] = "application/json"
+    headers.update(call.dialect.headers(_checked_key(call.key)))
+    theirs = {name.lower() for name in call.headers}
+    headers = {name: value for name, value in headers.items() if name.lower() not in theirs}
+    headers.update(call.headers)
+    return {name: value for name, value in headers.items() if value is not None}
+
+
+class _Answer:
+    """An answer whose head is here and whose body is still on the wire."""
+
+    def __init__(self, response: requests.Response, attempt: _Attempt) -> None:
+        self._response, self._attempt = response, attempt
+        self._http: Any = getattr(response.raw, "_fp", None)  # http.client's response, or what a mock put in its place
+        self.status = attempt.status = response.status_code
+        self.headers = response.headers
+        self._whole = self._released = False
+        if attempt.wire is None:
+            _bound(self._http, attempt)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body, decoded, each piece as soon as its bytes are here, on any framing."""
+        if isinstance(self._http, http.client.HTTPResponse):
+            encoding = self.headers.get("content-encoding", "").strip().lower()
+            pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
+        else:
+            pieces = self._response.iter_content(_PIECE)
+        total = 0
+        for piece in pieces:
+            total += len(piece)
+            if total > _MAX_BODY:
+                raise _TooLarge(f"a body of over {_MAX_BODY >> 20} MiB")
+            yield piece
+
+    def _received(self, source: http.client.HTTPResponse) -> Iterator[bytes]:
+        while True:
+            piece = source.read1(_PIECE)
+            if not piece:
+                break
+            yield piece
+        if source.length:
+            raise _Cut(f"{source.length} bytes of the body are missing")
+        self._whole = True
+
+    def read_error(self) -> bytes:
+        """An error's body, as far as it comes: what is missing of it must not hide the error."""
+        body = b""
+        try:
+            for piece in self.pieces():
+                body += piece
+                if len(body) > _MAX_HEAD:
+                    break
+        except _WIRE_ERRORS:
+            pass
+        return body
+
+    def drain(self) -> None:
+        """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
+        source, attempt = self._http, self._attempt
+        if self._whole or attempt.wire is None:
+            return
+        attempt.idle_at = min(attempt.idle_at, time.monotonic() + _DRAIN)
+        try:
+            while attempt.wire.received < _MAX_BODY and source.read1(_PIECE):
+                pass
+            self._whole = not source.length
+        except _WIRE_ERRORS:
+            pass
+
+    def release(self) -> None:
+        """Hand the connection back if the answer was read to its end, else close it."""
+        if self._released:
+            return
+        self._released = True
+        if self._whole and isinstance(self._http, http.client.HTTPResponse):
+            self._http.close()
+            self._response.raw.release_conn()
+        else:
+            self._response.close()
+
+
+def _bound(source: Any, attempt: _Attempt) -> None:
+    """Bound the body of an answer that came over somebody else's connection, where there is a socket to bound."""
+    raw: Any = getattr(getattr(source, "fp", None), "raw", None)
+    if hasattr(raw, "_sock"):
+        raw._sock = _Wire(raw._sock, attempt, in_head=False)
+
+
+def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Undo a Content-Encoding: gzip (RFC 1952, several members too) or deflate (zlib's or raw)."""
+    if encoding == "identity":
+        yield from pieces
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ResponseError(f"Content-Encoding {encoding!r:.40} was not asked for")
+    inflater: Any = None
+    for piece in pieces:
+        while piece:
+            if inflater is None:
+                raw = encoding == "deflate" and piece[0] & 15 != 8  # zlib's first byte names the method, 8
+                inflater = zlib.decompressobj(-15 if raw else 47)
+            out = inflater.decompress(piece, _PIECE << 4)
+            if out:
+                yield out
+            piece = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            if inflater.eof:
+                inflater = None
+    if inflater is not None:
+        yield inflater.flush()
+        if not inflater.eof:
+            raise _Cut("the compressed body stops in the middle")
+
+
+_CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, str], ...] = (
+    ((_TooLarge,), ResponseError, "answer refused", "", ""),
+    ((_Cut, http.client.IncompleteRead), APIConnectionError, "answer cut off", "", "normal"),
+    ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
+    ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
+    ((ssl.SSLCertVerificationError,), APIConnectionError, "TLS certificate refused",
+     "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities", ""),
+    ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
+    ((ssl.SSLError, urllib3.exceptions.SSLError), APIConnectionError, "TLS failed", "is it an https address?", ""),
+    ((urllib3.exceptions.ProxyError,), APIConnectionError, "proxy failed", "check HTTPS_PROXY and NO_PROXY", ""),
+    ((ConnectionRefusedError,), APIConnectionError, "connection refused", "is the server running there?", ""),
+    ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "", ""),
+    ((urllib3.exceptions.ConnectTimeoutError,), APITimeoutError, "connect timed out", "", ""),
+    ((socket.timeout, urllib3.exceptions.TimeoutError), APITimeoutError, "read timed out", "", "normal"),
+    ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
+     "answer is not HTTP", "", "normal"),
+    ((ConnectionError,), APIConnectionError, "connection lost", "", "normal"),
+    ((BaseException,), APIConnectionError, "connection failed", "", "normal"),
+)
+
+
+def _chain(error: BaseException) -> List[BaseException]:
+    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last."""
+    chain: List[BaseException] = []
+    inner: Optional[BaseException] = error
+    while inner is not None and inner not in chain:
+        chain.append(inner)
+        wrapped = [inner.__dict__.get("reason"), *inner.args, inner.__cause__, inner.__context__]
+        inner = next((item for item in wrapped if isinstance(item, BaseException)), None)
+    return chain
+
+
+def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMError:
+    """The one place that turns what requests, urllib3, http.client and the socket raise into our errors."""
+    chain = _chain(caught)
+    where = f"{call.method} {_without_userinfo(call.url)}"
+    if time.monotonic() + _EPSILON >= attempt.deadline:
+        return DeadlineExceededError(f"deadline of {call.limit:g} s ran out", why=where, last_error=call.last_error)
+    if attempt.expired():
+        return APITimeoutError(f"no data event for {attempt.idle:g} s", why=where, _kind="normal")
+    kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
+    cause = next(item for item in reversed(chain) if isinstance(item, kinds))
+    return error(what, why=f"{where}: {_words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
+
+
+
+class _Trouble:
+    """What an error body says, whichever provider wrote it."""
+
+    def __init__(self, body: Any) -> None:
+        body = body[0] if isinstance(body, list) and body else body
+        outer = body if isinstance(body, dict) else {}
+        error = outer.get("error")
+        inner = error if isinstance(error, dict) else outer
+        words = [inner.get(name) for name in ("message", "detail", "title")]
+        self.message = _first_text(error, *words, outer.get("message"), body)
+        self.code = _first(inner.get("code"), outer.get("code"))
+        self.type = _first(inner.get("type"), inner.get("status"))
+        self.request_id = _first(outer.get("request_id"), outer.get("responseId"))
+        self.metadata = _dict(inner.get("metadata"))
+        self.retry_delay: Optional[str] = None
+        known = (self.code, self.type, inner.get("status"), self.metadata.get("error_type"),
+                 self.metadata.get("limit_source"), _dict(inner.get("details")).get("error_code"))
+        self.words = {str(word) for word in known if word is not None}
+        for detail in _list(inner.get("details")):
+            self._read_detail(_dict(detail))
+
+    def _read_detail(self, detail: JSON) -> None:
+        """One of google.rpc's error details."""
+        if isinstance(detail.get("retryDelay"), str):
+            self.retry_delay = detail["retryDelay"]
+        self.words.add(str(detail.get("reason")))
+        for violation in _list(detail.get("violations")):
+            self.words.add("PerDay" if "PerDay" in str(_dict(violation).get("quotaId")) else "")
+
+    def status(self) -> int:
+        """The status an error object stands for where HTTP's own said 200."""
+        if isinstance(self.code, (int, str)) and str(self.code).isdecimal() and 400 <= int(str(self.code)[:9]) < 600:
+            return int(self.code)
+        return next((_STATUS_OF[word] for word in self.words if word in _STATUS_OF), 500)
+
+
+_STATUS_OF = {word: status for status, words in {
+    400: "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION context_length_exceeded BadRequestError",
+    401: "authentication_error UNAUTHENTICATED", 402: "billing_error",
+    403: "permission_error PERMISSION_DENIED", 404: "not_found_error model_not_found NOT_FOUND NotFoundError",
+    413: "request_too_large",
+    429: "rate_limit_error rate_limit_exceeded slow_down RESOURCE_EXHAUSTED insufficient_quota",
+    500: "server_error api_error internal_server_error INTERNAL",
+    503: "service_unavailable_error server_is_overloaded unavailable_error UNAVAILABLE ServiceUnavailableError "
+         "insufficient_system_resource",
+    504: "timeout_error DEADLINE_EXCEEDED", 529: "overloaded_error"}.items() for word in words.split()}
+
+_CLASS_OF: Dict[int, Type[APIError]] = {
+    400: BadRequestError, 401: AuthenticationError, 402: PaymentRequiredError, 403: PermissionDeniedError,
+    404: NotFoundError, 413: BadRequestError, 422: BadRequestError, 429: RateLimitError, 503: OverloadedError,
+    529: OverloadedError}
+
+_QUOTA = frozenset((
+    "insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "billing_hard_limit_reached",
+    "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
+    "contract_spend_limit_reached", "PerDay"))
+_QUOTA_WORDS = re.compile(r"reached your specified API usage limits|free-models-per-day|exceeded your current quota, "
+                          r"please check your plan", re.I)
+_CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
+                      "token_limit_exceeded"))
+_CONTEXT_WORDS = re.compile(r"maximum context length|context (?:length|window|size) (?:is |was )?exceeded|"
+                            r"prompt is too long|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of "
+                            r"tokens)|input token count.{0,40}exceeds|too many tokens", re.I)
+_OVERLOAD_WORDS = re.compile(r"overloaded|rate.?limit|too many requests|at capacity|no capacity", re.I)
+_HINTS: Dict[Type[APIError], str] = {
+    AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
+    QuotaExceededError: "waiting does not help: check plan, limits and billing"}
+
+
+def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
+    """The class of an error, from its status and the words of its body."""
+    if status in (400, 413, 422, 500) and (trouble.words & _CONTEXT or _CONTEXT_WORDS.search(trouble.message)):
+        return ContextLengthError
+    if "API_KEY_INVALID" in trouble.words:
+        return AuthenticationError
+    if status in (400, 402, 429) and (trouble.words & _QUOTA or _QUOTA_WORDS.search(trouble.message)):
+        return QuotaExceededError
+    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.words:
+        return QuotaExceededError
+    return _CLASS_OF.get(status) or (ServerError if status >= 500 else APIError)
+
+
+def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Mapping[str, str]) -> str:
+    """How an error is retried: "" never, "normal", or "rate" for what is about load."""
+    rate = status in _RATE_LIMITED or bool(_OVERLOAD_WORDS.search(trouble.message))
+    wanted = headers.get("x-should-retry", "").strip().lower()
+    if wanted in ("true", "false"):
+        return "" if wanted == "false" else "rate" if rate else "normal"
+    if "openrouter_in_flight_budget" in trouble.words:
+        return "rate"
+    if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)):
+        return ""
+    limit = [value for name, value in headers.items() if re.match("x-ratelimit-limit", name, re.I)]
+    if status == 429 and limit and all(_number(value) == 0 for value in limit):
+        return ""  # no allowance at all
+    return "rate" if rate else "normal"
+
+
+def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
+    """The error that a status of 300 or more, or an error object inside a 200 (`status` None), stands for."""
+    trouble = _Trouble(body)
+    inside = status is None
+    status = trouble.status() if status is None else status
+    error = _error_class(status, trouble)
+    told = _dict(trouble.metadata.get("headers"))  # a router repeats the headers of the provider behind it
+    asked = requests.structures.CaseInsensitiveDict({**{str(k): str(v) for k, v in told.items()}, **headers})
+    message = trouble.message
+    if 300 <= status < 400:
+        message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
+    what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
+    return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
+                 code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
+                 headers=headers, body=body, retry_after=_retry_after(asked, trouble, time.time()),
+                 _kind=_kind_of(status, error, trouble, asked))
+
+
+def _request_id(headers: Mapping[str, str]) -> Optional[str]:
+    names = ("x-request-id", "request-id", "apim-request-id", "x-generation-id")
+    return next((headers[name] for name in names if name in headers), None)
+
+
+def _decoded_error(payload: bytes) -> Any:
+    text = payload.decode("utf-8-sig", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _holds_error(body: JSON, mark: str) -> bool:
+    """Whether a body that came with a 200 is an error after all."""
+    if body.get("error"):
+        return True
+    return mark not in body and (body.get("object") == "error" or any(
+        isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
+
+
+def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
+    """The reply a 2xx holds, or the error that it is."""
+    payload = b"".join(answer.pieces())
+    try:
+        body = json.loads(payload.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError) as caught:
+        body, problem = None, f"broken JSON ({type(caught).__name__})"
+    if isinstance(body, list) and body and call.dialect.mark:
+        body = body[0]
+    if isinstance(body, dict) and _holds_error(body, call.dialect.mark):
+        attempt.billed = None
+        raise _api_error(call, None, answer.headers, body)
+    if not isinstance(body, dict):
+        html = payload[:4096].lstrip()[:1] == b"<"
+        what = "an HTML page" if html else "an empty body" if not payload.strip() else problem
+        kind = answer.headers.get("content-type", "no Content-Type")
+        raise ResponseError(f"{answer.status} but {what} for an answer", why=f"{kind}: {_words(payload)}",
+                            body=payload, hint="is the base URL right?" if html else "", _kind="empty")
+    try:
+        call.dialect.check(body)
+    except _Failed as failed:
+        attempt.billed = None
+        raised = _api_error(call, None, answer.headers, failed.args[0])
+    except ResponseError as error:
+        error.body = body
+        error.why = _words(payload)
+        raise
+    else:
+        attempt.billed = reply = _completed(call.dialect.parse(body), call, answer)
+        return reply
+    raise raised
+
+
+def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
+    """A reply with what is known of it beyond its body."""
+    reply.model = reply.model or call.model
+    reply.headers = answer.headers
+    reply.request_id = _request_id(answer.headers) or reply.request_id
+    reply.attempts = call.attempts
+    reply.elapsed = time.monotonic() - call.started
+    return reply
+
+
+def _sealed(error: LLMError, call: _Call) -> LLMError:
+    """An error with the call's story on it and no key in it."""
+    error.provider = call.provider.name
+    error.attempts, error.elapsed = call.attempts, time.monotonic() - call.started
+    if error.last_error is None:
+        error.last_error = call.last_error
+    secrets = _secrets(call)
+    error.args = tuple(_masked(item, secrets) for item in error.args)
+    for name, value in vars(error).items():
+        vars(error)[name] = _masked(value, secrets)
+    return error
+
+
+def _secrets(call: _Call) -> List[str]:
+    named = [value for name, value in call.headers.items() if value and _SECRET_HEADER.search(name)]
+    return [secret for secret in [call.key, *named] if len(secret) > 5]  # "local" and the like are no secrets
+
+
+_SECRET_HEADER = re.compile("auth|key|token|cookie|secret", re.I)
+
+
+def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
+    """`value` with every secret in it replaced: a server may echo the key."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+    elif isinstance(value, bytes):
+        for secret in secrets:
+            value = value.replace(secret.encode("utf-8", "replace"), b"***")
+    elif isinstance(value, Response):
+        vars(value).update({name: _masked(item, secrets, depth + 1) for name, item in vars(value).items()})
+    elif isinstance(value, (dict, list, requests.structures.CaseInsensitiveDict)) and depth < 50:
+        if isinstance(value, list):
+            return [_masked(item, secrets, depth + 1) for item in value]
+        return type(value)({key: _masked(item, secrets, depth + 1) for key, item in value.items()})
+    return value
+
+
+def _words(text: Any) -> str:
+    """The server's own words, fit for one line of a terminal."""
+    if isinstance(text, bytes):
+        text = text[:4 * _MAX_WORDS].decode("utf-8", "replace")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
+    return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
+
+
+def _without_userinfo(url: str) -> str:
+    """A URL fit to be shown: without user:password@, and without its query."""
+    return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what the user gave
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name}={value!r}: give seconds above zero, or None")
+    return float(value)
+
+
+def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]]:
+    pair = timeout if isinstance(timeout, (tuple, list)) else (timeout, timeout)
+    if len(pair) != 2:
+        raise ConfigurationError(f"timeout={timeout!r}: give seconds, (connect, read), or None")
+    return _checked_seconds("timeout", pair[0]), _checked_seconds("timeout", pair[1])
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _checked_headers(headers: Optional[Mapping[str, Optional[str]]]) -> Dict[str, Optional[str]]:
+    checked = dict(headers or {})
+    for name, value in checked.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ConfigurationError(f"headers has the name {name!r}: it is no HTTP header name")
+        if value is not None and (not isinstance(value, str) or _CONTROL.search(value) or not _is_latin(value)):
+            raise ConfigurationError(f"headers[{name!r}]: give a str without control characters")
+    return checked
+
+
+def _is_latin(text: str) -> bool:
+    return all(ord(character) < 256 for character in text)
+
+
+def _checked_key(key: Any) -> str:
+    if not isinstance(key, str) or _CONTROL.search(key) or not _is_latin(key):
+        raise ConfigurationError("api_key is not a str fit for a header: it has control or foreign characters",
+                                 hint="a line end may have come with it from a file: strip() it")
+    return key
+
+
+def _encode(body: JSON) -> bytes:
+    try:
+        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
+
+
+def _find_provider(model: Optional[str], provider: Optional[str],
+                   base_url: Optional[str]) -> Tuple[_Provider, str, str]:
+    """The provider, the address and the model's id that a client's arguments and the environment mean."""
+    model = model or os.environ.get("LLMLITE_MODEL") or ""
+    if provider is None and base_url is None:
+        name, _, rest = model.partition("/")
+        if not rest or name not in _PROVIDERS:
+            raise ConfigurationError(
+                f"model={model!r} names no provider", hint='write "provider/model", such as "openai/gpt-5-mini", or '
+                f'give provider= or base_url=; known: {", ".join(_PROVIDERS)}')
+        provider, model = name, rest
+    if provider is not None and provider not in _PROVIDERS:
+        raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
+    row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or ""))
+    variable = row.name.upper().replace("-", "_") + "_BASE_URL"
+    url = base_url or os.environ.get(variable) or row.base_url
+    return row, _checked_url(url).rstrip("/"), model
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or _CONTROL.search(url) or " " in url:
+        raise ConfigurationError(f"base_url={_without_userinfo(url)!r} is not a URL",
+                                 hint="write it as https://host/v1 or http://localhost:8000/v1")
+    return url
+
+
+def _provider_at(url: str) -> _Provider:
+    """The known provider whose host and path an address has, else one that is merely compatible."""
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/") + "/"
+    found = [row for row in _PROVIDERS.values() if row.keys and urlsplit(row.base_url).hostname == parts.hostname]
+    found.sort(key=lambda row: len(row.base_url), reverse=True)
+    exact = [row for row in found if path.startswith(urlsplit(row.base_url).path.rstrip("/") + "/")]
+    return next(iter(exact + found), _COMPATIBLE)
+
+
+def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], str]]) -> Union[str, Callable[[], str]]:
+    """The key to send: the one given, or the environment's for this very provider; never one for another host."""
+    if api_key is not None:
+        return api_key if callable(api_key) else _checked_key(api_key)
+    variables = row.keys or (("LLMLITE_API_KEY",) if row is _COMPATIBLE else ())
+    for variable in variables:
+        if os.environ.get(variable):
+            return _checked_key(os.environ[variable])
+    if row is _COMPATIBLE and _is_loopback(urlsplit(url).hostname or ""):
+        return "local"
+    if variables:
+        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(variables)}, or give api_key=")
+    return ""
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+
+
+def _debug_to_stderr() -> None:
+    """LLMLITE_DEBUG=1 shows the log, unless the program has set up its own."""
+    if os.environ.get("LLMLITE_DEBUG", "0") not in ("", "0") and not _log.handlers:
+        _log.addHandler(logging.StreamHandler())
+        _log.setLevel(logging.DEBUG)
+
+
+def _log_reply(call: _Call, reply: Response) -> None:
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("%s %s: %s, %d+%d tokens, %d attempt(s), %.2f s, request %s", call.provider.name, reply.model,
+                  reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens, reply.attempts,
+                  reply.elapsed, reply.request_id)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# dialects
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Failed(Exception):
+    """A reply that says it failed; its argument is the error object."""
+
+
+def _dict(value: Any) -> JSON:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> List[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _str(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value not in (None, "")), None)
+
+
+def _first_text(*values: Any) -> str:
+    """The first that says something, as text."""
+    value = next((value for value in values if value and not isinstance(value, dict)), "")
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _settled(value: Any, depth: int = 8) -> Any:
+    """A folded body as plain JSON values: text gathered in buffers becomes str."""
+    if isinstance(value, io.StringIO):
+        return value.getvalue()
+    if depth and isinstance(value, dict):
+        return {key: _settled(item, depth - 1) for key, item in value.items()}
+    if depth and isinstance(value, list):
+        return [_settled(item, depth - 1) for item in value]
+    return value
+
+
+def _gather(body: JSON, key: str, piece: str) -> None:
+    """Append to a text that grows piece by piece, at a cost that does not grow with it."""
+    kept = body.get(key)
+    if not isinstance(kept, io.StringIO):
+        body[key] = kept = io.StringIO()
+    kept.write(piece)
+
+
+_FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
+    "stop": "stop eos end_turn stop_sequence STOP COMPLETE",
+    "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
+    "tool_calls": "tool_calls function_call tool_use",
+    "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY "
+                      "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION MODEL_ARMOR JAILBREAK",
+}.items() for word in words.split()}
+
+
+def _finish_of(raw: Any, tool_calls: Sequence[ToolCall]) -> Optional[str]:
+    """The canonical finish reason; None while there is none."""
+    if raw is None:
+        return None
+    return "tool_calls" if tool_calls else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+
+
+class _Dialect:
+    """A wire format, as pure functions over dicts; what differs within a family is an attribute or an override."""
+
+    mark = ""  # the key that every good body and chunk has
+    tokens = False  # whether a stream's pieces are Tokens
+    path = ""
+    models_path = "/models"
+    auth_header, auth_scheme = "Authorization", "Bearer "
+
+    def __init__(self, **quirks: Any) -> None:
+        self.__dict__.update(quirks)
+
+    def headers(self, key: str) -> Dict[str, Optional[str]]:
+        """The headers that carry the key."""
+        return {self.auth_header: self.auth_scheme + key} if key else {}
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        """The request for what was asked: (method, path, body)."""
+        raise NotImplementedError
+
+    def check(self, body: JSON) -> None:
+        """Raise ResponseError if a body holds no reply, _Failed if it says that it failed."""
+
+    def parse(self, body: JSON) -> Response:
+        """The reply a body holds; of a body that is still being folded, the reply so far.  Raises nothing."""
+        raise NotImplementedError
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+        """Fold a stream's chunk into `body`, the reply's body so far, and return the events it stands for."""
+        raise NotImplementedError
+
+
+class _ModelList(_Dialect):
+    """The list of models, in the dialect of a provider."""
+
+    mark = "data"
+
+    def __init__(self, of: _Dialect) -> None:
+        super().__init__(headers=of.headers, path=of.models_path)
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        return "GET", self.path, None
+
+    def check(self, body: JSON) -> None:
+        if not isinstance(body.get("data"), list):
+            raise ResponseError("200 but no list of models")
+
+    def parse(self, body: JSON) -> Response:
+        return Response(parsed=[_str(_dict(item).get("id")) for item in _list(body.get("data"))], raw=body)
+
+
+class _OpenAI(_Dialect):
+    """OpenAI's chat completions, which most servers speak."""
+
+    mark = "choices"
+    path = "/chat/completions"
+    names = {"max_tokens": "max_tokens"}  # our name of an option -> the provider's
+    stream_usage = True  # whether it knows stream_options.include_usage
+    echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        asked = dict(asked)
+        messages = _checked_messages(asked.pop("messages"))
+        if "system" in asked:
+            messages = [system(asked.pop("system")), *messages]
+        extra = asked.pop("extra", {})
+        body: JSON = {"model": model, "messages": [self.message(message) for message in messages]}
+        body.update({self.names.get(name, name): value for name, value in asked.items()})
+        if stream:
+            body["stream"] = True
+            if self.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+        body.update(extra)
+        return "POST", self.path, body
+
+    def message(self, message: JSON) -> JSON:
+        """A message of the history as this provider takes it."""
+        return {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
+
+    def check(self, body: JSON) -> None:
+        choices = body.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise ResponseError("200 but no choices in the answer", _kind="empty")
+        _fail(choices[0], choices[0].get("finish_reason"))
+
+    def parse(self, body: JSON) -> Response:
+        choice = _dict(next(iter(_list(body.get("choices"))), None))
+        message = _dict(choice.get("message"))
+        text, thoughts = _content_text(message.get("content"))
+        refusal = _str(message.get("refusal"))
+        calls = _openai_calls(message)
+        raw_finish = choice.get("finish_reason")
+        finish = _finish_of(raw_finish, calls)
+        reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
+        reply = Response(text=text or refusal, reasoning=reasoning, tool_calls=calls, raw=body, raw_finish_reason=raw_finish,
+                         finish_reason="content_filter" if refusal and finish == "stop" else finish,
+                         usage=_openai_usage(body, choice), model=_str(body.get("model")), id=body.get("id"),
+                         citations=_list(_first(body.get("citations"), message.get("annotations"))))
+        reply.message = _assistant_message(reply)
+        return reply
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+        choices = chunk.pop("choices", None)
+        if chunk.get("usage") is None:
+            chunk.pop("usage", None)
+        body.update(chunk)
+        events: List[Event] = []
+        for choice in choices if type(choices) is list else ():
+            if type(choice) is dict:
+                self._fold(choice, body, events)
+        return events
+
+    def _fold(self, choice: JSON, body: JSON, events: List[Event]) -> None:
+        kept = _kept(body.setdefault("choices", []), choice.get("index"))
+        message = kept.setdefault("message", {})
+        delta = choice.get("delta")
+        said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
+        reason = choice.get("finish_reason")
+        if kept is body["choices"][0]:
+            events += said
+            if reason:
+                events.append(_FINISH)
+        if reason:
+            kept["finish_reason"] = reason
+            _fail(choice, reason)
+
+    def _fold_delta(self, delta: JSON, message: JSON) -> List[Event]:
+        events = []
+        for key, value in delta.items():
+            if not value:
+                continue
+            if key == "content":
+                text, thoughts = (value, "") if type(value) is str else _content_text(value)
+                if thoughts:
+                    _gather(message, "reasoning", thoughts)
+                    events.append(Event("reasoning", thoughts))
+                if text:
+                    _gather(message, "content", text)
+                    events.append(Event("text", text))
+            elif key in ("reasoning", "reasoning_content", "refusal") and type(value) is str:
+                _gather(message, key, value)
+                if key == "refusal":
+                    events.append(Event("text", value))
+                elif key == "reasoning_content" or not delta.get("reasoning_content"):
+                    events.append(Event("reasoning", value))
+            elif key == "tool_calls":
+                _fold_calls(_list(value), message)
+            elif key == "function_call":
+                _fold_call(_dict(value), message.setdefault("function_call", {}))
+            elif type(value) is list and type(message.get(key)) is list:
+                message[key] += value
+            else:
+                message[key] = value
+        return events
+
+
+def _fail(choice: JSON, reason: Any) -> None:
+    """Raise for a finish reason that means the server gave up."""
+    if reason in ("error", "insufficient_system_resource", "abort") or choice.get("error"):
+        error = choice.get("error") or {"message": f"finish_reason {reason}", "code": reason}
+        raise _Failed({"error": error})
+
+
+def _kept(choices: List[JSON], index: Any) -> JSON:
+    """The choice of a folded body that has this index."""
+    for choice in choices:
+        if choice["index"] == index:
+            return choice
+    choices.append({"index": index})
+    return choices[-1]
+
+
+def _fold_calls(pieces: List[Any], message: JSON) -> None:
+    """Gather tool-call pieces by their index; where a server gives none, a new id starts a new call."""
+    calls = message.setdefault("tool_calls", [])
+    for piece in pieces:
+        if type(piece) is dict:
+            _fold_call(piece, _call_for(piece, calls))
+
+
+def _call_for(piece: JSON, calls: List[JSON]) -> JSON:
+    index, id = piece.get("index"), piece.get("id")
+    if calls and index is None and (not id or calls[-1].get("id") == id):
+        return calls[-1]
+    for call in reversed(calls) if index is not None else ():
+        if call.get("index") == index:
+            return call
+    calls.append({} if index is None else {"index": index})
+    return calls[-1]
+
+
+def _fold_call(piece: JSON, call: JSON) -> None:
+    for key, value in piece.items():
+        if key in ("arguments", "input") and type(value) is str:
+            _gather(call, key, value)
+        elif type(value) is dict and key in ("function", "custom"):
+            _fold_call(value, call.setdefault(key, {}))
+        elif value is not None and value != "":
+            call[key] = value
+
+
+def _content_text(content: Any) -> Tuple[str, str]:
+    """Text and thoughts of a message's content: a str, or a list of parts."""
+    if isinstance(content, str):
+        return content, ""
+    parts = [_dict(part) for part in _list(content)]
+    text = "".join(_str(part.get("text")) for part in parts if part.get("type") != "thinking")
+    thoughts = "".join(_content_text(part.get("thinking"))[0] for part in parts if part.get("type") == "thinking")
+    return text, thoughts
+
+
+def _openai_calls(message: JSON) -> List[ToolCall]:
+    calls = []
+    for at, call in enumerate(_list(message.get("tool_calls"))):
+        call = _dict(call)
+        function = _dict(call.get("function"))
+        id = call.get("id") if call.get("id") not in (None, "", "null") else f"call_{at}"
+        if call.get("type") == "custom" or "custom" in call:
+            custom = _dict(call.get("custom"))
+            given = _str(custom.get("input"))
+            calls.append(ToolCall(_str(id), _str(custom.get("name")), {"input": given}, given))
+        else:
+            calls.append(_tool_call(id, function.get("name"), function.get("arguments")))
+    old = _dict(message.get("function_call"))
+    return calls + ([_tool_call("call_0", old.get("name"), old.get("arguments"))] if old and not calls else [])
+
+
+def _openai_usage(body: JSON, choice: JSON) -> Usage:
+    usage = _dict(_first(body.get("usage"), _dict(body.get("x_groq")).get("usage"), choice.get("usage")))
+    read, written = _int(usage.get("prompt_tokens")), _int(usage.get("completion_tokens"))
+    total = _int(usage.get("total_tokens"))
+    cached = _dict(usage.get("prompt_tokens_details")).get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
+    thoughts = _dict(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    reasoning = _int(thoughts or usage.get("reasoning_tokens"))
+    if total == read + written + reasoning or not written:  # some count reasoning apart, some leave the output out
+        written = max(written, total - read)
+    return Usage(read, written, _int(cached), reasoning)
+
+
+def _assistant_message(reply: Response) -> JSON:
+    """The message that stands for a reply in the history."""
+    message: JSON = {"role": "assistant", "content": reply.text or (None if reply.tool_calls else "")}
+    if reply.tool_calls:
+        message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
+            "name": call.name, "arguments": call.raw_arguments}} for call in reply.tool_calls]
+    return message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# providers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Provider(NamedTuple):
+    """A row of the table; `quirks` are attributes of its dialect."""
+
+    name: str
+    base_url: str
+    keys: Tuple[str, ...]
+    kind: Type[_Dialect] = _OpenAI
+    quirks: JSON = {}
+
+    def dialect(self) -> _Dialect:
+        """The dialect the provider speaks, with its quirks."""
+        return self.kind(**self.quirks)
+
+
+def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, **quirks: Any) -> _Provider:
+    return _Provider(name, base_url, tuple(keys.split()), kind, quirks)
+
+
+_NEW_CAP = {"max_tokens": "max_completion_tokens"}
+_COMPATIBLE = _row("compatible", "")
+_PROVIDERS = {row.name: row for row in (
+    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP),
+    _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY"),
+    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY"),
+    _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", stream_usage=False),
+    _row("together", "https://api.together.ai/v1", "TOGETHER_API_KEY"),
+    _row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
+    _row("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    _row("ollama", "http://localhost:11434/v1"),
+    _row("lmstudio", "http://localhost:1234/v1"),
+    _row("vllm", "http://localhost:8000/v1"),
+    _row("llamacpp", "http://localhost:8080/v1"),
+)}

@@ -1,0 +1,30 @@
+"""Which module the suite tests: the package, or (LLMLITE_UNDER_TEST=vendored) its client.py copied elsewhere, alone."""
+import atexit
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+
+from llmlite import testing
+
+
+def _vendored():
+    """client.py under another name in another package, as people copy it into their own tools."""
+    place = tempfile.mkdtemp(prefix="vendored")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    package = os.path.join(place, "some_tool", "vendor")
+    os.makedirs(package)
+    for folder in (os.path.dirname(package), package):
+        open(os.path.join(folder, "__init__.py"), "w").close()
+    source = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llmlite", "client.py")
+    shutil.copy(source, os.path.join(package, "little_llm.py"))
+    sys.path.insert(0, place)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (place, os.environ.get("PYTHONPATH"))))
+    return importlib.import_module("some_tool.vendor.little_llm")
+
+
+VENDORED = os.environ.get("LLMLITE_UNDER_TEST") == "vendored"
+llmlite = _vendored() if VENDORED else importlib.import_module("llmlite")
+
+__all__ = ["VENDORED", "llmlite", "testing"]
