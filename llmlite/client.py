@@ -12,31 +12,43 @@ This file works alone: copy it into a project under any name.  Its sections, top
     values         Usage, ToolCall, Token, Event, Response, RetryPolicy, RateLimit
     messages       user(), system(), assistant(), tool_result()
     client         Client, Ledger, Stream; chat() and stream() for one-liners
+    types          Python types as JSON: tools from functions, schemas, images
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
     transport      the one place that sends, the one place that translates errors
+    arguments      what the user gave: checks, keys, providers, saved requests
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
     providers      the table: name, address, key variable, dialect, quirks
 """
 from __future__ import annotations
 
+import base64
 import calendar
 import email.utils
+import enum
+import functools
+import hashlib
 import http.client
+import inspect
 import io
 import json
 import logging
 import math
+import mimetypes
 import os
 import random
 import re
 import socket
 import ssl
+import struct
+import sys
 import threading
 import time
 import weakref
 import zlib
-from dataclasses import dataclass
+from collections import abc
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from types import SimpleNamespace
 from typing import (
     Any,
     Callable,
@@ -52,8 +64,11 @@ from typing import (
     Tuple,
     Type,
     Union,
+    get_args,
+    get_origin,
+    get_type_hints,
 )
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
@@ -64,11 +79,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 __version__ = "0.1.0"
 __all__ = [
     "APIConnectionError", "APIError", "APITimeoutError", "AuthenticationError", "BadRequestError", "Client",
-    "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "EmptyResponseError", "Event", "LLMError",
-    "Ledger", "NotFoundError", "OverloadedError", "PaymentRequiredError", "PermissionDeniedError",
+    "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "Embeddings", "EmptyResponseError", "Event",
+    "LLMError", "Ledger", "NotFoundError", "OverloadedError", "PaymentRequiredError", "PermissionDeniedError",
     "QuotaExceededError", "RateLimit", "RateLimitError", "Response", "ResponseError", "RetryPolicy", "SchemaError",
     "ServerError", "Stream", "StreamError", "Token", "ToolCall", "TruncatedStreamError", "Usage", "assistant", "chat",
-    "providers", "stream", "system", "tool_result", "user"]
+    "providers", "replay", "stream", "system", "tool_result", "user"]
 
 JSON = Dict[str, Any]
 Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
@@ -383,6 +398,14 @@ class Response:
 _NO_USAGE = Usage()
 
 
+class Embeddings(NamedTuple):
+    """The vectors of texts, in the texts' order."""
+
+    vectors: List[List[float]]
+    usage: Usage
+    model: str
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """When and how often a call is tried again; `retry=None` on a client switches retries off.
@@ -446,13 +469,18 @@ class RateLimit:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def user(text: str) -> JSON:
-    """A user message.
+def user(text: str, *, images: Sequence[Any] = ()) -> JSON:
+    """A user message; `images` are paths, URLs (http, https, data) or the bytes of PNG, JPEG, GIF or WebP files.
 
         >>> user("Why is the sky blue?")
         {'role': 'user', 'content': 'Why is the sky blue?'}
+
+    Raises:
+        ConfigurationError: a file that cannot be read, or is no such image.
     """
-    return {"role": "user", "content": text}
+    if not images:
+        return {"role": "user", "content": text}
+    return {"role": "user", "content": [{"type": "text", "text": text}, *(_image_part(image) for image in images)]}
 
 
 def system(text: str) -> JSON:
@@ -501,6 +529,54 @@ def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
     if not isinstance(arguments, dict):
         return {}, f"a JSON {type(arguments).__name__}, not an object"
     return arguments, None
+
+
+def _answered(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> JSON:
+    """The message that answers a tool call: what the function returned, or the error to tell the model."""
+    try:
+        if call.name not in functions:
+            raise LookupError(f"there is no tool {call.name!r}; there are {', '.join(functions)}")
+        if call.invalid is not None:
+            raise ValueError(f"the arguments are {call.invalid}")
+        return tool_result(call, _call_function(functions[call.name], call.arguments))
+    except Exception as error:  # whatever a tool raises is for the model to read
+        return tool_result(call, f"{type(error).__name__}: {error}", is_error=True)
+
+
+class _Schema(NamedTuple):
+    """The shape asked of a reply; `json` is None for any JSON object."""
+
+    name: str
+    json: Optional[JSON]
+
+
+def _as_dicts(asked: JSON) -> JSON:
+    """What was asked, with functions and classes as the dicts that dialects know."""
+    if "tools" in asked:
+        asked["tools"] = _tool_dicts(asked["tools"])
+    choice = asked.get("tool_choice")
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        asked["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    if "schema" in asked:
+        asked["schema"] = _Schema(*_schema_dict(asked["schema"]))
+    return asked
+
+
+def _read_schema(call: _Call, reply: Response) -> None:
+    """Set `parsed`, where a schema was asked for and the reply is not about tools."""
+    if call.schema is None or reply.tool_calls:
+        return
+    try:
+        reply.parsed = _parse_as(call.schema, reply.text)
+    except ValueError as error:
+        short = " (it was cut at the token limit)" if reply.truncated else ""
+        raise SchemaError(f"the answer does not fit the schema{short}", why=_words(str(error)),
+                          response=reply) from None
+
+
+def _arguments_of(function: JSON) -> JSON:
+    """The arguments of a call in the history, as an object."""
+    return _decode_arguments(_str(function.get("arguments")))[0]
 
 
 def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
@@ -603,6 +679,10 @@ class Client:
         rate_limit: a `RateLimit` to hold calls back by.
         headers: more headers to send; a value of None leaves a default one out.
         session: your own `requests.Session` (proxies, certificates, mocks); it stays yours to close.
+        save_failed: a folder; each failed request is written there as one JSON file, without its key, for `replay`.
+            Default: LLMLITE_SAVE_FAILED.
+        fallbacks: models (written as `model` is) or Clients, tried in turn when this one fails for good; a bad request
+            is not tried again, an expired deadline neither.
         skip_bad_events: skip torn events of a stream instead of failing.
 
     Raises:
@@ -614,10 +694,11 @@ class Client:
                  idle_timeout: Optional[float] = None, deadline: Optional[float] = None,
                  retry: Optional[RetryPolicy] = RetryPolicy(), rate_limit: Optional[RateLimit] = None,
                  headers: Optional[Mapping[str, Optional[str]]] = None, session: Optional[requests.Session] = None,
+                 save_failed: Optional[str] = None, fallbacks: Sequence[Union[str, Client]] = (),
                  skip_bad_events: bool = False) -> None:
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
         self._provider, self._base_url, self.model = _find_provider(model, provider, base_url)
-        self._dialect = self._provider.dialect()
+        self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._key = _find_key(self._provider, self._base_url, api_key)
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
@@ -626,10 +707,12 @@ class Client:
         self._headers = _checked_headers(headers)
         self._session = session
         self._skip_bad_events = skip_bad_events
+        self._save_failed = save_failed or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger = Ledger()
         self._gate = _Gate(rate_limit)
         self._transport = _Transport(session, retry)
         self._pid = os.getpid()
+        self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
 
     def chat(self, messages: Union[str, Sequence[JSON]], *, system: Optional[str] = None,
@@ -652,7 +735,7 @@ class Client:
         Raises:
             LLMError: see the error classes; `APIError` for what the provider refuses.
         """
-        reply: Response = self._ask(self._dialect, locals(), stream=False)
+        reply: Response = self._ask("_chat", locals(), stream=False)
         return reply
 
     def stream(self, messages: Union[str, Sequence[JSON]], *, system: Optional[str] = None,
@@ -666,14 +749,88 @@ class Client:
 
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
         """
-        stream_: Stream = self._ask(self._dialect, locals(), stream=True)
+        stream_: Stream = self._ask("_chat", locals(), stream=True)
         return stream_
+
+    def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
+                 top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
+                 max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
+                 seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
+                 extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
+                 deadline: Optional[float] = _UNSET,
+                 headers: Optional[Mapping[str, Optional[str]]] = None) -> Response:
+        """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
+
+        The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
+        llama.cpp (provider "llamacpp").  The other arguments are those of `chat`.
+        """
+        reply: Response = self._ask("_raw", locals(), stream=False)
+        return reply
+
+    def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
+                      top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
+                      max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
+                      seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
+                      extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
+                      deadline: Optional[float] = _UNSET,
+                      headers: Optional[Mapping[str, Optional[str]]] = None) -> Stream:
+        """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
+        stream_: Stream = self._ask("_raw", locals(), stream=True)
+        return stream_
+
+    def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
+              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
+              headers: Optional[Mapping[str, Optional[str]]] = None) -> Embeddings:
+        """The vectors of texts, in their order; as many requests as the provider's limit makes it."""
+        asked = locals()
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty")
+        size, found = self._chat.embeddings_at_once, Embeddings([], _NO_USAGE, "")
+        batches = [texts[at:at + size] for at in range(0, len(texts), size)]
+        for ask, batch in zip(self._within(asked), batches):
+            reply = self._perform(self._plan(_Embedding(self._chat), {**ask, "texts": batch}, stream=False))
+            if len(reply.parsed) != len(batch):
+                raise ResponseError(f"{len(reply.parsed)} embeddings for {len(batch)} texts", response=reply)
+            found = Embeddings(found.vectors + reply.parsed, found.usage + reply.usage, reply.model)
+        return found
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Optional[Mapping[str, Optional[str]]] = None) -> List[str]:
         """The ids of the models the provider offers."""
-        names: List[str] = self._perform(self._plan(_ModelList(self._dialect), locals(), stream=False)).parsed
+        names: List[str] = []
+        page = ""
+        for ask in self._within(locals()):
+            pages = _ModelList(self._chat, page)
+            reply = self._perform(self._plan(pages, ask, stream=False))
+            names += reply.parsed
+            page = pages.next_page(reply.raw)
+            if not page or not reply.parsed:
+                break
         return names
+
+    def run_tools(self, messages: Union[str, Sequence[JSON]], tools: Sequence[Any], *, max_rounds: int = 10,
+                  deadline: Optional[float] = _UNSET, **options: Any) -> Response:
+        """Chat, call the Python functions among `tools` that the model asks for, send it the results, and so on.
+
+        Returns the first reply that asks for none of them; its `messages` hold the whole exchange.  An exception of a
+        function, broken arguments and an unknown tool go back to the model as errors.  `deadline` bounds the whole;
+        `options` are those of `chat`.
+
+        Raises:
+            ResponseError: the model still asks for tools after `max_rounds`; `response` is its last reply.
+        """
+        history, declared = _checked_messages(messages), _tool_dicts(tools)
+        functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
+        others = {_dict(told.get("function")).get("name") for told in declared} - set(functions)
+        for _, ask in zip(range(max_rounds), self._within({"deadline": deadline})):
+            reply = self.chat(history, tools=declared, **ask, **options)
+            history.append(reply.message)
+            reply.messages = history
+            if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
+                return reply
+            history += [_answered(call, functions) for call in reply.tool_calls]
+        raise ResponseError(f"the model still asks for tools after {max_rounds} rounds", response=reply)
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` of yours)."""
@@ -694,22 +851,56 @@ class Client:
     def __setstate__(self, options: JSON) -> None:
         self.__init__(**options)  # type: ignore[misc]
 
-    def _ask(self, dialect: _Dialect, asked: JSON, stream: bool) -> Any:
-        return self._perform(self._plan(dialect, asked, stream))
+    def _fallback(self, model: str) -> Client:
+        """A client of another model: what it spends is in this client's ledger, no key goes to another provider."""
+        options = {**self._options, "model": model, "fallbacks": ()}
+        if not (options["provider"] or options["base_url"]) and model.partition("/")[0] != self._provider.name:
+            options.update(api_key=None, headers=None)
+        client = Client(**options)
+        client.ledger = self.ledger
+        return client
+
+    def _ask(self, dialect: str, asked: JSON, stream: bool) -> Any:
+        """A call of this client, or of the first of its fallbacks that does not fail."""
+        clients = [self, *self._fallbacks]
+        for at, (client, ask) in enumerate(zip(clients, self._within(asked))):
+            if at:
+                ask["model"] = None
+            try:
+                return client._perform(client._plan(getattr(client, dialect), ask, stream))
+            except LLMError as error:
+                final = isinstance(error, (ConfigurationError, DeadlineExceededError, BadRequestError))
+                if at + 1 == len(clients) or (final and not isinstance(error, ContextLengthError)):
+                    raise
+                _log.warning("%s; %r is next", error, clients[at + 1])
+        raise AssertionError("the last client returns or raises")
+
+    def _within(self, asked: JSON) -> Iterator[JSON]:
+        """The arguments of one request after another, under one deadline."""
+        deadline = self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
+        started, left = time.monotonic(), deadline
+        while left is None or left > 0:
+            yield {**asked, "deadline": left}
+            if deadline is not None:
+                left = started + deadline - time.monotonic()
+        raise DeadlineExceededError(f"deadline of {deadline:g} s ran out", provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
         """A call from a method's arguments: everything is checked and encoded before anything is sent."""
         about = {name: asked.pop(name, None) for name in ("self", "model", "headers")}
         model = self._model_for(about["model"])
         timeout, deadline = asked.pop("timeout"), asked.pop("deadline")
+        asked = {name: value for name, value in asked.items() if value is not None}
         call = _Call(self._provider, model, dialect, stream)
         call.policy = self._retry
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
-        call.start(self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline))
+        call.start(_checked_seconds("deadline", deadline))
         call.headers = {**self._headers, **_checked_headers(about["headers"])}
-        call.method, path, body = dialect.build(model, {k: v for k, v in asked.items() if v is not None}, stream)
-        call.url = self._base_url + path
+        call.schema = asked.get("schema")
+        call.method, path, body = dialect.build(model, _as_dicts(asked), stream)
+        call.base_url, call.path = self._base_url, path
+        call.url = _joined(self._base_url, path, dialect.at_root)
         call.payload = None if body is None else _encode(body)
         return call
 
@@ -751,6 +942,7 @@ class Client:
                 return Stream(_Flow(call, attempt, answer, self))
             reply = _read_reply(call, attempt, answer)
             attempt.empty = _is_empty(reply)
+            _read_schema(call, reply)
         except _WIRE_ERRORS as caught:
             error = _translated(caught, call, attempt)
         else:
@@ -768,13 +960,19 @@ class Client:
         if delay and error.retry_after is not None:
             self._gate.pause(delay)
         if final is not None:
-            self.ledger.failed_one()
-            _log.info("%s", final)
-            raise _sealed(final, call)
+            self._fail(call, _sealed(final, call))
+            raise final
         call.last_error = error
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
         if error.retry_after is None:
             time.sleep(delay)
+
+    def _fail(self, call: _Call, error: LLMError) -> None:
+        """A call has ended in an error: count it, log it, save it."""
+        self.ledger.failed_one()
+        _log.info("%s", error)
+        if self._save_failed:
+            _save(self._save_failed, call, error)
 
     def _notice_fork(self) -> None:
         """A forked child gets its own connections and locks: the parent's may be in use, or held by lost threads."""
@@ -858,7 +1056,7 @@ class _Flow:
 
     def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, client: Client) -> None:
         self.call, self.attempt, self.answer = call, attempt, answer
-        self.ledger, self.gate, self.skip_bad = client.ledger, client._gate, client._skip_bad_events
+        self.client, self.skip_bad = client, client._skip_bad_events
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
         self.finished = self.ended = self.closed = False
@@ -871,6 +1069,7 @@ class _Flow:
             yield from self._decoded()
             self.done = self.reply()
             self.attempt.empty = _is_empty(self.done)
+            _read_schema(self.call, self.done)
             yield from _closing_events(self.done)
         except LLMError as caught:
             error = caught
@@ -1026,15 +1225,14 @@ class _Flow:
         reply = self.reply()
         if self.attempt.billed is not None:
             self.attempt.billed = reply
-        self.attempt.end(self.ledger)
-        self.gate.spent(reply.usage)
+        self.attempt.end(self.client.ledger)
+        self.client._gate.spent(reply.usage)
         if error is None or not self.events:  # before the first event the client's loop sees to it
             if error is None:
                 _log_reply(self.call, reply)
             return
         error.response = reply
-        self.ledger.failed_one()
-        _sealed(error, self.call)
+        self.client._fail(self.call, _sealed(error, self.call))
 
 
 def _closing_events(reply: Response) -> Iterator[Event]:
@@ -1059,9 +1257,513 @@ def stream(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None,
     return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
 
 
+def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **options: Any) -> Response:
+    """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
+
+    Raises:
+        ConfigurationError: the file is not one of those.
+        LLMError: the request failed again.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            saved = json.load(file)
+        request = ("POST", str(saved["path"]), dict(saved["body"]))
+        provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
+        client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{path} is no saved request: {error}") from None
+    kind = client._raw if saved.get("raw") else client._chat
+    dialect = type(kind)(**{**vars(kind), "build": lambda *_: request})
+    with client:
+        for ask in client._within({"deadline": _UNSET, "timeout": _UNSET}):
+            result = client._perform(client._plan(dialect, ask, bool(saved.get("stream"))))
+            if isinstance(result, Stream):
+                for _ in result.events():
+                    pass
+                result = result.response
+            return result  # type: ignore[no-any-return]
+    raise AssertionError("_within yields or raises")
+
+
 def providers() -> List[Tuple[str, str, str]]:
     """The provider table: (name, base URL, environment variable of the key) of each."""
     return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# types: Python types as JSON, for tools and schemas
+# ---------------------------------------------------------------------------------------------------------------------
+
+_MAPPED = ("str, int, float, bool, None, Any, Literal, an Enum of those, Optional, Union, list[T], tuple[T, ...], "
+           "set[T], dict[str, T], a TypedDict or a dataclass")
+_SCALARS: Dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_JSON_NAMES: Dict[Any, str] = {**_SCALARS, list: "array", dict: "object"}
+_ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
+                           abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
+_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a TypedDict's key: must it be there
+
+# How Google, NumPy and reST docstrings list parameters: what holds the list, and one item of it.
+_DOC_FORMS = (
+    (r"^(?:Args|Arguments|Parameters|Params):\n((?:[ \t]+.*\n|\n)+)",
+     r"^([ \t]+)(?P<names>\**\w+)[ \t]*(?:\(.*?\))?:(?P<text>.*(?:\n\1[ \t]+.*|\n(?=\n))*)"),
+    (r"^Parameters\n-{3,}\n((?:(?!.+\n-{3,}\n).*\n)*)",
+     r"^(?P<names>\**\w+(?:, *\**\w+)*)[ \t]*(?::.*)?\n(?P<text>(?:[ \t]+.*\n|\n)*)"),
+    (r"((?:.*\n)+)", r"^:param[ \t]+(?:[^:\n]*[ \t])?(?P<names>\**\w+):(?P<text>.*(?:\n[ \t]+\S.*)*)"))
+_DOC_SECTION = r"\n[ \t]*\n|^(?:Args|Arguments|Parameters|Params|Returns|Raises|Yields):?$|^:\w+[^:\n]*:"
+
+
+class _Shape(NamedTuple):
+    """A type as JSON: its schema, and how a value is read; `read(value, at)` raises ValueError."""
+
+    schema: JSON
+    read: Callable[[Any, str], Any]
+
+
+class _Field(NamedTuple):
+    """A parameter of a function, a field of a dataclass, a key of a TypedDict."""
+
+    hint: Any
+    required: bool
+    default: Any = _UNSET
+    about: str = ""
+
+
+class _Spot(NamedTuple):
+    """Where a hint stands, in words; whether its schema is for strict mode; the classes it stands in."""
+
+    where: str
+    strict: bool = False
+    inside: Tuple[Any, ...] = ()
+
+
+def _shape(hint: Any, spot: _Spot) -> _Shape:
+    """A type hint as JSON; TypeError if it has no such form."""
+    bare, about, _ = _bare(hint)
+    for make in (_scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
+        shape = make(bare, spot)
+        if shape is not None:
+            return shape._replace(schema={**shape.schema, "description": about}) if about else shape
+    raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has no JSON form: use {_MAPPED}")
+
+
+def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
+    """A hint without Annotated and NotRequired; the description and the requirement that these gave."""
+    about, required = "", None
+    while True:
+        form = getattr(get_origin(hint), "_name", None)
+        if hasattr(hint, "__metadata__"):
+            about = about or next((note for note in hint.__metadata__ if isinstance(note, str)), "")
+            hint = hint.__origin__
+        elif form in _QUALIFIERS:
+            required = _QUALIFIERS[form] if required is None else required
+            hint = get_args(hint)[0]
+        else:
+            return getattr(hint, "__supertype__", hint), about, required  # a NewType is what it stands for
+
+
+def _base(hint: Any) -> Any:
+    """The class behind a hint (`list` of `List[int]`), or None."""
+    return get_origin(hint) or (hint if isinstance(hint, type) else None)
+
+
+def _scalar_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    if hint is Any or hint is object:
+        return _Shape({}, lambda value, at: value)
+    name = _SCALARS.get(_base(hint))
+    if name is None:
+        return None
+
+    def read(value: Any, at: str) -> Any:
+        _check_type(value, (name,), at)
+        return int(value) if hint is int else value
+
+    return _Shape({"type": name}, read)
+
+
+def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
+    """Raise ValueError unless a value has one of these JSON types; 2.0 is an integer too, as JSON Schema has it."""
+    name = _JSON_NAMES.get(type(value))
+    also = "number" if name == "integer" else "integer" if name == "number" and value.is_integer() else name
+    if name not in names and also not in names:
+        raise _misfit(at, f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
+
+
+def _misfit(at: str, why: str) -> ValueError:
+    return ValueError(f"{at}: {why}" if at else why)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    if get_origin(hint) is not Union and type(hint).__name__ != "UnionType":
+        return None
+    shapes = [_shape(arm, spot) for arm in get_args(hint)]
+
+    def read(value: Any, at: str) -> Any:
+        errors = []
+        for shape in shapes:
+            try:
+                return shape.read(value, at)
+            except ValueError as error:
+                if shape.schema != {"type": "null"}:  # what is wrong with an Optional is the other arm's word
+                    errors.append(str(error))
+        raise ValueError("; or ".join(errors))
+
+    schemas = [shape.schema for shape in shapes]
+    return _Shape({} if {} in schemas else {"anyOf": schemas}, read)
+
+
+def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    choices = _choices(hint)
+    types = list(dict.fromkeys(_SCALARS.get(type(known)) for known, _ in choices))
+    if not choices or None in types:
+        return None
+
+    def read(value: Any, at: str) -> Any:
+        for known, result in choices:
+            if known == value and type(known) is type(value):  # True is not 1
+                return result
+        raise _misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
+
+    return _Shape({"type": types if len(types) > 1 else types[0], "enum": [known for known, _ in choices]}, read)
+
+
+def _choices(hint: Any) -> List[Tuple[Any, Any]]:
+    """What a Literal or an Enum allows: (JSON value, what it stands for)."""
+    base = _base(hint)
+    if getattr(base, "_name", "") == "Literal":
+        return [(value, value) for value in get_args(hint)]
+    members: Any = base if isinstance(base, enum.EnumMeta) else ()
+    return [(member.value, member) for member in members]
+
+
+def _array_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    make, args = _ARRAYS.get(_base(hint)), get_args(hint)
+    if make is None or (make is tuple and args and args[1:] != (...,)):
+        return None
+    item = _shape(args[0] if args else Any, spot)
+
+    def read(value: Any, at: str) -> Any:
+        _check_type(value, ("array",), at)
+        return _made(make, [item.read(part, f"{at}[{index}]") for index, part in enumerate(value)], at)
+
+    return _Shape({"type": "array", "items": item.schema}, read)
+
+
+def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    if _base(hint) not in (dict, abc.Mapping, abc.MutableMapping):
+        return None
+    key, of = get_args(hint) or (str, Any)
+    if _bare(key)[0] is not str:
+        raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has keys that are not str, which JSON has not")
+    item = _shape(of, spot)
+
+    def read(value: Any, at: str) -> Any:
+        _check_type(value, ("object",), at)
+        return {name: item.read(part, _below(at, name)) for name, part in value.items()}
+
+    return _Shape({"type": "object", "additionalProperties": item.schema or True}, read)
+
+
+def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
+        return None
+    if hint in spot.inside:
+        raise TypeError(f"{spot.where}: {hint.__name__} holds itself, which has no JSON form here: use dict or Any")
+    spot = spot._replace(inside=(*spot.inside, hint))
+    where = f"{spot.where}: {hint.__name__}."
+    return _fields_shape(_class_fields(hint, spot), lambda values: hint(**values), where, spot)
+
+
+def _class_fields(kind: Any, spot: _Spot) -> Dict[str, _Field]:
+    """The fields of a dataclass or the keys of a TypedDict."""
+    hints = _hints(kind, f"{spot.where}: {kind.__name__}")
+    if not is_dataclass(kind):
+        needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+        said = {name: _bare(hint)[2] for name, hint in hints.items()}  # Python loses it when annotations are strings
+        return {name: _Field(hint, name in needed if said[name] is None else bool(said[name]))
+                for name, hint in hints.items()}
+    return {field.name: _Field(hints[field.name], field.default is MISSING and field.default_factory is MISSING,
+                               _UNSET if field.default is MISSING else field.default)
+            for field in fields(kind) if field.init}
+
+
+def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
+    """The annotations of a class or namespace, evaluated."""
+    options: JSON = {"include_extras": True} if sys.version_info >= (3, 9) else {}
+    try:
+        return get_type_hints(thing, names, **options)
+    except (AttributeError, NameError, SyntaxError, TypeError) as error:
+        raise TypeError(f"{where}: the annotation cannot be read ({error}): use a name of the module, "
+                        f"and types that Python {sys.version_info[0]}.{sys.version_info[1]} has") from error
+
+
+def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where: str, spot: _Spot) -> _Shape:
+    """A closed object; in strict mode every key is required, also one with a default, because OpenAI wants it so."""
+    shapes = {name: _shape(Optional[field.hint] if field.default is None else field.hint,  # def f(x: int = None)
+                           spot._replace(where=where + name)) for name, field in members.items()}
+    needed = [name for name, field in members.items() if field.required]
+    properties = {name: _property(shapes[name].schema, field, spot.strict) for name, field in members.items()}
+
+    def read(value: Any, at: str) -> Any:
+        _check_type(value, ("object",), at)
+        _check_keys(value, needed, members, at)
+        return _made(make, {name: shapes[name].read(part, _below(at, name)) for name, part in value.items()}, at)
+
+    return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
+                   "additionalProperties": False}, read)
+
+
+def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
+    """A field's schema with its description and, where strict mode does not forbid it, its default."""
+    schema = {"description": field.about, **schema} if field.about else dict(schema)
+    if not strict:
+        try:
+            schema["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
+        except (AttributeError, TypeError, ValueError):
+            pass  # no default, or one that JSON cannot say
+    return schema
+
+
+def _check_keys(value: JSON, needed: Sequence[Any], known: Optional[Dict[str, Any]], at: str) -> None:
+    """Raise ValueError if an object lacks a key it needs, or has one that is not known."""
+    missing = [repr(name) for name in needed if name not in value]
+    extra = [_shown(name) for name in value if known is not None and name not in known]
+    if missing or extra:
+        why = [f"missing {', '.join(missing)}"] if missing else []
+        raise _misfit(at, " and ".join(why + ([f"unexpected {', '.join(extra)}"] if extra else [])))
+
+
+def _below(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name
+
+
+def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
+    """An object of the user's type; what its own checks say is a misfit too."""
+    try:
+        return make(values)
+    except (TypeError, ValueError) as error:
+        raise _misfit(at, str(error)) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tools: Python functions as tools
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _tool_dicts(tools: Any) -> List[JSON]:
+    """The tools of a call: dicts as they are, functions described."""
+    if not isinstance(tools, (list, tuple)):
+        raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
+    dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
+    names = [_str(_dict(tool.get("function")).get("name") or tool.get("name")) for tool in dicts]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
+    return dicts
+
+
+def _function_tool(function: Any) -> JSON:
+    """A Python function as a tool dict: schema from signature, type hints and docstring.
+
+    Raises TypeError for a parameter that cannot be described to a model.
+    """
+    name, about, shape = _described(function)
+    described = {"name": name, "description": about, "parameters": shape.schema}
+    return {"type": "function", "function": {key: value for key, value in described.items() if value}}
+
+
+def _call_function(function: Any, arguments: Any) -> Any:
+    """Call a function with a model's arguments, made into what its annotations say.
+
+    Raises TypeError, in words the model can act on, for arguments that do not fit.
+    """
+    name, _, shape = _described(function)
+    try:
+        values = shape.read(arguments, "")
+    except ValueError as error:
+        raise TypeError(f"{name}(): {error}") from None
+    return function(**values)
+
+
+def _described(function: Any) -> Tuple[str, str, _Shape]:
+    """A function's name, the first paragraph of its docstring, and the shape of its arguments."""
+    target, bound, keywords = _unbound(function)
+    named = [getattr(thing, "__name__", None) for thing in (function, target, type(target))]
+    name = _tool_name(next(name for name in named if name), target)
+    routine = inspect.unwrap(target)
+    if not hasattr(routine, "__globals__"):  # an object that has __call__
+        routine = inspect.unwrap(type(routine).__call__)
+    doc = inspect.cleandoc((target if hasattr(target, "__name__") else routine).__doc__ or target.__doc__ or "")
+    try:
+        parameters = inspect.signature(target).parameters
+        given = inspect.signature(target).bind_partial(*bound, **keywords).arguments
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}(): its parameters cannot be read ({error}): wrap it in a function") from error
+    texts = _doc_texts(doc)
+    members = {key: _parameter(parameter, f"{name}(): parameter {key}", texts.get(key, ""), routine)
+               for key, parameter in parameters.items() if key not in given}
+    first = re.split(_DOC_SECTION, doc, maxsplit=1, flags=re.M)[0]
+    return name, " ".join(first.split()), _fields_shape(members, dict, f"{name}(): parameter ", _Spot(name))
+
+
+def _unbound(function: Any) -> Tuple[Any, Tuple[Any, ...], JSON]:
+    """What functools.partial wraps, and what it has bound: the model neither sees nor gives that."""
+    bound: Tuple[Any, ...] = ()
+    keywords: JSON = {}
+    while isinstance(function, functools.partial):
+        bound, keywords = function.args + bound, {**function.keywords, **keywords}
+        function = function.func
+    return function, bound, keywords
+
+
+def _tool_name(name: str, target: Any) -> str:
+    if isinstance(target, type) or not callable(target):
+        raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
+        raise TypeError(f"{name}(): is async, this client is not: give a function that returns its result")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise TypeError(f"{name}(): providers take names of ASCII letters, digits, _ and -, 64 at most: use a def")
+    return name
+
+
+def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: Any) -> _Field:
+    """A parameter of a function, its annotation evaluated among the names of the module that has the function."""
+    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
+    hint = parameter.annotation
+    if hint is parameter.empty:
+        hint = Any
+    shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    space = SimpleNamespace(__annotations__={"hint": hint})
+    hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
+    required = parameter.default is parameter.empty
+    return _Field(hint, required, _UNSET if required else parameter.default, about)
+
+
+def _doc_texts(doc: str) -> Dict[str, str]:
+    """What a docstring says of each parameter."""
+    texts: Dict[str, str] = {}
+    for part, item in _DOC_FORMS:
+        for found in (found for part in re.findall(part, doc + "\n", re.M) for found in re.finditer(item, part, re.M)):
+            for name in re.findall(r"\w+", found["names"]):
+                texts.setdefault(name, " ".join(found["text"].split()))
+    return texts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# schemas: answers of a given form
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _schema_dict(schema: Any) -> Tuple[str, Optional[JSON]]:
+    """A `schema` as its name and JSON schema; the schema is None for `dict`, which means any JSON object."""
+    if schema is dict:
+        return "answer", None
+    if isinstance(schema, dict):
+        return _schema_name(_str(schema.get("title"))), schema
+    if _is_model(schema):
+        return _schema_name(schema.__name__), schema.model_json_schema()
+    return _schema_name(schema.__name__ if isinstance(schema, type) else ""), _schema_shape(schema).schema
+
+
+def _schema_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer"
+
+
+def _schema_shape(schema: Any) -> _Shape:
+    shape = _object_shape(schema, _Spot("schema", strict=True))
+    if shape is None:
+        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict or a "
+                        "class with model_json_schema and model_validate_json")
+    return shape
+
+
+def _is_model(schema: Any) -> bool:
+    return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
+    if isinstance(schema, list):
+        return all(map(_is_strict, schema))
+    if not isinstance(schema, dict):
+        return True
+    inner = [part for key, value in schema.items()
+             for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
+    closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
+        _list(schema.get("required")))
+    return bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed) and _is_strict(inner)
+
+
+def _parse_as(schema: Any, text: str) -> Any:
+    """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
+    fenced = re.fullmatch(r"\s*```(?:json)?[ \t]*\n(.*?)\s*```\s*", text, re.S | re.I)
+    text = fenced[1] if fenced else text
+    if _is_model(schema):
+        try:
+            return schema.model_validate_json(text)
+        except ValueError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}" if text.strip() else "the answer is empty") from error
+    if schema is not dict and not isinstance(schema, dict):
+        return _schema_shape(schema).read(value, "")
+    schema = {"type": "object"} if schema is dict else schema
+    wanted = schema.get("type")
+    if wanted:
+        _check_type(value, wanted if isinstance(wanted, list) else [wanted], "")
+    if isinstance(value, dict):
+        _check_keys(value, _list(schema.get("required")), None, "")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# images
+# ---------------------------------------------------------------------------------------------------------------------
+
+_IMAGE_MARKS = (  # how files begin; names in capitals are no images that models take
+    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)|"
+    rb"(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)|"
+    rb"(?P<HTML>(?i:<!doctype html|<html))|(?P<SVG>(?:<\?xml[^>]*>\s*)?<svg)|(?P<ZIP>PK\x03\x04)")
+
+
+def _image_part(image: Any) -> JSON:
+    """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
+    if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
+        url = image
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        url = _data_uri(bytes(image), "image")
+    elif isinstance(image, (str, os.PathLike)):
+        url = _data_uri(_file_bytes(image), f"image {_shown(os.fspath(image))}")
+    else:
+        raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _file_bytes(path: Any) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"image {_shown(os.fspath(path))}: {why}",
+                                 hint="give a path, a URL or bytes") from error
+
+
+def _data_uri(data: bytes, what: str) -> str:
+    found = re.match(_IMAGE_MARKS, data, re.S)
+    kind = (found.lastgroup if found else None) or ("empty" if not data else f"of unknown type ({_shown(data[:12])})")
+    if kind not in ("png", "jpeg", "gif", "webp"):
+        raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1073,8 +1775,9 @@ class _Call:
 
     def __init__(self, provider: _Provider, model: str, dialect: Any, streams: bool) -> None:
         self.provider, self.model, self.dialect, self.streams = provider, model, dialect, streams
-        self.method, self.url = "POST", ""
+        self.method, self.url, self.base_url, self.path = "POST", "", "", ""
         self.payload: Optional[bytes] = None
+        self.schema: Any = None
         self.headers: Dict[str, Optional[str]] = {}
         self.key = ""
         self.connect: Optional[float] = None
@@ -1160,7 +1863,7 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
     delay = policy._delay(kind, retry) if ask is None else ask
     if time.monotonic() + delay > call.deadline:
         words = "the server asks to wait" if ask is not None else "the next attempt is due in"
-        return DeadlineExceededError(f"deadline of {call.limit:g} s would pass", retry_after=ask, last_error=error,
+        return DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=ask, last_error=error,
                                      why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}"), delay
     call.retries[kind] = retry + 1
     return None, delay
@@ -1192,7 +1895,7 @@ class _Gate:
                 return
             if time.monotonic() + delay > call.deadline:
                 raise _sealed(DeadlineExceededError(
-                    f"deadline of {call.limit:g} s would pass", retry_after=delay, last_error=call.last_error,
+                    f"deadline of {call.limit:.3g} s would pass", retry_after=delay, last_error=call.last_error,
                     why=f"the client's calls are held back for {delay:.1f} s more"), call)
             time.sleep(delay)
 
@@ -1911,7 +2614,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
     if time.monotonic() + _EPSILON >= attempt.deadline:
-        return DeadlineExceededError(f"deadline of {call.limit:g} s ran out", why=where, last_error=call.last_error)
+        return DeadlineExceededError(f"deadline of {call.limit:.3g} s ran out", why=where, last_error=call.last_error)
     if attempt.expired():
         return APITimeoutError(f"no data event for {attempt.idle:g} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
@@ -1933,6 +2636,7 @@ class _Trouble:
         self.code = _first(inner.get("code"), outer.get("code"))
         self.type = _first(inner.get("type"), inner.get("status"))
         self.request_id = _first(outer.get("request_id"), outer.get("responseId"))
+        self.numbers = (self.code, inner.get("status_code"), outer.get("status_code"), inner.get("status"))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
         known = (self.code, self.type, inner.get("status"), self.metadata.get("error_type"),
@@ -1951,8 +2655,9 @@ class _Trouble:
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
-        if isinstance(self.code, (int, str)) and str(self.code).isdecimal() and 400 <= int(str(self.code)[:9]) < 600:
-            return int(self.code)
+        for number in self.numbers:
+            if re.fullmatch("[45][0-9][0-9]", str(number)):
+                return int(str(number))
         return next((_STATUS_OF[word] for word in self.words if word in _STATUS_OF), 500)
 
 
@@ -2064,8 +2769,8 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         body = json.loads(payload.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as caught:
         body, problem = None, f"broken JSON ({type(caught).__name__})"
-    if isinstance(body, list) and body and call.dialect.mark:
-        body = body[0]
+    if isinstance(body, list) and body:  # an error in an array, or a bare list of models
+        body = body[0] if call.dialect.mark else {"data": body}
     if isinstance(body, dict) and _holds_error(body, call.dialect.mark):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
@@ -2152,7 +2857,7 @@ def _without_userinfo(url: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# what the user gave
+# arguments
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -2218,6 +2923,11 @@ def _find_provider(model: Optional[str], provider: Optional[str],
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or ""))
     variable = row.name.upper().replace("-", "_") + "_BASE_URL"
     url = base_url or os.environ.get(variable) or row.base_url
+    if "{resource}" in url:
+        if not os.environ.get("AZURE_OPENAI_ENDPOINT"):
+            raise ConfigurationError(f"{row.name} has an address for each resource", hint="give base_url=, or set "
+                                     f"{variable} to {row.base_url} or AZURE_OPENAI_ENDPOINT")
+        url = os.environ["AZURE_OPENAI_ENDPOINT"].rstrip("/") + "/openai/v1"
     return row, _checked_url(url).rstrip("/"), model
 
 
@@ -2233,14 +2943,30 @@ def _checked_url(url: str) -> str:
     return url
 
 
+def _joined(base_url: str, path: str, at_root: bool) -> str:
+    """A path below a base URL, whose query (Azure's api-version) stays at the end; /v1 is not doubled."""
+    base, _, query = base_url.partition("?")
+    base = base.rstrip("/")
+    if (at_root or path.startswith("/v1/")) and base.endswith("/v1"):
+        base = base[:-3]
+    return base + path + (("&" if "?" in path else "?") + query if query else "")
+
+
 def _provider_at(url: str) -> _Provider:
     """The known provider whose host and path an address has, else one that is merely compatible."""
     parts = urlsplit(url)
     path = parts.path.rstrip("/") + "/"
-    found = [row for row in _PROVIDERS.values() if row.keys and urlsplit(row.base_url).hostname == parts.hostname]
+    found = [row for row in _PROVIDERS.values()
+             if row.keys and _is_host(parts.hostname, urlsplit(row.base_url).hostname)]
     found.sort(key=lambda row: len(row.base_url), reverse=True)
     exact = [row for row in found if path.startswith(urlsplit(row.base_url).path.rstrip("/") + "/")]
     return next(iter(exact + found), _COMPATIBLE)
+
+
+def _is_host(host: Optional[str], preset: Optional[str]) -> bool:
+    """Whether a host is the preset one; "{resource}." stands for one label or more."""
+    head, _, tail = (preset or "").partition("{resource}")
+    return host == preset or (bool(tail) and not head and (host or "").endswith(tail))
 
 
 def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], str]]) -> Union[str, Callable[[], str]]:
@@ -2267,6 +2993,37 @@ def _debug_to_stderr() -> None:
     if os.environ.get("LLMLITE_DEBUG", "0") not in ("", "0") and not _log.handlers:
         _log.addHandler(logging.StreamHandler())
         _log.setLevel(logging.DEBUG)
+
+
+def _save(folder: str, call: _Call, error: LLMError) -> None:
+    """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
+    secrets = _secrets(call)
+    record = {
+        "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url), "path": call.path, "stream": call.streams,
+        "raw": call.dialect.tokens, "headers": {name: "***" if _SECRET_HEADER.search(name) else value
+                                                for name, value in _request_headers(call).items()},
+        "body": None if call.payload is None else json.loads(call.payload),
+        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None), "partial": error.response.text if error.response else None,
+        "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
+        "elapsed": round(error.elapsed, 3)}
+    name = os.path.join(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}.json")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(_masked(record, secrets), file, indent=1, default=_text_of)
+        os.replace(name + ".part", name)
+    except (OSError, ValueError, RecursionError) as problem:
+        _log.warning("cannot save the failed request to %s: %s", folder, problem)
+        try:
+            os.unlink(name + ".part")
+        except OSError:  # it was not even begun
+            pass
+
+
+def _text_of(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
 
 
 def _log_reply(call: _Call, reply: Response) -> None:
@@ -2326,7 +3083,9 @@ def _gather(body: JSON, key: str, piece: str) -> None:
     """Append to a text that grows piece by piece, at a cost that does not grow with it."""
     kept = body.get(key)
     if not isinstance(kept, io.StringIO):
-        body[key] = kept = io.StringIO()
+        body[key], before = io.StringIO(), kept
+        kept = body[key]
+        kept.write(_str(before))
     kept.write(piece)
 
 
@@ -2349,11 +3108,16 @@ def _finish_of(raw: Any, tool_calls: Sequence[ToolCall]) -> Optional[str]:
 class _Dialect:
     """A wire format, as pure functions over dicts; what differs within a family is an attribute or an override."""
 
+    voice = ""  # the name under which its own words ride in a message of the history
     mark = ""  # the key that every good body and chunk has
     tokens = False  # whether a stream's pieces are Tokens
     path = ""
+    at_root = False  # whether the path stands beside /v1, not below
     models_path = "/models"
+    embeddings_at_once = 2048  # texts in one embeddings request
     auth_header, auth_scheme = "Authorization", "Bearer "
+    names: Dict[str, str] = {}  # our name of an option -> the provider's
+    lacks: Tuple[str, ...] = ()  # options the provider has not
 
     def __init__(self, **quirks: Any) -> None:
         self.__dict__.update(quirks)
@@ -2361,6 +3125,17 @@ class _Dialect:
     def headers(self, key: str) -> Dict[str, Optional[str]]:
         """The headers that carry the key."""
         return {self.auth_header: self.auth_scheme + key} if key else {}
+
+    def known(self, asked: JSON) -> JSON:
+        """What was asked, if the provider can be asked for it."""
+        for name in self.lacks:
+            if name in asked:
+                raise ConfigurationError(f"{name} is not an option of {self.voice}", hint="leave it out")
+        return dict(asked)
+
+    def renamed(self, asked: JSON) -> JSON:
+        """Options under the provider's names."""
+        return {self.names.get(name, name): value for name, value in asked.items()}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
         """The request for what was asked: (method, path, body)."""
@@ -2379,22 +3154,73 @@ class _Dialect:
 
 
 class _ModelList(_Dialect):
-    """The list of models, in the dialect of a provider."""
+    """One page of the list of models, in the dialect of a provider."""
 
-    mark = "data"
-
-    def __init__(self, of: _Dialect) -> None:
-        super().__init__(headers=of.headers, path=of.models_path)
+    def __init__(self, of: _Dialect, page: str) -> None:
+        super().__init__(headers=of.headers, path=of.models_path + page)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
         return "GET", self.path, None
 
     def check(self, body: JSON) -> None:
-        if not isinstance(body.get("data"), list):
+        if self.rows(body) is None:
             raise ResponseError("200 but no list of models")
 
     def parse(self, body: JSON) -> Response:
-        return Response(parsed=[_str(_dict(item).get("id")) for item in _list(body.get("data"))], raw=body)
+        rows = [_dict(row) for row in self.rows(body) or []]
+        names = [_str(row.get("id")) or _str(row.get("name")) for row in rows]
+        return Response(parsed=[name[7:] if name.startswith("models/") else name for name in names], raw=body)
+
+    @staticmethod
+    def rows(body: JSON) -> Optional[List[Any]]:
+        """The rows of a page, under any of the names they have."""
+        return next((body[name] for name in ("data", "models") if isinstance(body.get(name), list)), None)
+
+    @staticmethod
+    def next_page(body: JSON) -> str:
+        """What asks for the page after this one; "" after the last."""
+        if body.get("nextPageToken"):
+            return "&pageToken=" + quote(str(body["nextPageToken"]), safe="")
+        return "&after_id=" + quote(str(body.get("last_id")), safe="") if body.get("has_more") is True else ""
+
+
+class _Embedding(_Dialect):
+    """One request for embeddings, in the dialect of a provider."""
+
+    def __init__(self, of: _Dialect) -> None:
+        super().__init__(headers=of.headers, of=of)
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        path, body = self.of.embedding(model, asked["texts"])  # type: ignore[attr-defined]
+        return "POST", path, _merged(body, asked.get("extra", {}))
+
+    def check(self, body: JSON) -> None:
+        if not self.parse(body).parsed:
+            raise ResponseError("200 but no embeddings in the answer", _kind="empty")
+
+    def parse(self, body: JSON) -> Response:
+        rows = [_dict(row) for row in _list(body.get("data"))]
+        rows.sort(key=lambda row: _int(row.get("index")))
+        found = [_floats(row.get("embedding")) for row in rows]
+        found += [_floats(_dict(row).get("values")) for row in _list(body.get("embeddings"))]
+        usage = _dict(body.get("usage"))
+        read = _int(usage.get("prompt_tokens")) or _int(_dict(body.get("usageMetadata")).get("promptTokenCount"))
+        return Response(parsed=found, raw=body, usage=Usage(read), model=_str(body.get("model")))
+
+
+def _floats(value: Any) -> List[float]:
+    """A vector: a list of numbers, or base64 of little-endian float32."""
+    if isinstance(value, str):
+        data = base64.b64decode(value)
+        return list(struct.unpack(f"<{len(data) // 4}f", data))
+    return _list(value)
+
+
+def _merged(body: JSON, extra: JSON) -> JSON:
+    """A body with `extra` in it: it wins, and of two objects the keys are merged."""
+    both = {key: {**body[key], **value} for key, value in extra.items()
+            if isinstance(value, dict) and isinstance(body.get(key), dict)}
+    return {**body, **extra, **both}
 
 
 class _OpenAI(_Dialect):
@@ -2402,28 +3228,47 @@ class _OpenAI(_Dialect):
 
     mark = "choices"
     path = "/chat/completions"
-    names = {"max_tokens": "max_tokens"}  # our name of an option -> the provider's
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        asked = dict(asked)
+        asked = self.known(asked)
         messages = _checked_messages(asked.pop("messages"))
         if "system" in asked:
             messages = [system(asked.pop("system")), *messages]
-        extra = asked.pop("extra", {})
+        extra, schema = asked.pop("extra", {}), asked.pop("schema", None)
         body: JSON = {"model": model, "messages": [self.message(message) for message in messages]}
-        body.update({self.names.get(name, name): value for name, value in asked.items()})
-        if stream:
-            body["stream"] = True
-            if self.stream_usage:
-                body["stream_options"] = {"include_usage": True}
-        body.update(extra)
-        return "POST", self.path, body
+        if "tool_choice" in asked:
+            asked["tool_choice"] = self.tool_choice(asked["tool_choice"])
+        if schema is not None:
+            body["response_format"] = self.response_format(schema)
+        return "POST", self.path, _merged({**body, **self.renamed(asked), **self.streaming(stream)}, extra)
+
+    def streaming(self, stream: bool) -> JSON:
+        """What asks for a stream, with its usage where the provider knows how."""
+        usage = {"stream_options": {"include_usage": True}} if self.stream_usage else {}
+        return {"stream": True, **usage} if stream else {}
 
     def message(self, message: JSON) -> JSON:
-        """A message of the history as this provider takes it."""
-        return {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
+        """A message of the history as this provider takes it: its own words back, nobody else's."""
+        sent = {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
+        return {**sent, **(_verbatim(message, self.voice) or {})}
+
+    def tool_choice(self, choice: Any) -> Any:
+        """Which tool to use, in the provider's words."""
+        return choice
+
+    @staticmethod
+    def response_format(schema: _Schema) -> JSON:
+        """What asks for JSON; strict where the schema is closed, as strict mode wants it."""
+        if schema.json is None:
+            return {"type": "json_object"}
+        strict = {"strict": True} if _is_strict(schema.json) else {}
+        return {"type": "json_schema", "json_schema": {"name": schema.name, "schema": schema.json, **strict}}
+
+    def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
+        """The request that embeds texts: (path, body)."""
+        return "/embeddings", {"model": model, "input": texts, "encoding_format": "float"}
 
     def check(self, body: JSON) -> None:
         choices = body.get("choices")
@@ -2440,11 +3285,13 @@ class _OpenAI(_Dialect):
         raw_finish = choice.get("finish_reason")
         finish = _finish_of(raw_finish, calls)
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = Response(text=text or refusal, reasoning=reasoning, tool_calls=calls, raw=body, raw_finish_reason=raw_finish,
-                         finish_reason="content_filter" if refusal and finish == "stop" else finish,
+        reply = Response(text=text or refusal, reasoning=reasoning, tool_calls=calls, raw=body,
+                         raw_finish_reason=raw_finish, finish_reason="content_filter" if refusal and finish == "stop" else finish,
                          usage=_openai_usage(body, choice), model=_str(body.get("model")), id=body.get("id"),
                          citations=_list(_first(body.get("citations"), message.get("annotations"))))
-        reply.message = _assistant_message(reply)
+        own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
+               for key in self.echo if message.get(key)}
+        reply.message = _assistant_message(reply, {self.voice: own} if own else {})
         return reply
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
@@ -2470,6 +3317,7 @@ class _OpenAI(_Dialect):
                 events.append(_FINISH)
         if reason:
             kept["finish_reason"] = reason
+        if reason or "error" in choice:
             _fail(choice, reason)
 
     def _fold_delta(self, delta: JSON, message: JSON) -> List[Event]:
@@ -2491,10 +3339,10 @@ class _OpenAI(_Dialect):
                     events.append(Event("text", value))
                 elif key == "reasoning_content" or not delta.get("reasoning_content"):
                     events.append(Event("reasoning", value))
-            elif key == "tool_calls":
-                _fold_calls(_list(value), message)
+            elif key in ("tool_calls", "reasoning_details"):
+                _fold_pieces(_list(value), message.setdefault(key, []))
             elif key == "function_call":
-                _fold_call(_dict(value), message.setdefault("function_call", {}))
+                _fold_piece(_dict(value), message.setdefault("function_call", {}))
             elif type(value) is list and type(message.get(key)) is list:
                 message[key] += value
             else:
@@ -2518,33 +3366,39 @@ def _kept(choices: List[JSON], index: Any) -> JSON:
     return choices[-1]
 
 
-def _fold_calls(pieces: List[Any], message: JSON) -> None:
-    """Gather tool-call pieces by their index; where a server gives none, a new id starts a new call."""
-    calls = message.setdefault("tool_calls", [])
+def _fold_pieces(pieces: List[Any], kept: List[JSON]) -> None:
+    """Gather pieces of calls or details by their index; where a server gives none, a new id starts a new one."""
     for piece in pieces:
         if type(piece) is dict:
-            _fold_call(piece, _call_for(piece, calls))
+            _fold_piece(piece, _piece_for(piece, kept))
 
 
-def _call_for(piece: JSON, calls: List[JSON]) -> JSON:
+def _piece_for(piece: JSON, kept: List[JSON]) -> JSON:
     index, id = piece.get("index"), piece.get("id")
-    if calls and index is None and (not id or calls[-1].get("id") == id):
-        return calls[-1]
-    for call in reversed(calls) if index is not None else ():
-        if call.get("index") == index:
-            return call
-    calls.append({} if index is None else {"index": index})
-    return calls[-1]
+    if kept and index is None and (not id or kept[-1].get("id") == id):
+        return kept[-1]
+    for item in reversed(kept) if index is not None else ():
+        if item.get("index") == index:
+            return item
+    kept.append({} if index is None else {"index": index})
+    return kept[-1]
 
 
-def _fold_call(piece: JSON, call: JSON) -> None:
+def _fold_piece(piece: JSON, kept: JSON) -> None:
     for key, value in piece.items():
-        if key in ("arguments", "input") and type(value) is str:
-            _gather(call, key, value)
+        if key in _GROWING and type(value) is str:
+            _gather(kept, key, value)
         elif type(value) is dict and key in ("function", "custom"):
-            _fold_call(value, call.setdefault(key, {}))
+            _fold_piece(value, kept.setdefault(key, {}))
         elif value is not None and value != "":
-            call[key] = value
+            kept[key] = value
+
+
+_GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
+
+
+def _without_index(item: Any) -> Any:
+    return {key: value for key, value in item.items() if key != "index"} if isinstance(item, dict) else item
 
 
 def _content_text(content: Any) -> Tuple[str, str]:
@@ -2585,13 +3439,592 @@ def _openai_usage(body: JSON, choice: JSON) -> Usage:
     return Usage(read, written, _int(cached), reasoning)
 
 
-def _assistant_message(reply: Response) -> JSON:
-    """The message that stands for a reply in the history."""
+def _assistant_message(reply: Response, own: JSON) -> JSON:
+    """The message that stands for a reply in the history; `own` is what its dialect wants back verbatim."""
     message: JSON = {"role": "assistant", "content": reply.text or (None if reply.tool_calls else "")}
     if reply.tool_calls:
         message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
             "name": call.name, "arguments": call.raw_arguments}} for call in reply.tool_calls]
-    return message
+    return {**message, "llmlite": own} if own else message
+
+
+class _DeepSeek(_OpenAI):
+    """Wants its reasoning back with tool calls, be it empty, and not otherwise."""
+
+    voice = "deepseek"
+    echo = ("reasoning_content",)
+
+    def message(self, message: JSON) -> JSON:
+        sent = super().message(message)
+        if sent.get("tool_calls"):
+            return {"reasoning_content": "", **sent}
+        return {key: value for key, value in sent.items() if key != "reasoning_content"}
+
+
+class _Mistral(_OpenAI):
+    """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required"."""
+
+    names = {"seed": "random_seed"}
+    stream_usage = False
+
+    def message(self, message: JSON) -> JSON:
+        sent = super().message(message)
+        if "tool_call_id" in sent:
+            sent["tool_call_id"] = _nine_letters(sent["tool_call_id"])
+        if sent.get("tool_calls"):
+            sent["tool_calls"] = [{**call, "id": _nine_letters(call.get("id"))} for call in sent["tool_calls"]]
+        return sent
+
+    def tool_choice(self, choice: Any) -> Any:
+        return "any" if choice == "required" else choice
+
+
+def _nine_letters(id: Any) -> str:
+    if isinstance(id, str) and re.fullmatch("[A-Za-z0-9]{9}", id):
+        return id
+    return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
+
+
+class _Completions(_OpenAI):
+    """Raw completions at OpenAI-compatible servers: a prompt of text or token ids, tokens back."""
+
+    path = "/completions"
+    tokens = True
+    ask: JSON = {}  # what a provider must be asked for so that token ids come
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        asked = dict(asked)
+        extra = asked.pop("extra", {})
+        body = {"model": model, "prompt": _checked_prompt(asked.pop("prompt")), **self.renamed(asked), **self.ask}
+        return "POST", self.path, _merged({**body, **self.streaming(stream)}, extra)
+
+    def parse(self, body: JSON) -> Response:
+        choice = _dict(next(iter(_list(body.get("choices"))), None))
+        tokens = [Token(*token) for token in _list(choice.get("tokens"))] or _tokens_of(choice)
+        raw_finish = choice.get("finish_reason")
+        return Response(text=_str(choice.get("text")), tokens=tokens, raw=body, raw_finish_reason=raw_finish,
+                        finish_reason=_finish_of(raw_finish, ()), usage=_openai_usage(body, choice),
+                        model=_str(body.get("model")), id=body.get("id"))
+
+    def _fold(self, choice: JSON, body: JSON, events: List[Event]) -> None:
+        kept = _kept(body.setdefault("choices", []), choice.get("index"))
+        tokens = _tokens_of(choice)
+        reason = choice.get("finish_reason")
+        _gather(kept, "text", _str(choice.get("text")))
+        kept.setdefault("tokens", []).extend(tokens)
+        if kept is body["choices"][0]:
+            events += [Event("text", token.text, token=token) for token in tokens]
+            if reason:
+                events.append(_FINISH)
+        if reason:
+            kept.update(finish_reason=reason, stop_reason=choice.get("stop_reason"))
+            _fail(choice, reason)
+
+
+def _checked_prompt(prompt: Any) -> Any:
+    ids = isinstance(prompt, (list, tuple)) and all(type(item) is int for item in prompt)
+    if not prompt or not (isinstance(prompt, str) or ids):
+        raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty")
+    return prompt if isinstance(prompt, str) else list(prompt)
+
+
+def _tokens_of(choice: JSON) -> List[Token]:
+    """The tokens of a raw completion's choice, as finely as the server tells: text, id, log probability."""
+    text, ids = _str(choice.get("text")), [id for id in _list(choice.get("token_ids")) if type(id) is int]
+    logprobs = _dict(choice.get("logprobs"))
+    rows = [_dict(row) for row in _list(logprobs.get("content"))]
+    if rows:  # as llama.cpp writes them
+        return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
+    words, weights = _list(logprobs.get("tokens")), _list(logprobs.get("token_logprobs"))
+    if words and "".join(_str(word) for word in words) == text:
+        return [Token(word, *pair) for word, pair in zip(words, _pairs(ids, weights, len(words)))]
+    pairs = _pairs(ids, weights, len(ids) or (1 if text else 0))
+    # several ids and one text: the text was held back until the last of them made it whole
+    return [Token(text if at == len(pairs) - 1 else "", *pair) for at, pair in enumerate(pairs)]
+
+
+def _pairs(ids: List[Any], weights: List[Any], count: int) -> List[Tuple[Any, Any]]:
+    """As many (id, log probability) as there are tokens, None where one is not told."""
+    filled = [values if len(values) == count else [None] * count for values in (ids, weights)]
+    return list(zip(*filled))
+
+
+class _LlamaCpp(_Dialect):
+    """llama.cpp's own completion, which tells the token ids."""
+
+    mark = "content"
+    tokens = True
+    path = "/completion"
+    at_root = True
+    names = {"max_tokens": "n_predict"}
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        asked = dict(asked)
+        extra = asked.pop("extra", {})
+        body: JSON = {"prompt": _checked_prompt(asked.pop("prompt")), "return_tokens": True, **self.renamed(asked)}
+        body["stream"] = stream
+        return "POST", self.path, _merged(body, extra)
+
+    def check(self, body: JSON) -> None:
+        if not isinstance(body.get("content"), str):
+            raise ResponseError("200 but no content in the answer", _kind="empty")
+
+    def parse(self, body: JSON) -> Response:
+        finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
+        finish = "limit" if body.get("stopped_limit") else finish
+        return Response(text=_str(body.get("content")), tokens=_native_tokens(body), raw=body, raw_finish_reason=finish,
+                        finish_reason=_finish_of(finish, ()), model=_str(body.get("model")),
+                        usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted"))))
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+        tokens = _native_tokens(chunk)
+        for name in ("content", "tokens", "completion_probabilities"):
+            piece = chunk.pop(name, None)
+            if isinstance(piece, str):
+                _gather(body, name, piece)
+            elif isinstance(piece, list):
+                body.setdefault(name, []).extend(piece)
+        body.update(chunk)
+        events = [Event("text", token.text, token=token) for token in tokens]
+        return [*events, _FINISH, _END] if chunk.get("stop") is True else events
+
+
+def _native_tokens(body: JSON) -> List[Token]:
+    rows = _list(body.get("completion_probabilities"))
+    return _tokens_of({"text": body.get("content"), "token_ids": body.get("tokens"), "logprobs": {"content": rows}})
+
+
+class _Anthropic(_Dialect):
+    """Anthropic's Messages."""
+
+    voice = "anthropic"
+    mark = "type"
+    path = "/v1/messages"
+    models_path = "/v1/models?limit=1000"
+    auth_header, auth_scheme = "x-api-key", ""
+    version = "2023-06-01"  # what compatible servers know; headers={"anthropic-version": ...} asks for another
+    names = {"stop": "stop_sequences", "max_tokens": "max_tokens"}
+    lacks = ("seed",)
+
+    def headers(self, key: str) -> Dict[str, Optional[str]]:
+        return {**super().headers(key), "anthropic-version": self.version}
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        asked = self.known(asked)
+        messages = _checked_messages(asked.pop("messages"))
+        prompts = [asked.pop("system", None), *(m.get("content") for m in messages if m["role"] in _SYSTEM)]
+        extra, schema = asked.pop("extra", {}), asked.pop("schema", None)
+        if schema is not None and schema.json is None:
+            prompts.append("Answer with one JSON object and nothing else.")
+        body: JSON = {"model": model, "max_tokens": asked.pop("max_tokens", 4096), "messages": self.turns(messages)}
+        system_ = _joined_prompts(prompts)
+        if system_:
+            body["system"] = system_
+        body.update(self.thinking(asked.pop("reasoning_effort", None)))
+        if schema is not None and schema.json is not None:
+            body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema.json}
+        if "tools" in asked:
+            body["tools"] = [self.tool(tool) for tool in asked.pop("tools")]
+        if "tool_choice" in asked:
+            body["tool_choice"] = self.tool_choice(asked.pop("tool_choice"))
+        if "stop" in asked:
+            body["stop_sequences"] = _as_list(asked.pop("stop"))
+        body.update(asked, **({"stream": True} if stream else {}))
+        return "POST", self.path, _merged(body, extra)
+
+    @staticmethod
+    def thinking(effort: Optional[str]) -> JSON:
+        """How hard to think."""
+        if effort == "none":
+            return {"thinking": {"type": "disabled"}}
+        return {"output_config": {"effort": "low" if effort == "minimal" else effort}} if effort else {}
+
+    @staticmethod
+    def tool(tool: JSON) -> JSON:
+        """A tool as Anthropic declares it; its own kinds go through as they are."""
+        function = tool.get("function")
+        if not isinstance(function, dict):
+            return tool
+        told = {"name": function.get("name"), "description": function.get("description"),
+                "input_schema": function.get("parameters") or {"type": "object", "properties": {}}}
+        return {key: value for key, value in told.items() if value is not None}
+
+    def tool_choice(self, choice: Any) -> Any:
+        if isinstance(choice, str):
+            return {"type": {"required": "any"}.get(choice, choice)}
+        name = _dict(choice.get("function")).get("name")
+        return {"type": "tool", "name": name} if name else choice
+
+    def turns(self, messages: List[JSON]) -> List[JSON]:
+        """The history: system messages left out, the results of a turn's tools in one user message, before text."""
+        turns: List[JSON] = []
+        for message in messages:
+            if message["role"] in _SYSTEM:
+                continue
+            role = "assistant" if message["role"] == "assistant" else "user"
+            content = self.content(message)
+            if turns and role == "user" == turns[-1]["role"] and _holds_result(turns[-1]):
+                turns[-1]["content"] += content if isinstance(content, list) else [{"type": "text", "text": content}]
+            else:
+                turns.append({"role": role, "content": content})
+        return turns
+
+    def content(self, message: JSON) -> Any:
+        """A message's content: its text, or blocks."""
+        own = _verbatim(message, self.voice)
+        if own is not None:
+            return own
+        if message["role"] in ("tool", "function"):
+            result = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"),
+                      "content": self.blocks(message.get("content"))}
+            return [{**result, "is_error": True} if message.get("is_error") else result]
+        calls = [{"type": "tool_use", "id": call.get("id"), "name": _dict(call.get("function")).get("name"),
+                  "input": _arguments_of(_dict(call.get("function")))}
+                 for call in _list(message.get("tool_calls"))]
+        content = self.blocks(message.get("content"))
+        if not calls:
+            return content
+        return ([{"type": "text", "text": content}] if isinstance(content, str) and content else _list(content)) + calls
+
+    @staticmethod
+    def blocks(content: Any) -> Any:
+        """Content parts as blocks; a plain text stays one."""
+        if not isinstance(content, list):
+            return content or ""
+        return [_image_block(part) if part.get("type") == "image_url" else part for part in content]
+
+    def check(self, body: JSON) -> None:
+        if not isinstance(body.get("content"), list):
+            raise ResponseError("200 but no content in the answer", _kind="empty")
+
+    def parse(self, body: JSON) -> Response:
+        blocks = [_whole_block(_dict(block)) for block in _list(body.get("content"))]
+        calls = [_tool_call(block.get("id"), block.get("name"), block.get("input"))
+                 for block in blocks if block.get("type") == "tool_use"]
+        raw_finish = body.get("stop_reason")
+        reply = Response(text="".join(_str(block.get("text")) for block in blocks if block.get("type") == "text"),
+                         reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
+                         citations=[cited for block in blocks for cited in _list(block.get("citations"))],
+                         raw={**body, "content": blocks}, raw_finish_reason=raw_finish,
+                         finish_reason=_finish_of(raw_finish, calls), usage=_anthropic_usage(_dict(body.get("usage"))),
+                         model=_str(body.get("model")), id=body.get("id"))
+        plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
+        reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
+        return reply
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+        kind = chunk.get("type")
+        if kind == "content_block_delta":
+            return self._delta(_block_at(body, chunk.get("index")), _dict(chunk.get("delta")))
+        if kind == "content_block_start":
+            return self._start(_block_at(body, chunk.get("index")), _dict(chunk.get("content_block")))
+        if kind == "message_start":
+            body.update(_dict(chunk.get("message")), content=[])
+        elif kind == "message_delta":
+            body.update(_dict(chunk.get("delta")))
+            counts = {name: count for name, count in _dict(chunk.get("usage")).items() if count is not None}
+            body["usage"] = {**_dict(body.get("usage")), **counts}
+            return [_FINISH] if body.get("stop_reason") else []
+        elif kind == "message_stop":
+            return [_END]
+        elif kind == "message":  # a whole reply where a stream was asked for
+            body.update(chunk)
+            reply = self.parse(body)
+            return [*_said(reply), _FINISH, _END]
+        return []
+
+    @staticmethod
+    def _start(block: JSON, started: JSON) -> List[Event]:
+        block.update(started)
+        if block.get("input") == {}:
+            block["input"] = ""
+        text, thoughts = _str(started.get("text")), _str(started.get("thinking"))
+        return ([Event("reasoning", thoughts)] if thoughts else []) + ([Event("text", text)] if text else [])
+
+    @staticmethod
+    def _delta(block: JSON, delta: JSON) -> List[Event]:
+        kind = delta.get("type")
+        name, key = _ANTHROPIC_DELTAS.get(kind if isinstance(kind, str) else "", ("", ""))
+        piece = delta.get(name)
+        if isinstance(piece, str):
+            _gather(block, key, piece)
+            if key == "text":
+                return [Event("text", piece)]
+            return [Event("reasoning", piece)] if key == "thinking" else []
+        if kind == "citations_delta":
+            block.setdefault("citations", []).append(delta.get("citation"))
+        return []
+
+
+_SYSTEM = ("system", "developer")
+_ANTHROPIC_DELTAS = {"text_delta": ("text", "text"), "thinking_delta": ("thinking", "thinking"),
+                     "signature_delta": ("signature", "signature"), "input_json_delta": ("partial_json", "input")}
+
+
+def _joined_prompts(prompts: List[Any]) -> Any:
+    """System prompts as one: text where all are text, else blocks."""
+    given = [prompt for prompt in prompts if prompt]
+    if all(isinstance(prompt, str) for prompt in given):
+        return "\n\n".join(given)
+    return [part for prompt in given for part in (prompt if isinstance(prompt, list) else [_text_part(prompt)])]
+
+
+def _text_part(text: Any) -> JSON:
+    return {"type": "text", "text": text}
+
+
+def _as_list(value: Any) -> List[Any]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _holds_result(turn: JSON) -> bool:
+    return isinstance(turn["content"], list) and any(
+        _dict(block).get("type") == "tool_result" for block in turn["content"])
+
+
+def _verbatim(message: JSON, voice: str) -> Any:
+    """What a dialect put into an assistant message to have it back unchanged; None in somebody else's message."""
+    return _dict(message.get("llmlite")).get(voice)
+
+
+def _image_block(part: JSON) -> JSON:
+    url = _image_url(part)
+    found = _DATA_URI.match(url)
+    if found:
+        return {"type": "image", "source": {"type": "base64", "media_type": found.group(1), "data": url[found.end():]}}
+    return {"type": "image", "source": {"type": "url", "url": url}}
+
+
+_DATA_URI = re.compile(r"data:([^;,]+);base64,")
+
+
+def _image_url(part: JSON) -> str:
+    image = part.get("image_url")
+    return _str(image.get("url") if isinstance(image, dict) else image)
+
+
+def _block_at(body: JSON, index: Any) -> JSON:
+    """The block of a message that is being folded."""
+    blocks: List[JSON] = body.setdefault("content", [])
+    if type(index) is not int or not 0 <= index < len(blocks) + 100:  # a hostile index must not fill the memory
+        index = len(blocks)
+    blocks.extend({} for _ in range(index + 1 - len(blocks)))
+    block: JSON = blocks[index]
+    return block
+
+
+def _whole_block(block: JSON) -> JSON:
+    """A block whose input came as JSON text, with the input decoded: what the provider wants back."""
+    if isinstance(block.get("input"), str):
+        arguments, invalid = _decode_arguments(block["input"])
+        return block if invalid else {**block, "input": arguments}
+    return block
+
+
+def _anthropic_usage(usage: JSON) -> Usage:
+    cached = _int(usage.get("cache_read_input_tokens"))
+    read = _int(usage.get("input_tokens")) + _int(usage.get("cache_creation_input_tokens")) + cached
+    thoughts = _dict(usage.get("output_tokens_details")).get("thinking_tokens")
+    return Usage(read, _int(usage.get("output_tokens")), cached, _int(thoughts))
+
+
+def _said(reply: Response) -> List[Event]:
+    """The events of a reply that came whole."""
+    said = [Event("reasoning", reply.reasoning)] if reply.reasoning else []
+    return said + ([Event("text", reply.text)] if reply.text else [])
+
+
+class _Gemini(_Dialect):
+    """Google's generateContent."""
+
+    voice = "gemini"
+    mark = "candidates"
+    models_path = "/models?pageSize=1000"
+    auth_header, auth_scheme = "x-goog-api-key", ""
+    names = {"temperature": "temperature", "top_p": "topP", "top_k": "topK", "max_tokens": "maxOutputTokens",
+             "stop": "stopSequences", "seed": "seed"}
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
+        messages = _checked_messages(asked["messages"])
+        body: JSON = {"contents": self.contents(messages)}
+        prompts = [asked.get("system"), *(m.get("content") for m in messages if m["role"] in _SYSTEM)]
+        parts = [part for prompt in prompts if prompt for part in self.parts(prompt)]
+        if parts:
+            body["systemInstruction"] = {"parts": parts}
+        config = self.config(asked)
+        if config:
+            body["generationConfig"] = config
+        if "tools" in asked:
+            body["tools"] = self.tools(asked["tools"])
+        if "tool_choice" in asked:
+            body["toolConfig"] = {"functionCallingConfig": self.tool_choice(asked["tool_choice"])}
+        method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return "POST", f"/{self.resource(model)}:{method}", _merged(body, asked.get("extra", {}))
+
+    @staticmethod
+    def resource(model: str) -> str:
+        """A model's resource name, quoted; a prefix such as "models/" is kept."""
+        kind, _, name = model.rpartition("/") if re.match("(tunedM|m)odels/[^/]+$", model) else ("models", "", model)
+        return f"{kind}/{quote(name, safe='')}"
+
+    def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
+        name = self.resource(model)
+        asks = [{"model": name, "content": {"parts": [{"text": text}]}} for text in texts]
+        return f"/{name}:batchEmbedContents", {"requests": asks}
+
+    def config(self, asked: JSON) -> JSON:
+        """The generationConfig of what was asked."""
+        config = {self.names[name]: value for name, value in asked.items() if name in self.names}
+        if "stopSequences" in config:
+            config["stopSequences"] = _as_list(config["stopSequences"])
+        effort, schema = asked.get("reasoning_effort"), asked.get("schema")
+        if effort:
+            config["thinkingConfig"] = {"thinkingBudget": 0} if effort == "none" else {"thinkingLevel": effort.upper()}
+        if schema is not None:
+            config["responseMimeType"] = "application/json"
+            if schema.json is not None:
+                config["responseJsonSchema"] = schema.json
+        return config
+
+    @staticmethod
+    def tools(tools: List[JSON]) -> List[JSON]:
+        """Functions gathered into one declaration list; Google's own kinds go through as they are."""
+        functions = [_dict(tool.get("function")) for tool in tools if "function" in tool]
+        told = [{key: value for key, value in (
+            ("name", function.get("name")), ("description", function.get("description")),
+            ("parametersJsonSchema", function.get("parameters"))) if value} for function in functions]
+        return ([{"functionDeclarations": told}] if told else []) + [tool for tool in tools if "function" not in tool]
+
+    def tool_choice(self, choice: Any) -> Any:
+        if isinstance(choice, str):
+            return {"mode": {"auto": "AUTO", "required": "ANY", "none": "NONE"}.get(choice, choice)}
+        name = _dict(choice.get("function")).get("name")
+        return {"mode": "ANY", "allowedFunctionNames": [name]} if name else choice
+
+    def contents(self, messages: List[JSON]) -> List[JSON]:
+        """The history; the results of a turn's tools go into one content, in the order of the calls."""
+        contents: List[JSON] = []
+        calls: Dict[str, JSON] = {}
+        for message in messages:
+            role = message["role"]
+            if role in ("tool", "function"):
+                part = self.result(message, calls)
+                if contents and any("functionResponse" in part for part in contents[-1]["parts"]):
+                    contents[-1]["parts"].append(part)
+                else:
+                    contents.append({"role": "user", "parts": [part]})
+            elif role == "assistant":
+                parts = _verbatim(message, self.voice) or self.said(message)
+                told = [part["functionCall"] for part in parts if "functionCall" in part]
+                calls = {str(call.get("id")): told_ for call, told_ in zip(_list(message.get("tool_calls")), told)}
+                contents.append({"role": "model", "parts": parts})
+            elif role not in _SYSTEM:
+                contents.append({"role": "user", "parts": self.parts(message.get("content"))})
+        return contents
+
+    @staticmethod
+    def result(message: JSON, calls: Dict[str, JSON]) -> JSON:
+        """A tool's result; the call's id goes back only where Google had given one."""
+        call = calls.get(str(message.get("tool_call_id")), {})
+        content = message.get("content")
+        try:
+            value = json.loads(content) if isinstance(content, str) else content
+        except ValueError:
+            value = content
+        response = {"error": content} if message.get("is_error") else {"output": value}
+        told = {"id": call.get("id"), "name": call.get("name") or message.get("name"), "response": response}
+        return {"functionResponse": {key: value for key, value in told.items() if value is not None}}
+
+    def said(self, message: JSON) -> List[JSON]:
+        """The parts of an assistant message that another dialect wrote."""
+        functions = [_dict(_dict(call).get("function")) for call in _list(message.get("tool_calls"))]
+        calls = [{"functionCall": {"name": function.get("name"), "args": _arguments_of(function)}}
+                 for function in functions]
+        return (self.parts(message.get("content")) if message.get("content") or not calls else []) + calls
+
+    @staticmethod
+    def parts(content: Any) -> List[JSON]:
+        """Content as parts."""
+        if not isinstance(content, list):
+            return [{"text": content or ""}]
+        return [_gemini_part(_dict(part)) for part in content]
+
+    def check(self, body: JSON) -> None:
+        if not _list(body.get("candidates")) and not isinstance(body.get("promptFeedback"), dict):
+            raise ResponseError("200 but no candidates in the answer", _kind="empty")
+
+    def parse(self, body: JSON) -> Response:
+        candidate = _dict(next(iter(_list(body.get("candidates"))), None))
+        parts = [_dict(part) for part in _list(_dict(candidate.get("content")).get("parts"))]
+        found = [_dict(part["functionCall"]) for part in parts if "functionCall" in part]
+        stem = _str(body.get("responseId")) or "call"
+        calls = [_tool_call(call.get("id") or f"{stem}_{at}", call.get("name"), call.get("args"))
+                 for at, call in enumerate(found)]
+        raw_finish = candidate.get("finishReason")
+        blocked = _dict(body.get("promptFeedback")).get("blockReason") if not candidate else None
+        reply = Response(text="".join(_str(part.get("text")) for part in parts if not part.get("thought")),
+                         reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
+                         tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish,
+                         finish_reason="content_filter" if blocked else _finish_of(raw_finish, calls),
+                         usage=_gemini_usage(_dict(body.get("usageMetadata"))), model=_str(body.get("modelVersion")),
+                         id=body.get("responseId"), request_id=body.get("responseId"),
+                         citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")))
+        plain = all(set(part) == {"text"} for part in parts)
+        reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
+        return reply
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+        candidates = chunk.pop("candidates", None)
+        body.update(chunk)
+        events: List[Event] = []
+        for candidate in candidates if type(candidates) is list else ():
+            if type(candidate) is dict:
+                self._fold(candidate, body, events)
+        if not candidates and _dict(chunk.get("promptFeedback")).get("blockReason"):
+            events.append(_FINISH)
+        return events
+
+    @staticmethod
+    def _fold(candidate: JSON, body: JSON, events: List[Event]) -> None:
+        kept = _kept(body.setdefault("candidates", []), candidate.get("index", 0))
+        content, first = _dict(candidate.pop("content", None)), kept is body["candidates"][0]
+        kept.update(candidate)
+        parts: List[JSON] = kept.setdefault("content", {"role": "model", "parts": []})["parts"]
+        for part in _list(content.get("parts")):
+            text = _fold_part(_dict(part), parts)
+            if text and first:
+                events.append(Event("reasoning" if part.get("thought") else "text", text))
+        if first and candidate.get("finishReason"):
+            events.append(_FINISH)
+
+
+def _fold_part(part: JSON, parts: List[JSON]) -> str:
+    """Append a part, plain text to plain text; a part with a signature stays as it came.  Returns its text."""
+    text = _str(part.get("text"))
+    if set(part) <= {"text", "thought"} and parts and set(parts[-1]) == set(part):
+        _gather(parts[-1], "text", text)
+    elif part:
+        parts.append(part)
+    return text
+
+
+def _gemini_part(part: JSON) -> JSON:
+    if part.get("type") == "text":
+        return {"text": part.get("text")}
+    if part.get("type") != "image_url":
+        return part
+    url = _image_url(part)
+    found = _DATA_URI.match(url)
+    if found:
+        return {"inlineData": {"mimeType": found.group(1), "data": url[found.end():]}}
+    return {"fileData": {"fileUri": url, "mimeType": mimetypes.guess_type(urlsplit(url).path)[0] or "image/jpeg"}}
+
+
+def _gemini_usage(usage: JSON) -> Usage:
+    thoughts = _int(usage.get("thoughtsTokenCount"))
+    read = _int(usage.get("promptTokenCount")) + _int(usage.get("toolUsePromptTokenCount"))
+    written = _int(usage.get("candidatesTokenCount")) + thoughts
+    return Usage(read, written, _int(usage.get("cachedContentTokenCount")), thoughts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -2600,37 +4033,75 @@ def _assistant_message(reply: Response) -> JSON:
 
 
 class _Provider(NamedTuple):
-    """A row of the table; `quirks` are attributes of its dialect."""
+    """A row of the table; `quirks` are attributes of its dialects."""
 
     name: str
     base_url: str
     keys: Tuple[str, ...]
-    kind: Type[_Dialect] = _OpenAI
-    quirks: JSON = {}
+    kind: Type[_Dialect]
+    raw: Type[_Dialect]
+    quirks: JSON
 
     def dialect(self) -> _Dialect:
-        """The dialect the provider speaks, with its quirks."""
+        """The dialect of its chats."""
         return self.kind(**self.quirks)
 
+    def completions(self) -> _Dialect:
+        """The dialect of its raw completions."""
+        return self.raw(**self.quirks)
 
-def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, **quirks: Any) -> _Provider:
-    return _Provider(name, base_url, tuple(keys.split()), kind, quirks)
+
+def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI,
+         raw: Type[_Dialect] = _Completions, **quirks: Any) -> _Provider:
+    return _Provider(name, base_url, tuple(keys.split()), kind, raw, quirks)
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
 _COMPATIBLE = _row("compatible", "")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP),
-    _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic),
+    _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
+         embeddings_at_once=100),
+    _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
+         voice="gemini-openai", echo=("tool_calls",)),
+    _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
+         auth_header="api-key", auth_scheme=""),
+    _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
+         voice="openrouter", echo=("reasoning_details",)),
     _row("xai", "https://api.x.ai/v1", "XAI_API_KEY"),
-    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY"),
+    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek),
     _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", stream_usage=False),
+    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _Mistral),
     _row("together", "https://api.together.ai/v1", "TOGETHER_API_KEY"),
     _row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
     _row("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    _row("perplexity", "https://api.perplexity.ai", "PERPLEXITY_API_KEY"),
+    _row("nvidia", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
+    _row("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN"),
+    _row("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
+    _row("zai", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY"),
+    _row("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
+    _row("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY"),
+    _row("sambanova", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
+    _row("deepinfra", "https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
+    _row("nebius", "https://api.studio.nebius.ai/v1", "NEBIUS_API_KEY"),
+    _row("hyperbolic", "https://api.hyperbolic.xyz/v1", "HYPERBOLIC_API_KEY"),
+    _row("novita", "https://api.novita.ai/v3/openai", "NOVITA_API_KEY"),
+    _row("baseten", "https://inference.baseten.co/v1", "BASETEN_API_KEY"),
+    _row("vercel", "https://ai-gateway.vercel.sh/v1", "VERCEL_AI_GATEWAY_API_KEY"),
+    _row("meta", "https://api.meta.ai/v1", "META_API_KEY"),
+    _row("crusoe", "https://api.inference.crusoecloud.com/v1", "CRUSOE_API_KEY"),
+    _row("wandb", "https://api.inference.wandb.ai/v1", "WANDB_API_KEY"),
+    _row("scaleway", "https://api.scaleway.ai/v1", "SCW_SECRET_KEY"),
+    _row("venice", "https://api.venice.ai/api/v1", "VENICE_AI_API_KEY"),
+    _row("poe", "https://api.poe.com/v1", "POE_API_KEY"),
+    _row("chutes", "https://llm.chutes.ai/v1", "CHUTES_API_KEY"),
+    _row("volcengine", "https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
+    _row("friendli", "https://api.friendli.ai/serverless/v1", "FRIENDLI_TOKEN"),
+    _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
     _row("ollama", "http://localhost:11434/v1"),
     _row("lmstudio", "http://localhost:1234/v1"),
-    _row("vllm", "http://localhost:8000/v1"),
-    _row("llamacpp", "http://localhost:8080/v1"),
+    _row("vllm", "http://localhost:8000/v1", ask={"return_token_ids": True}),
+    _row("llamacpp", "http://localhost:8080/v1", raw=_LlamaCpp),
 )}

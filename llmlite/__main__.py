@@ -1,0 +1,382 @@
+"""The command line: `llmlite "prompt"`, or one of the commands in the table at the end; also `python -m llmlite`.
+
+A command is one function that takes its words and returns the exit code; the first line of its docstring is its help.
+Exit codes: 0, 1 (failed), 2 (wrong usage), 130 (interrupted).
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Tuple
+
+from . import client
+
+_OPTIONS = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "tools", "tool_choice", "reasoning_effort")
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
+_log = logging.getLogger("llmlite")
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command line with these words (default: those of the process) and return the exit code."""
+    for stream in (sys.stdin, sys.stdout):
+        if hasattr(stream, "reconfigure"):  # what an encoding cannot hold must not stop the rest
+            stream.reconfigure(errors="replace")
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        print(end="", flush=True)  # here, where a closed pipe can still be caught
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:  # of stdin or stdout: the client's are LLMErrors
+        _abandon_stdout()
+        return 0 if isinstance(error, BrokenPipeError) else _fail(error)
+
+
+def _run(words: List[str]) -> int:
+    command = _COMMANDS.get(words[0]) if words else None
+    try:
+        return _ask(words) if command is None else command(words[1:])
+    except client.LLMError as error:
+        return _fail(error)
+    except SystemExit as leaving:  # how argparse ends: --help, --version, wrong usage
+        return int(leaving.code or 0)
+
+
+def _fail(error: Exception) -> int:
+    _say(str(error))
+    return 1
+
+
+def _abandon_stdout() -> None:
+    """Without this the interpreter would write what is left at its end, and complain."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: a stdout that is no file
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the terminal
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    """One line on stderr, whatever the text holds."""
+    print("llmlite:", "".join(c if c.isprintable() else " " for c in text), file=sys.stderr)
+
+
+def _write(text: str) -> None:
+    """Onto stdout at once; a terminal gets no control characters, for what a model says may come from anybody."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = text.translate(_CONTROLS)
+    print(text, end="", flush=True)
+
+
+def _show(pieces: Iterable[str]) -> None:
+    """Write each piece as it comes, and end the line however they end."""
+    last = "\n"
+    try:
+        for piece in pieces:
+            _write(piece)
+            last = piece or last
+    finally:
+        if not last.endswith("\n"):
+            _write("\n")
+
+
+@contextlib.contextmanager
+def _logging_to(handler: logging.Handler) -> Iterator[None]:
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+
+
+def _notices() -> ContextManager[None]:
+    """The log's warnings (retries, skipped events) on a terminal; elsewhere a failed call leaves its one line alone."""
+    if _log.handlers:  # LLMLITE_DEBUG shows more
+        return contextlib.nullcontext()
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    return _logging_to(logging.StreamHandler() if shown else logging.NullHandler())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# options
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that reads the same on every Python and every terminal, for the README shows it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24, width=88)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar)
+        names = ", ".join(action.option_strings)  # before 3.13 argparse says "-m MODEL, --model MODEL"
+        return names if action.nargs == 0 else f"{names} {action.metavar}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with headings of its own (they differ between Pythons) and one line for a wrong usage."""
+
+    def __init__(self, command: Callable[[List[str]], int], usage: str = "", epilog: str = "") -> None:
+        name = next((f"llmlite {name}" for name, function in _COMMANDS.items() if function is command), "llmlite")
+        super().__init__(name, usage or f"{name} [OPTIONS]", command.__doc__, epilog, add_help=False,
+                         allow_abbrev=False, formatter_class=_Help)
+        self.word = self.add_argument_group("arguments").add_argument
+        self.option = self.add_argument_group("options").add_argument
+        self.option("-h", "--help", action="help", help="show this text")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _add_client_options(parser: _Parser) -> None:
+    parser.option("-m", "--model", metavar="MODEL", help="provider/model; with -p or --base-url the model's id "
+                  "as it is (default: LLMLITE_MODEL)")
+    parser.option("-p", "--provider", metavar="NAME", help='one that "llmlite providers" lists')
+    parser.option("--base-url", metavar="URL", help="the API's address (default: the provider's)")
+    parser.option("--deadline", metavar="SECONDS", type=_seconds, help="for everything, retries and waits included")
+
+
+def _seconds(word: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(word) < math.inf:
+            return float(word)
+    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above zero")
+
+
+def _setting(word: str) -> Tuple[str, Any]:
+    """A -o as (key, value)."""
+    key, equals, value = word.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _client(args: argparse.Namespace) -> client.Client:
+    return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# asking
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _ask(words: List[str]) -> int:
+    """Ask a language model; the answer streams to stdout."""
+    commands = "".join(f"  {name:<19}  {_summary(function)}\n" for name, function in _COMMANDS.items())
+    parser = _Parser(_ask, "llmlite [OPTIONS] [PROMPT]\n       llmlite COMMAND [OPTIONS]", f"""\
+commands, which come first (for help: llmlite COMMAND --help):
+{commands}
+A prompt that is a command's name, or begins with "-", goes after "--": llmlite -- models""")
+    parser.word("prompt", nargs="?", metavar="PROMPT", help="the question; text on stdin is added, or stands alone")
+    _add_client_options(parser)
+    _add_ask_options(parser)
+    args = parser.parse_args(words)
+    prompt = _whole_prompt(args.prompt)
+    if not prompt:
+        parser.error("nothing to ask: give a prompt, or text on stdin")
+    if not (args.model or os.environ.get("LLMLITE_MODEL")):
+        raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
+                                        '"llmlite providers" lists the providers')
+    with _client(args) as llm, _notices():
+        _report(_answer(llm, prompt, args), args)
+    return 0
+
+
+def _add_ask_options(parser: _Parser) -> None:
+    parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
+    parser.option("-o", metavar="KEY=VALUE", dest="settings", type=_setting, action="append", default=[],
+                  help="temperature=0 and the like, or any other field of the request; the value is JSON if it "
+                  "parses, else text; may be repeated")
+    parser.option("--no-stream", action="store_true", help="ask for the answer in one piece")
+    parser.option("--json", action="store_true", help="print one JSON object: text, usage, finish_reason and more")
+    parser.option("--usage", action="store_true", help="one line on stderr: tokens, attempts, seconds")
+    parser.option("--version", action="version", version=f"llmlite {client.__version__}", help="show the version")
+
+
+def _summary(command: Callable[[List[str]], int]) -> str:
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def _whole_prompt(prompt: Optional[str]) -> str:
+    """The prompt and what stdin holds, a blank line between."""
+    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().rstrip()
+    return "\n\n".join(filter(None, (prompt, piped)))
+
+
+def _answer(llm: client.Client, prompt: str, args: argparse.Namespace) -> client.Response:
+    """Ask, and show the text as it comes."""
+    show = _swallow if args.json else _show
+    known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS}
+    extra = {key: value for key, value in args.settings if key not in _OPTIONS}
+    known.update(system=args.system, extra=extra or None)
+    if args.no_stream:
+        reply = llm.chat(prompt, **known)
+        show([reply.text])
+        return reply
+    with llm.stream(prompt, **known) as stream:
+        show(stream)
+        return stream.response
+
+
+def _swallow(pieces: Iterable[str]) -> None:
+    for _ in pieces:
+        pass
+
+
+def _report(reply: client.Response, args: argparse.Namespace) -> None:
+    """What there is to say after the answer."""
+    remark = "" if args.json else _remark(reply)
+    if args.json:
+        print(json.dumps(_as_dict(reply)))
+    if remark:
+        _say(remark)
+    if args.usage:
+        _say(_cost(reply))
+
+
+def _as_dict(reply: client.Response) -> Dict[str, Any]:
+    return {
+        "text": reply.text, "reasoning": reply.reasoning, "tool_calls": [call._asdict() for call in reply.tool_calls],
+        "finish_reason": reply.finish_reason,
+        "usage": {**vars(reply.usage), "total_tokens": reply.usage.total_tokens},
+        "model": reply.model, "id": reply.id, "request_id": reply.request_id,
+        "attempts": reply.attempts, "elapsed": round(reply.elapsed, 3)}
+
+
+def _remark(reply: client.Response) -> str:
+    """What the text alone does not tell."""
+    if reply.tool_calls:
+        return f"the model calls {', '.join(call.name for call in reply.tool_calls)}; --json shows with what"
+    if reply.truncated:
+        return "the answer was cut at the token limit"
+    if reply.finish_reason == "content_filter":
+        return "the answer was cut or withheld by a content filter"
+    return "" if reply.text else "the answer is empty"
+
+
+def _cost(reply: client.Response) -> str:
+    usage = reply.usage
+    counts = f"{usage.input_tokens} input tokens ({usage.cached_tokens} cached), " \
+             f"{usage.output_tokens} output tokens ({usage.reasoning_tokens} reasoning)"
+    return f"{counts}, {reply.attempts} attempt(s), {reply.elapsed:.2f} s, {reply.model}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# commands
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _models(words: List[str]) -> int:
+    """List the models that a provider offers."""
+    parser = _Parser(_models)
+    _add_client_options(parser)
+    args = parser.parse_args(words)
+    if not (args.model or args.provider or args.base_url or os.environ.get("LLMLITE_MODEL")):
+        raise client.ConfigurationError("no provider", hint="give -p NAME, -m PROVIDER/MODEL or --base-url URL")
+    with _client(args) as llm, _notices():
+        for name in llm.models():
+            _write(name + "\n")
+    return 0
+
+
+def _providers(words: List[str]) -> int:
+    """List the known providers, and whether their keys are set."""
+    _Parser(_providers).parse_args(words)
+    rows = [("NAME", "BASE URL", "KEY VARIABLE", "SET")]
+    for name, url, variables in client.providers():
+        found = any(os.environ.get(variable) for variable in variables.split())
+        rows.append((name, url, variables or "-", "-" if not variables else "yes" if found else "no"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    return 0
+
+
+def _demo(words: List[str]) -> int:
+    """Show a rate-limited call wait, retry and stream; no key, no network."""
+    _Parser(_demo).parse_args(words)
+    from . import testing  # here, for nothing else needs it
+
+    stage = _Stage()
+
+    def provider(request: testing.Request) -> testing.Reply:
+        if len(server.requests) == 1:
+            stage.say("server", f"{request.method} {request.path}: 429, Retry-After: 1")
+            return testing.error(429, "Rate limit reached, slow down", retry_after=1)
+        stage.say("server", f"{request.method} {request.path}: 200, a stream")
+        return testing.stream(_DEMO_ANSWER, gap=0.06, usage=(14, len(_DEMO_ANSWER)))
+
+    with testing.Server() as server, _demo_environment(), _logging_to(stage):
+        server.handle(provider)
+        _play(stage, server.url)
+    return 0
+
+
+def _play(stage: _Stage, url: str) -> None:
+    print("A scripted provider on loopback will refuse the first request. The client, the call and its log are real.")
+    print(f'\n    llm = llmlite.Client("demo", base_url="{url}")\n    stream = llm.stream("{_DEMO_PROMPT}")\n')
+    with client.Client("demo", base_url=url) as llm:
+        stage.say("ask", _DEMO_PROMPT)
+        with llm.stream(_DEMO_PROMPT) as stream:
+            stage.say("answer", "", end="")
+            _show(stream)
+        usage, spent = stream.response.usage, llm.ledger.snapshot()
+    stage.say("usage", f"{usage.input_tokens} input tokens, {usage.output_tokens} output tokens")
+    stage.say("ledger", ", ".join(f"{name} {spent[name]}" for name in ("calls", "attempts", "retries", "failed")))
+
+
+class _Stage(logging.Handler):
+    """Prints who does what, and when; the client's log lines too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = time.monotonic()
+
+    def say(self, who: str, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(BrokenPipeError):  # the server's thread comes here too; main() meets it again
+            print(f"{time.monotonic() - self.started:5.2f} s  {who:<7} {text}", end=end, flush=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say("log", record.getMessage())
+
+
+@contextlib.contextmanager
+def _demo_environment() -> Iterator[None]:
+    """No settings of the user's, and no proxy between the demo and its own server."""
+    before = dict(os.environ)
+    for name in before:
+        if name.upper().startswith("LLMLITE_"):
+            del os.environ[name]
+    os.environ["no_proxy"] = "127.0.0.1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+_DEMO_PROMPT = "Why is the sky blue?"
+_DEMO_ANSWER = ("Air ", "scatters ", "blue ", "light ", "far ", "more ", "than ", "red, ", "so ", "blue ", "comes ",
+                "from ", "every ", "side.")
+
+_COMMANDS: Dict[str, Callable[[List[str]], int]] = {
+    "models": _models,
+    "providers": _providers,
+    "demo": _demo,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

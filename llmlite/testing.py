@@ -1,0 +1,1121 @@
+"""A scripted LLM provider on a loopback socket, to test code that calls one: no key, no network, no mocks.
+
+Queue answers, run the code, look at what it sent. The server speaks OpenAI chat and completions, llama.cpp's own
+completion, Anthropic and Gemini: the request's path decides, so one script serves every provider. Each answer can come
+late, torn, compressed or cut short, which is how a program's behaviour on a bad day gets a test.
+
+    >>> import llmlite
+    >>> from llmlite import testing
+
+    >>> def capital(llm, country):                      # the code under test
+    ...     return llm.chat(f"What is the capital of {country}?").text
+
+    >>> def test_capital():
+    ...     with testing.Server() as server:
+    ...         server.error(429, retry_after=0.01)     # the first request is refused,
+    ...         server.reply("Paris")                   # the second one answered
+    ...         llm = llmlite.Client("test", base_url=server.url)
+    ...         assert capital(llm, "France") == "Paris"
+    ...         assert len(server.requests) == 2
+    ...         assert "France" in server.requests[0].json["messages"][0]["content"]
+
+    >>> test_capital()
+
+Anything else that speaks HTTP can be the client. Replies are answered in the order they were queued. Where the order
+is not known (threads), give the server a function instead:
+
+    >>> def answer(request):
+    ...     return testing.reply(request.json["messages"][-1]["content"].upper())
+
+    >>> with testing.Server() as server:
+    ...     _ = server.handle(answer)
+    ...     llmlite.Client("test", base_url=server.url).chat("hello").text
+    'HELLO'
+
+How it works, top down: functions build `Reply` objects, which are data; `wire` turns a reply into steps (bytes to send,
+seconds to wait, an end); a `Server` plays the steps, one thread a connection. The providers' formats stand last.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import enum
+import json as jsonlib
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+import traceback
+import zlib
+from collections import deque
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypedDict,
+    TypeVar,
+    Union,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "CLOSE", "RESET", "STALL", "Reply", "Request", "Server",
+    "body", "error", "json_body", "raw", "reply", "sse", "stream",
+]  # fmt: skip
+
+
+class Signal(enum.Enum):
+    """How a connection can end, as a step of `raw`."""
+
+    RESET = "reset"
+    CLOSE = "close"
+    STALL = "stall"
+
+
+RESET, CLOSE, STALL = Signal.RESET, Signal.CLOSE, Signal.STALL
+
+Step = Union[bytes, float, Signal]
+Headers = Union[Mapping[str, Optional[str]], Sequence[Tuple[str, Optional[str]]]]
+Json = Dict[str, Any]
+Piece = Union[str, Tuple[str, int]]
+Usage = Union[Tuple[int, int], Mapping[str, Any], None]
+SseEvent = Union[str, bytes, Mapping[str, Any], Tuple[str, Mapping[str, Any]]]
+F = TypeVar("F", bound="Callable[[Request], Reply | None]")
+
+
+# ------------------------------------------------------------------------------------------------ replies are data
+
+
+class How(TypedDict, total=False):
+    """What every kind of reply takes beside its content."""
+
+    headers: Headers  # added; in place of a default one of that name; None removes it
+    framing: str | None  # "length", "chunked", "close", "gzip" (and chunked) or "gzip-length"
+    delay: float  # seconds before the head
+    gap: float  # seconds between the body's packets
+    split: int | Sequence[int] | None  # cut the body's wire bytes at each so many bytes, or at these offsets
+    truncate: int | None  # send so many bytes of the body; the head promises all of it
+    end: str  # "" as it should be, "close" (FIN, no last chunk), "reset" (RST) or "stall"
+    times: int | None  # how many requests it answers; None: all there will be
+
+
+class Said(How, total=False):
+    """What `reply` and `stream` take beside."""
+
+    tool_calls: Sequence[Mapping[str, Any]]  # `id` (optional), `name`, `arguments` (a dict; a str goes out as it is)
+    # "stop" (the default without calls), "tool_calls" (with), "length" or "content_filter", sent as the provider's own
+    # word; any other goes out as it is, "" as null.
+    finish_reason: str | None
+    usage: Usage  # (input, output) tokens; a dict goes out as it is; None: no usage
+    model: str | None  # default: the one that the request names
+    done: bool  # False leaves out the end mark: [DONE] or message_stop
+    status: int
+
+
+class Shape(NamedTuple):
+    """All that an answer's content takes from the request."""
+
+    dialect: _Dialect
+    model: str = "test"
+    stream: bool = False
+    usage: bool = False  # stream_options.include_usage
+    inputs: int = 1  # texts to embed
+
+
+class Body(NamedTuple):
+    """An answer's content, before framing."""
+
+    pieces: Sequence[bytes]
+    content_type: str = "application/json"
+    framing: str = "length"
+    headers: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """One scripted answer, as data; made by the functions of this module and the methods of `Server`.
+
+    Raises ValueError for a framing, an end or a number that makes no sense.
+    """
+
+    content: Callable[[Shape], Body]
+    status: int = 200
+    headers: Headers = ()
+    framing: str | None = None
+    delay: float = 0.0
+    gap: float = 0.0
+    split: int | Sequence[int] | None = None
+    truncate: int | None = None
+    end: str = ""
+    times: int | None = 1
+    steps: Sequence[Step] | None = None  # of a raw reply: the whole wire
+    _wires: dict[Shape, list[Step]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.framing not in (None, "length", "chunked", "close", "gzip", "gzip-length"):
+            raise ValueError(f"unknown framing {self.framing!r}")
+        if self.end not in ("", "close", "reset", "stall"):
+            raise ValueError(f"unknown end {self.end!r}")
+        if self.times is not None and self.times < 1:
+            raise ValueError(f"times must be 1 or more, or None, not {self.times!r}")
+        if (isinstance(self.split, int) and self.split < 1) or (self.truncate or 0) < 0:
+            raise ValueError("split must be 1 or more, truncate 0 or more")
+
+
+def reply(text: str, *, reasoning: str | None = None, **said: Unpack[Said]) -> Reply:
+    """One answer, in the shape that the request's path asks for; in one piece if the request wants a stream."""
+    return stream([text] if text else [], reasoning=[reasoning] if reasoning else [], **said)
+
+
+def stream(
+    pieces: Iterable[Piece], *, reasoning: Iterable[str] = (), tool_calls: Sequence[Mapping[str, Any]] = (),
+    finish_reason: str | None = None, usage: Usage = (10, 5), model: str | None = None, done: bool = True,
+    status: int = 200, **how: Unpack[How],
+) -> Reply:  # fmt: skip
+    """A streamed answer, an event a piece; joined to one if the request wants no stream.
+
+    Pieces may be `(text, token_id)`, for raw completions. OpenAI's usage event goes only to those who ask for it. The
+    options stand in `Said` and `How`.
+    """
+    answer = _Answer(tuple(pieces), tuple(reasoning), tool_calls, finish_reason, usage, model, done)
+    return Reply(answer.body, status, **how)
+
+
+def error(
+    status: int, message: str | None = None, *, type: str | None = None, code: str | int | None = None,
+    retry_after: float | str | None = None, **how: Unpack[How],
+) -> Reply:  # fmt: skip
+    """An error in the provider's shape; `type` and `code` default to those that go with the status.
+
+    `retry_after` (seconds, or a str that goes out as it is) is a header, at Gemini a RetryInfo in the body.
+    """
+    failure = _Failure(status, message or f"scripted error {status}", type, code, retry_after)
+    return Reply(failure.body, status, **how)
+
+
+def json_body(obj: Any, *, status: int = 200, **how: Unpack[How]) -> Reply:
+    """Any JSON body."""
+    return _fixed(Body([_dump(obj)]), status, how)
+
+
+def sse(events: Iterable[SseEvent], *, status: int = 200, **how: Unpack[How]) -> Reply:
+    r"""An event stream: str and bytes verbatim ("data: ...\n\n"), a dict as JSON, `(name, dict)` with its name."""
+    return _fixed(Body([_event(event) for event in events], "text/event-stream", "chunked"), status, how)
+
+
+def body(content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[How]) -> Reply:
+    """Any body; the pieces of a list are sent as separate packets."""
+    pieces = [content] if isinstance(content, bytes) else [b"%b" % piece for piece in content]
+    return _fixed(Body(pieces, "application/octet-stream"), status, how)
+
+
+def raw(*steps: Step, times: int | None = 1) -> Reply:
+    """The exact wire: bytes to send, seconds to wait, `RESET`, `CLOSE` or `STALL` (silent until the client leaves).
+
+    The connection closes after the last step. Raises TypeError for any other step.
+    """
+    for step in steps:
+        if not isinstance(step, (bytes, int, float, Signal)):
+            raise TypeError(f"a step is bytes, seconds, RESET, CLOSE or STALL, not {step!r}")
+    return Reply(lambda shape: Body(()), steps=(*steps, CLOSE), times=times)
+
+
+def _fixed(content: Body, status: int, how: How) -> Reply:
+    return Reply(lambda shape: content, status, **how)
+
+
+# -------------------------------------------------------------------------------------- from a reply to wire steps
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def wire(reply: Reply, shape: Shape) -> list[Step]:
+    """The steps that play this reply for a request of this shape. Pure, and kept: most replies answer many requests."""
+    steps = reply._wires.get(shape)
+    if steps is None:
+        steps = list(_steps(reply, shape) if reply.steps is None else reply.steps)
+        reply._wires[shape] = steps
+    return steps
+
+
+def _steps(reply: Reply, shape: Shape) -> Iterator[Step]:
+    body = reply.content(shape)
+    framing = reply.framing or body.framing
+    pieces = [piece for piece in body.pieces if piece]
+    sent = list(_cut(pieces, reply.truncate))
+    if framing.startswith("gzip"):
+        pieces, sent = _gzip(pieces), _gzip(sent, whole=reply.truncate is None or not reply.end)
+    promised = sum(map(len, pieces))
+    headers = _headers(reply, body, framing, promised)
+    if reply.delay:
+        yield reply.delay
+    yield from _spaced(_head(reply.status, headers), list(_packets(sent, framing, reply)), reply.gap)
+    if reply.end:
+        yield Signal(reply.end)
+    elif _closes(headers) or (framing.endswith("length") and sum(map(len, sent)) < promised):
+        yield CLOSE
+
+
+def _cut(pieces: Iterable[bytes], limit: int | None) -> Iterator[bytes]:
+    for piece in pieces:
+        if limit == 0:
+            return
+        yield piece[:limit]
+        limit = None if limit is None else max(0, limit - len(piece))
+
+
+def _gzip(pieces: Iterable[bytes], whole: bool = True) -> list[bytes]:
+    """Each piece flushed, so that it can be read before the next one comes; the trailer only if `whole`."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)  # 31: zlib's number for gzip
+    packed = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+    return [*packed, packer.flush()] if whole else packed
+
+
+def _packets(pieces: Sequence[bytes], framing: str, reply: Reply) -> Iterable[bytes]:
+    """The framed body, a packet a piece; the last chunk is a packet of its own, as real servers send it."""
+    if framing in ("chunked", "gzip"):
+        pieces = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+        pieces += [] if reply.end else [LAST_CHUNK]
+    return pieces if reply.split is None else _split(b"".join(pieces), reply.split)
+
+
+def _split(data: bytes, where: int | Sequence[int]) -> Iterator[bytes]:
+    cuts = range(where, len(data), where) if isinstance(where, int) else sorted(where)
+    for start, end in zip([0, *cuts], [*cuts, len(data)]):
+        if data[start:end]:
+            yield data[start:end]
+
+
+def _spaced(head: bytes, packets: list[bytes], gap: float) -> Iterator[Step]:
+    """Head and packets with the gaps between; a body of one packet shares its head's, which saves a system call."""
+    if len(packets) == 1:
+        yield head + packets[0]
+        return
+    yield head
+    for number, packet in enumerate(packets):
+        if number and gap and packet != LAST_CHUNK:
+            yield gap
+        yield packet
+
+
+def _headers(reply: Reply, body: Body, framing: str, promised: int) -> list[tuple[str, str]]:
+    headers = [("Content-Type", body.content_type), *body.headers]
+    if framing.startswith("gzip"):
+        headers.append(("Content-Encoding", "gzip"))
+    if framing in ("chunked", "gzip"):
+        headers.append(("Transfer-Encoding", "chunked"))
+    elif framing == "close":
+        headers.append(("Connection", "close"))
+    else:
+        headers.append(("Content-Length", str(promised)))
+    given = list(reply.headers.items() if isinstance(reply.headers, Mapping) else reply.headers)
+    replaced = {name.lower() for name, _ in given}
+    kept = [pair for pair in headers if pair[0].lower() not in replaced]
+    return kept + [(name, value) for name, value in given if value is not None]
+
+
+def _head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+    phrase = _PHRASES.get(status, "Unknown")
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers)]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _closes(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether the connection must end after this head's body: it says so, or nothing else tells where the body ends."""
+    values = {name.lower(): value.lower() for name, value in headers}
+    return values.get("connection") == "close" or not values.keys() & {"content-length", "transfer-encoding"}
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+# ------------------------------------------------------------------------------------------------ what was received
+
+
+class RequestHeaders(Mapping[str, str]):
+    """Header lookup in any case; lines that repeat a name are joined by ", "."""
+
+    def __init__(self, head: bytes) -> None:
+        self._values: dict[str, str] = {}
+        for line in head.decode("latin-1").split("\r\n")[1:]:
+            name, colon, value = line.partition(":")
+            if colon:
+                key, value = name.lower(), value.strip()
+                self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+class Request:
+    """One request as it came in."""
+
+    __slots__ = ("method", "path", "version", "head", "body", "time", "connection", "sent")
+
+    def __init__(self, head: bytes, body: bytes = b"", time: float = 0.0, connection: int = 0) -> None:
+        self.method: str
+        self.path: str  # with its query
+        self.version: str
+        self.method, self.path, self.version = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        self.head: bytes = head  # as it was sent
+        self.body: bytes = body
+        self.time: float = time  # time.monotonic() when the head had arrived whole
+        self.connection: int = connection  # its number, from 1
+        self.sent: list[tuple[float, int]] = []  # (time.monotonic(), bytes) for each packet given to the socket
+
+    @property
+    def headers(self) -> RequestHeaders:
+        """The headers, read anew from `head` at each call: a long run keeps its requests small."""
+        return RequestHeaders(self.head)
+
+    @property
+    def json(self) -> Any:
+        """The decoded body. Raises ValueError if it is no JSON."""
+        return jsonlib.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path}, {len(self.body)} bytes>"
+
+
+def shape_of(request: Request) -> Shape:
+    """What the request asks for: its dialect by the path's end, the rest by its body."""
+    path = request.path.partition("?")[0].rstrip("/")
+    dialect = next((dialect for end, dialect in _ROUTES.items() if path.endswith(end)), _CHAT)
+    try:
+        sent = request.json if request.body else {}
+    except (ValueError, RecursionError):
+        sent = {}
+    asked = sent if isinstance(sent, dict) else {}
+    options, inputs = asked.get("stream_options"), asked.get("input", asked.get("requests"))
+    return Shape(
+        dialect,
+        str(asked.get("model") or path.partition("/models/")[2].partition(":")[0] or "test"),
+        (dialect.streams and asked.get("stream") is True) or path.endswith(":streamGenerateContent"),
+        isinstance(options, dict) and options.get("include_usage") is True,
+        len(inputs) if isinstance(inputs, list) else 1,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ the server
+
+
+class Server:
+    """A scripted provider on a free port of `host`; speaks TLS if given a server-side `ssl_context`.
+
+    A context manager; or `start()` and `close()`. Replies are answered in the order they were queued.
+    Safe to use from several threads. A client that shuts its side counts as gone. After `close()` no thread, socket or
+    file descriptor is left.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        self.host: str = host
+        self.port: int = 0  # known after start()
+        self.requests: list[Request] = []  # in order of arrival; may be cleared
+        self.connections: int = 0  # accepted so far
+        self._ssl_context = ssl_context
+        self._changed = threading.Condition()  # guards all that follows, and tells of requests and connections
+        self._queue: deque[tuple[Reply, int | None]] = deque()  # with the times left
+        self._handler: Callable[[Request], Reply | None] | None = None
+        self._open: dict[int, _Connection] = {}
+        self._threads: list[threading.Thread] = []
+        self._listener: socket.socket | None = None
+
+    @property
+    def root(self) -> str:
+        """`http://HOST:PORT`, or https."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self._ssl_context else 'http'}://{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """`root` + "/v1", as a client's base URL."""
+        return self.root + "/v1"
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now."""
+        return len(self._open)
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self) -> Server:
+        """Begin to listen. Does nothing if it listens already. Raises OSError if it cannot."""
+        if self._listener is None:
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            self._listener = socket.create_server((self.host, 0), family=family, backlog=512)
+            self.port = self._listener.getsockname()[1]
+            self._start_thread(self._accept, self._listener)
+        return self
+
+    def close(self) -> None:
+        """Cut all connections, also those that stall, and end all threads. A handler that still runs gets a second."""
+        with self._changed:
+            listener, self._listener = self._listener, None
+            for connection in self._open.values():
+                connection.cut()
+        if listener is None:
+            return
+        with contextlib.suppress(OSError):  # the one portable way to wake accept(); a refusal means that it is awake
+            socket.create_connection((self.host, self.port), timeout=0.1).close()
+        until = time.monotonic() + 1.0
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+        self._threads.clear()
+
+    def reply(self, text: str, *, reasoning: str | None = None, **said: Unpack[Said]) -> Reply:
+        """Queue what the module's `reply` makes, and return it; the next six methods do the same."""
+        return self._add(reply(text, reasoning=reasoning, **said))
+
+    def stream(self, pieces: Iterable[Piece], *, reasoning: Iterable[str] = (), **said: Unpack[Said]) -> Reply:
+        """Queue a `stream`."""
+        return self._add(stream(pieces, reasoning=reasoning, **said))
+
+    def error(
+        self, status: int, message: str | None = None, *, type: str | None = None, code: str | int | None = None,
+        retry_after: float | str | None = None, **how: Unpack[How],
+    ) -> Reply:  # fmt: skip
+        """Queue an `error`."""
+        return self._add(error(status, message, type=type, code=code, retry_after=retry_after, **how))
+
+    def json(self, obj: Any, *, status: int = 200, **how: Unpack[How]) -> Reply:
+        """Queue a `json_body`."""
+        return self._add(json_body(obj, status=status, **how))
+
+    def sse(self, events: Iterable[SseEvent], *, status: int = 200, **how: Unpack[How]) -> Reply:
+        """Queue an `sse`."""
+        return self._add(sse(events, status=status, **how))
+
+    def body(self, content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[How]) -> Reply:
+        """Queue a `body`."""
+        return self._add(body(content, status=status, **how))
+
+    def raw(self, *steps: Step, times: int | None = 1) -> Reply:
+        """Queue a `raw`."""
+        return self._add(raw(*steps, times=times))
+
+    def handle(self, function: F) -> F:
+        """Answer by `function(request)` whenever no reply is queued. Returns the function, and so is a decorator too.
+
+        The function returns a Reply, or None for the default answer, which is `reply("ok")`.
+        """
+        self._handler = function
+        return function
+
+    def wait_for(self, n: int, timeout: float = 5.0) -> bool:
+        """Wait until `requests` holds `n` of them; False if that took longer than `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self.requests) >= n, timeout)
+
+    def wait_idle(self, timeout: float = 5.0) -> bool:
+        """Wait until no connection is open; False if that took longer than `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+    def drop_connections(self) -> int:
+        """Close all idle connections, so that a client's pooled ones are stale; returns how many.
+
+        A connection is idle as soon as its answer has gone out: a client that has the answer finds it dropped.
+        """
+        with self._changed:
+            connections = list(self._open.values())
+        return sum(connection.drop() for connection in connections)
+
+    def _answer(self, request: Request) -> list[Step]:
+        """Note the request and take the next reply's steps for it."""
+        shape = shape_of(request)
+        try:
+            return wire(self._next(request), shape)
+        except Exception as problem:  # a faulty script must be seen at once, not hang the client
+            traceback.print_exc()
+            return wire(error(501, f"{type(problem).__name__} while answering: {problem}"), shape)
+
+    def _next(self, request: Request) -> Reply:
+        with self._changed:
+            self.requests.append(request)
+            self._changed.notify_all()
+            if self._queue:
+                return self._take()
+        if self._handler is None:
+            return error(501, f"llmlite.testing: no reply was queued for {request.method} {request.path}")
+        return self._handler(request) or reply("ok")
+
+    def _take(self) -> Reply:
+        taken, left = self._queue.popleft()
+        if left is None or left > 1:
+            self._queue.appendleft((taken, left and left - 1))
+        return taken
+
+    def _add(self, reply: Reply) -> Reply:
+        with self._changed:
+            self._queue.append((reply, reply.times))
+        return reply
+
+    def _start_thread(self, target: Callable[..., None], *args: Any) -> None:
+        name = f"llmlite.testing:{self.port}"
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:  # out of descriptors, or the client has left: neither is the end
+                    time.sleep(0.01)
+                    continue
+                with self._changed:
+                    if self._listener is not listener:
+                        sock.close()
+                        return
+                    self.connections += 1
+                    connection = _Connection(self, sock, self.connections)
+                    self._open[self.connections] = connection
+                    self._start_thread(connection.run, self._ssl_context)
+
+    def _forget(self, connection: _Connection) -> None:
+        with self._changed:  # also for close(): whoever cuts it meanwhile must not meet another's descriptor
+            connection.sock.close()
+            del self._open[connection.number]
+            self._changed.notify_all()
+
+
+class _Connection:
+    """One client: reads its requests, plays the answers' steps. A client that leaves shows as an OSError."""
+
+    def __init__(self, server: Server, sock: socket.socket, number: int) -> None:
+        self.server = server
+        self.sock = sock
+        self.number = number
+        self.buffer = bytearray()
+        self.idle = True
+        self.sending = threading.Lock()  # held while it sends, so that drop() finds it either busy or really idle
+
+    def run(self, ssl_context: ssl.SSLContext | None) -> None:
+        try:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if ssl_context is not None:
+                self._wrap(ssl_context)
+            while self._serve():
+                pass
+        except (OSError, ValueError):  # the client left, or what it sent is no HTTP
+            pass
+        finally:
+            self.server._forget(self)
+
+    def cut(self) -> None:
+        """End the connection from any thread: whatever it waits for, it wakes."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not TLS's own, which waits for the client
+
+    def drop(self) -> bool:
+        if not self.sending.acquire(timeout=1.0):
+            return False
+        with self.server._changed:
+            idle = self.idle
+            if idle:
+                self.cut()
+                self.idle = False
+        self.sending.release()
+        return idle
+
+    def _wrap(self, ssl_context: ssl.SSLContext) -> None:
+        with self.server._changed:  # else cut() could find the plain socket, which has lost its descriptor by then
+            wrapped = ssl_context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+            self.sock = wrapped
+        wrapped.do_handshake()
+
+    def _serve(self) -> bool:
+        """Answer one request; False when the connection is to end."""
+        head = self._until(b"\r\n\r\n")
+        request = Request(head, b"", time.monotonic(), self.number)
+        headers = request.headers
+        request.body = self._body(headers)
+        steps = self.server._answer(request)
+        if headers.get("connection", "").lower() == "close" or request.version == "HTTP/1.0":
+            steps = [*steps, CLOSE]
+        return self._play(steps, request)
+
+    def _body(self, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding", "").lower() != "chunked":
+            return self._exactly(int(headers.get("content-length", 0)))
+        body = b""
+        while True:
+            size = int(self._until(b"\r\n").partition(b";")[0], 16)
+            if size == 0:
+                break
+            body += self._exactly(size + 2)[:-2]
+        while self._until(b"\r\n") != b"\r\n":  # trailers
+            pass
+        return body
+
+    def _until(self, mark: bytes) -> bytes:
+        seen = 0
+        while True:
+            end = self.buffer.find(mark, max(0, seen - len(mark)))
+            if end >= 0:
+                return self._exactly(end + len(mark))
+            seen = len(self.buffer)
+            self._receive()
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self.buffer) < size:
+            self._receive()
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return data
+
+    def _receive(self) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            raise ConnectionAbortedError("the client left")
+        self.buffer += data
+        self.idle = False
+
+    def _play(self, steps: Iterable[Step], request: Request) -> bool:
+        """Send and wait as the steps say; False when the connection is to end."""
+        with self.sending:
+            for step in steps:
+                if isinstance(step, bytes):
+                    request.sent.append((time.monotonic(), len(step)))
+                    self.sock.sendall(step)
+                elif isinstance(step, Signal):
+                    return self._end(step)
+                else:
+                    self._pause(step)
+            self.idle = not self.buffer
+        return True
+
+    def _end(self, signal: Signal) -> bool:
+        if signal is STALL:
+            self._pause(None)
+        elif signal is RESET:  # closing with a linger time of 0 sends RST; two shorts make the struct on Windows
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        else:
+            self._bye()
+        return False
+
+    def _bye(self) -> None:
+        if isinstance(self.sock, ssl.SSLSocket):
+            self.sock.setblocking(False)
+            with contextlib.suppress(OSError):  # says goodbye, and does not wait for the client's
+                self.sock.unwrap()
+        self.cut()
+
+    def _pause(self, seconds: float | None) -> None:
+        """Wait so long (None: for ever). Raises OSError when the client leaves meanwhile, or the server closes."""
+        if seconds is not None and seconds < 0.002:  # a socket's timeout counts in whole milliseconds
+            time.sleep(seconds)
+            return
+        self.sending.release()
+        try:
+            self._watch(seconds)
+        finally:
+            self.sock.settimeout(None)
+            self.sending.acquire()
+
+    def _watch(self, seconds: float | None) -> None:
+        until = None if seconds is None else time.monotonic() + seconds
+        with contextlib.suppress(socket.timeout):  # what comes meanwhile is the next request
+            while until is None or time.monotonic() < until:
+                self.sock.settimeout(None if until is None else max(0.001, until - time.monotonic()))
+                self._receive()
+
+
+# --------------------------------------------------------------------------------------------- the providers' formats
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the model says, in no provider's shape yet."""
+
+    pieces: Sequence[Piece]
+    reasoning: Sequence[str]
+    tool_calls: Sequence[Mapping[str, Any]]
+    finish_reason: str | None
+    usage: Usage
+    model: str | None
+    done: bool
+
+    def body(self, shape: Shape) -> Body:
+        shape = shape._replace(model=self.model or shape.model)
+        if shape.stream:
+            return Body(list(shape.dialect.events(self, shape)), "text/event-stream", "chunked")
+        return Body([_dump(shape.dialect.whole(self, shape))])
+
+    @property
+    def texts(self) -> list[str]:
+        return [piece if isinstance(piece, str) else piece[0] for piece in self.pieces]
+
+    @property
+    def ids(self) -> list[int]:
+        return [piece[1] for piece in self.pieces if not isinstance(piece, str)]
+
+    @property
+    def calls(self) -> list[tuple[str, str, Any]]:
+        """Each tool call's id, name and arguments."""
+        numbered = enumerate(self.tool_calls, 1)
+        return [(call.get("id", f"call_{n}"), call["name"], call.get("arguments", {})) for n, call in numbered]
+
+    @property
+    def joined(self) -> _Answer:
+        """The same with all text in one piece, and all reasoning."""
+        text, thoughts = "".join(self.texts), "".join(self.reasoning)
+        return replace(self, pieces=(text,) if text else (), reasoning=(thoughts,) if thoughts else ())
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error, in no provider's shape yet."""
+
+    status: int
+    message: str
+    type: str | None
+    code: str | int | None
+    retry_after: float | str | None
+
+    def body(self, shape: Shape) -> Body:
+        in_body = self.retry_after is None or isinstance(shape.dialect, _Gemini)
+        headers = () if in_body else [("Retry-After", str(self.retry_after))]
+        return Body([_dump(shape.dialect.error(self))], headers=headers)
+
+
+class _Dialect(abc.ABC):
+    """One provider's way to write an answer: the subclasses say what differs. OpenAI's errors are the default."""
+
+    streams = False  # whether a request's `stream` means anything
+    finish_words: Mapping[str, str] = {}
+    error_types: Mapping[int, str] = {
+        400: "invalid_request_error", 401: "authentication_error", 402: "billing_error", 403: "permission_error",
+        404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
+    }  # fmt: skip
+    error_codes: Mapping[int, str] = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+    server_error = "server_error"  # the type of a 5xx not among error_types
+
+    @abc.abstractmethod
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        """The body of an answer that is not streamed."""
+
+    @abc.abstractmethod
+    def events(self, answer: _Answer, shape: Shape) -> Iterator[bytes]:
+        """The events of one that is."""
+
+    def finish(self, answer: _Answer) -> str | None:
+        reason = answer.finish_reason
+        if reason is None:
+            reason = "tool_calls" if answer.tool_calls else "stop"
+        return self.finish_words.get(reason, reason) or None
+
+    def error(self, failure: _Failure) -> Json:
+        code = failure.code or (None if failure.type else self.error_codes.get(failure.status))
+        return {"error": {"message": failure.message, "type": self.kind(failure), "param": None, "code": code}}
+
+    def kind(self, failure: _Failure) -> str:
+        other = self.server_error if failure.status >= 500 else self.error_types[400]
+        return failure.type or self.error_types.get(failure.status, other)
+
+
+class _Chat(_Dialect):
+    """OpenAI's /chat/completions."""
+
+    streams = True
+    prefix, object, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    last: Mapping[str, Any] = {"delta": {}}
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        choice = self.choice(self.said(answer), self.finish(answer))
+        return _with(self.envelope(self.object, shape, choice), usage=self.usage(answer))
+
+    def events(self, answer: _Answer, shape: Shape) -> Iterator[bytes]:
+        early = {"usage": None} if shape.usage else {}
+        choices = [self.choice(part, None) for part in self.parts(answer)]
+        for choice in [*choices, self.choice(self.last, self.finish(answer))]:
+            yield _event({**self.envelope(self.chunk, shape, choice), **early})
+        if shape.usage and answer.usage is not None:
+            yield _event({**self.envelope(self.chunk, shape), "usage": self.usage(answer)})
+        if answer.done:
+            yield b"data: [DONE]\n\n"
+
+    def envelope(self, kind: str, shape: Shape, *choices: Json) -> Json:
+        head = {"id": f"{self.prefix}-1", "object": kind, "created": 1700000000, "model": shape.model}
+        return {**head, "choices": list(choices)}
+
+    def choice(self, content: Mapping[str, Any], finish: str | None) -> Json:
+        return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+
+    def usage(self, answer: _Answer) -> Any:
+        return _counts(answer.usage, "prompt_tokens", "completion_tokens", "total_tokens")
+
+    def said(self, answer: _Answer) -> Json:
+        text, thoughts = "".join(answer.texts), "".join(answer.reasoning)
+        calls = [self.call(*call) for call in answer.calls]
+        message = {"role": "assistant", "content": None if calls and not text else text}
+        return {"message": _with(message, reasoning_content=thoughts or None, tool_calls=calls or None)}
+
+    def parts(self, answer: _Answer) -> Iterator[Json]:
+        yield {"delta": {"role": "assistant", "content": ""}}
+        for thought in answer.reasoning:
+            yield {"delta": {"reasoning_content": thought}}
+        for text in answer.texts:
+            yield {"delta": {"content": text}}
+        for index, (id_, name, arguments) in enumerate(answer.calls):
+            yield {"delta": {"tool_calls": [{"index": index, **self.call(id_, name, "")}]}}
+            for part in _halves(arguments):
+                yield {"delta": {"tool_calls": [{"index": index, "function": {"arguments": part}}]}}
+
+    def call(self, id_: str, name: str, arguments: Any) -> Json:
+        return {"id": id_, "type": "function", "function": {"name": name, "arguments": _text(arguments)}}
+
+
+class _Text(_Chat):
+    """OpenAI's /completions, with vLLM's token ids if the pieces have any."""
+
+    prefix, object, chunk = "cmpl", "text_completion", "text_completion"
+    last = {"text": ""}
+
+    def said(self, answer: _Answer) -> Json:
+        return _with({"text": "".join(answer.texts)}, token_ids=answer.ids or None)
+
+    def parts(self, answer: _Answer) -> Iterator[Json]:
+        for piece in answer.pieces:
+            yield {"text": piece} if isinstance(piece, str) else {"text": piece[0], "token_ids": [piece[1]]}
+
+
+class _Native(_Dialect):
+    """llama.cpp's /completion: no list of choices, no [DONE]; `done=False` leaves out the last event."""
+
+    streams = True
+    finish_words = {"stop": "eos", "length": "limit"}
+    error_types = {**_Dialect.error_types, 501: "not_supported_error", 503: "unavailable_error"}
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        return self.part("".join(answer.texts), answer.ids, self.finish(answer), answer.usage)
+
+    def events(self, answer: _Answer, shape: Shape) -> Iterator[bytes]:
+        for text, piece in zip(answer.texts, answer.pieces):
+            yield _event(self.part(text, [] if isinstance(piece, str) else [piece[1]]))
+        if answer.done:
+            yield _event(self.part("", [], self.finish(answer), answer.usage))
+
+    def part(self, text: str, ids: list[int], finish: str | None = None, usage: Usage = None) -> Json:
+        part = {"index": 0, "content": text, "tokens": ids, "stop": finish is not None, "stop_type": finish or "none"}
+        return {**part, **(_counts(usage, "tokens_evaluated", "tokens_predicted") or {})}
+
+    def error(self, failure: _Failure) -> Json:
+        code = failure.code or failure.status
+        return {"error": {"code": code, "message": failure.message, "type": self.kind(failure)}}
+
+
+class _Messages(_Dialect):
+    """Anthropic's /messages."""
+
+    streams = True
+    finish_words = {
+        "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal",
+    }  # fmt: skip
+    error_types = {**_Dialect.error_types, 409: "conflict_error", 504: "timeout_error", 529: "overloaded_error"}
+    server_error = "api_error"
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        content = [{**start, **end} for start, end, _ in self.blocks(answer.joined)]
+        return self.message(shape, content, self.finish(answer), answer.usage)
+
+    def events(self, answer: _Answer, shape: Shape) -> Iterator[bytes]:
+        early = (answer.usage[0], 1) if isinstance(answer.usage, tuple) else answer.usage
+        yield self.event("message_start", message=self.message(shape, [], None, early))
+        yield self.event("ping")
+        for index, (start, _, deltas) in enumerate(self.blocks(answer)):
+            yield self.event("content_block_start", index=index, content_block=start)
+            for delta in deltas:
+                yield self.event("content_block_delta", index=index, delta=delta)
+            yield self.event("content_block_stop", index=index)
+        last = {"output_tokens": answer.usage[1]} if isinstance(answer.usage, tuple) else answer.usage
+        yield self.event("message_delta", delta={"stop_reason": self.finish(answer), "stop_sequence": None}, usage=last)
+        if answer.done:
+            yield self.event("message_stop")
+
+    def event(self, type_: str, **data: Any) -> bytes:
+        return _event((type_, _with({"type": type_}, **data)))
+
+    def message(self, shape: Shape, content: list[Json], finish: str | None, usage: Usage) -> Json:
+        head = {"id": "msg_1", "type": "message", "role": "assistant", "model": shape.model}
+        body = {**head, "content": content, "stop_reason": finish, "stop_sequence": None}
+        return _with(body, usage=_counts(usage, "input_tokens", "output_tokens"))
+
+    def blocks(self, answer: _Answer) -> Iterator[tuple[Json, Json, list[Json]]]:
+        """Each block as it starts, what it holds in the end, and the deltas between."""
+        if answer.reasoning:
+            end = {"thinking": "".join(answer.reasoning), "signature": SIGNATURE}
+            deltas = [{"type": "thinking_delta", "thinking": part} for part in answer.reasoning]
+            deltas.append({"type": "signature_delta", "signature": SIGNATURE})
+            yield {"type": "thinking", "thinking": "", "signature": ""}, end, deltas
+        if answer.pieces:
+            deltas = [{"type": "text_delta", "text": text} for text in answer.texts]
+            yield {"type": "text", "text": ""}, {"text": "".join(answer.texts)}, deltas
+        for id_, name, arguments in answer.calls:
+            deltas = [{"type": "input_json_delta", "partial_json": part} for part in ("", *_halves(arguments))]
+            yield {"type": "tool_use", "id": id_, "name": name, "input": {}}, {"input": arguments}, deltas
+
+    def error(self, failure: _Failure) -> Json:
+        details = {"error_code": failure.code} if failure.code else None
+        inner = _with({"type": self.kind(failure), "message": failure.message}, details=details)
+        return {"type": "error", "error": inner, "request_id": "req_1"}
+
+
+class _Gemini(_Dialect):
+    """Gemini's :generateContent and, with CRLF events and no end mark, :streamGenerateContent."""
+
+    finish_words = {"stop": "STOP", "length": "MAX_TOKENS", "tool_calls": "STOP", "content_filter": "SAFETY"}
+    error_types = {
+        400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 402: "RESOURCE_EXHAUSTED", 403: "PERMISSION_DENIED",
+        404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+    }  # fmt: skip
+    server_error = "INTERNAL"
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        return self.part(list(self.parts(answer.joined)), shape, answer.usage, self.finish(answer))
+
+    def events(self, answer: _Answer, shape: Shape) -> Iterator[bytes]:
+        early = (answer.usage[0], 0) if isinstance(answer.usage, tuple) else None
+        events = [self.part([part], shape, early) for part in self.parts(answer)]
+        for event in [*events, self.part([{"text": ""}], shape, answer.usage, self.finish(answer))]:
+            yield b"data: %b\r\n\r\n" % _dump(event)
+
+    def part(self, parts: list[Json], shape: Shape, usage: Usage, finish: str | None = None) -> Json:
+        candidate = _with({"content": {"role": "model", "parts": parts}}, finishReason=finish, index=0)
+        counts = _counts(usage, "promptTokenCount", "candidatesTokenCount", "totalTokenCount")
+        return _with({"candidates": [candidate]}, usageMetadata=counts, modelVersion=shape.model, responseId="r-1")
+
+    def parts(self, answer: _Answer) -> Iterator[Json]:
+        for thought in answer.reasoning:
+            yield {"text": thought, "thought": True}
+        for text in answer.texts:
+            yield {"text": text}
+        for number, (id_, name, arguments) in enumerate(answer.calls):
+            call = {"functionCall": {"id": id_, "name": name, "args": arguments}}
+            yield _with(call, thoughtSignature=None if number else SIGNATURE)  # of parallel calls, only the first's
+
+    def error(self, failure: _Failure) -> Json:
+        details, delay = None, failure.retry_after
+        if delay is not None:
+            wait = delay if isinstance(delay, str) else f"{delay}s"
+            details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}]
+        inner = {"code": failure.code or failure.status, "message": failure.message, "status": self.kind(failure)}
+        return {"error": _with(inner, details=details)}
+
+
+class _Embeddings(_Chat):
+    """OpenAI's /embeddings: a vector for each input, which begins with the input's number."""
+
+    streams = False
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        data = [{"object": "embedding", "index": n, "embedding": vector} for n, vector in enumerate(_vectors(shape))]
+        usage = answer.usage
+        if isinstance(usage, tuple):
+            usage = {"prompt_tokens": usage[0], "total_tokens": usage[0]}
+        return _with({"object": "list", "data": data, "model": shape.model}, usage=usage)
+
+
+class _GeminiEmbeddings(_Gemini):
+    """What the callers of both Gemini's :embedContent and :batchEmbedContents can read."""
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        values = [{"values": vector} for vector in _vectors(shape)]
+        return {"embedding": values[0], "embeddings": values}
+
+
+class _Models(_Chat):
+    """A list of one model, which the callers of OpenAI, Anthropic and Gemini can all read."""
+
+    streams = False
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        model = {"id": shape.model, "object": "model", "type": "model", "created": 1700000000, "owned_by": "test"}
+        return {"object": "list", "data": [model], "has_more": False, "models": [{"name": f"models/{shape.model}"}]}
+
+
+def _dump(obj: Any) -> bytes:
+    """Compact JSON in UTF-8, as servers write it; a lone surrogate, which UTF-8 has no bytes for, escaped."""
+    try:
+        return jsonlib.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return jsonlib.dumps(obj, separators=(",", ":")).encode()
+
+
+def _event(event: SseEvent) -> bytes:
+    if isinstance(event, str):
+        return event.encode()
+    if isinstance(event, tuple):
+        return b"event: %b\ndata: %b\n\n" % (event[0].encode(), _dump(event[1]))
+    return event if isinstance(event, bytes) else b"data: %b\n\n" % _dump(event)
+
+
+def _counts(usage: Usage, *names: str) -> Any:
+    """The usage under a dialect's names for input, output and, where it has one, total."""
+    return dict(zip(names, (*usage, sum(usage)))) if isinstance(usage, tuple) else usage
+
+
+def _with(body: Json, **more: Any) -> Json:
+    """`body` and those of `more` that are not None."""
+    return {**body, **{name: value for name, value in more.items() if value is not None}}
+
+
+def _text(arguments: Any) -> str:
+    """A tool call's arguments as OpenAI writes them: JSON in a string."""
+    return arguments if isinstance(arguments, str) else jsonlib.dumps(arguments)
+
+
+def _halves(arguments: Any) -> tuple[str, str]:
+    text = _text(arguments)
+    return text[: len(text) // 2], text[len(text) // 2 :]
+
+
+def _vectors(shape: Shape) -> list[list[float]]:
+    return [[float(number), 0.5, -0.25] for number in range(shape.inputs)]
+
+
+SIGNATURE = "c2lnbmVk"
+_CHAT = _Chat()
+_ROUTES: Mapping[str, _Dialect] = {  # the first that ends the path
+    "/chat/completions": _CHAT,
+    "/completions": _Text(),
+    "/completion": _Native(),
+    "/messages": _Messages(),
+    ":generateContent": _Gemini(),
+    ":streamGenerateContent": _Gemini(),
+    "/embeddings": _Embeddings(),
+    ":embedContent": _GeminiEmbeddings(),
+    ":batchEmbedContents": _GeminiEmbeddings(),
+    "/models": _Models(),
+}
