@@ -1942,11 +1942,11 @@ class _Bucket:
         self.level -= amount
 
 
-_SECONDS = re.compile(r"\s*\+?(\d+\.?\d*|\.\d+)\s*", re.ASCII)
-_DURATION = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)", re.ASCII)
+_SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
+_DURATION = r"(?a)\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*"
+_DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
-_IN_WORDS = re.compile(r"(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b", re.I)
+_IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
 
 
 def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
@@ -1959,7 +1959,7 @@ def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> O
     for ask in asks:
         if ask is not None and ask > 0:
             return ask
-    words = _IN_WORDS.search(trouble.message) if trouble.message else None
+    words = re.search(_IN_WORDS, trouble.message) if trouble.message else None
     if words:
         return _seconds(words.group(1).split(" ")[0].rstrip(".")) or None
     return _reset(headers, now)
@@ -1972,7 +1972,7 @@ def _milliseconds(value: Optional[str]) -> Optional[float]:
 
 def _number(value: Optional[str]) -> Optional[float]:
     """A plain decimal: float() alone would take "nan", "inf", "1_000" and foreign digits."""
-    found = _SECONDS.fullmatch(value[:40]) if value else None
+    found = re.fullmatch(_SECONDS, value[:40]) if value else None
     return float(found.group(1)) if found else None
 
 
@@ -1982,8 +1982,8 @@ def _seconds(value: Optional[str]) -> Optional[float]:
         >>> [_seconds(text) for text in ("12.5", "20ms", "1h2m3s", "soon")]
         [12.5, 0.02, 3723.0, None]
     """
-    if value and _DURATION.fullmatch(value[:60]):
-        return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+    if value and re.fullmatch(_DURATION, value[:60]):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, value))
     return _number(value)
 
 
@@ -2004,8 +2004,8 @@ def _timestamp(value: Optional[str]) -> Optional[float]:
         return None
 
 
-_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))", re.ASCII)
-_REMAINING = re.compile(r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$")
+_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
 
 
 def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
@@ -2013,7 +2013,7 @@ def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
     waits = []
     for name, value in headers.items():
         name = name.lower()
-        if _REMAINING.match(name) and _number(value) == 0:
+        if re.match(_REMAINING, name) and _number(value) == 0:
             waits.append(_reset_in(headers.get(name.replace("remaining", "reset")), now) or 0.0)
     return max(waits, default=0.0) or None
 
@@ -2022,7 +2022,7 @@ def _reset_in(value: Optional[str], now: float) -> Optional[float]:
     """A reset header's seconds: a duration, seconds, RFC 3339, or Unix time in seconds or milliseconds."""
     seconds = _seconds(value)
     if seconds is None:
-        found = _RFC3339.fullmatch(value) if value else None
+        found = re.fullmatch(_RFC3339, value) if value else None
         return _rfc3339(found) - now if found else None
     if seconds > 1e11:
         return seconds / 1000 - now
@@ -2681,14 +2681,16 @@ _QUOTA = frozenset((
     "insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "billing_hard_limit_reached",
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
-_QUOTA_WORDS = re.compile(r"reached your specified API usage limits|free-models-per-day|exceeded your current quota, "
-                          r"please check your plan", re.I)
+_QUOTA_WORDS = (
+    r"(?i)reached your specified API usage limits|free-models-per-day|exceeded your current quota, "
+    r"please check your plan")
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
-_CONTEXT_WORDS = re.compile(r"maximum context length|context (?:length|window|size) (?:is |was )?exceeded|"
-                            r"prompt is too long|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of "
-                            r"tokens)|input token count.{0,40}exceeds|too many tokens", re.I)
-_OVERLOAD_WORDS = re.compile(r"overloaded|rate.?limit|too many requests|at capacity|no capacity", re.I)
+_CONTEXT_WORDS = (
+    r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|"
+    r"prompt is too long|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of "
+    r"tokens)|input token count.{0,40}exceeds|too many tokens")
+_OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
@@ -2696,11 +2698,11 @@ _HINTS: Dict[Type[APIError], str] = {
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
     """The class of an error, from its status and the words of its body."""
-    if status in (400, 413, 422, 500) and (trouble.words & _CONTEXT or _CONTEXT_WORDS.search(trouble.message)):
+    if status in (400, 413, 422, 500) and (trouble.words & _CONTEXT or re.search(_CONTEXT_WORDS, trouble.message)):
         return ContextLengthError
     if "API_KEY_INVALID" in trouble.words:
         return AuthenticationError
-    if status in (400, 402, 429) and (trouble.words & _QUOTA or _QUOTA_WORDS.search(trouble.message)):
+    if status in (400, 402, 429) and (trouble.words & _QUOTA or re.search(_QUOTA_WORDS, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.words:
         return QuotaExceededError
@@ -2709,7 +2711,7 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
 
 def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Mapping[str, str]) -> str:
     """How an error is retried: "" never, "normal", or "rate" for what is about load."""
-    rate = status in _RATE_LIMITED or bool(_OVERLOAD_WORDS.search(trouble.message))
+    rate = status in _RATE_LIMITED or bool(re.search(_OVERLOAD_WORDS, trouble.message))
     wanted = headers.get("x-should-retry", "").strip().lower()
     if wanted in ("true", "false"):
         return "" if wanted == "false" else "rate" if rate else "normal"
@@ -2819,11 +2821,11 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 def _secrets(call: _Call) -> List[str]:
-    named = [value for name, value in call.headers.items() if value and _SECRET_HEADER.search(name)]
+    named = [value for name, value in call.headers.items() if value and re.search(_SECRET_HEADER, name)]
     return [secret for secret in [call.key, *named] if len(secret) > 5]  # "local" and the like are no secrets
 
 
-_SECRET_HEADER = re.compile("auth|key|token|cookie|secret", re.I)
+_SECRET_HEADER = r"(?i)auth|key|token|cookie|secret"
 
 
 def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
@@ -2876,7 +2878,7 @@ def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]
     return _checked_seconds("timeout", pair[0]), _checked_seconds("timeout", pair[1])
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def _checked_headers(headers: Optional[Mapping[str, Optional[str]]]) -> Dict[str, Optional[str]]:
@@ -2884,7 +2886,7 @@ def _checked_headers(headers: Optional[Mapping[str, Optional[str]]]) -> Dict[str
     for name, value in checked.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(f"headers has the name {name!r}: it is no HTTP header name")
-        if value is not None and (not isinstance(value, str) or _CONTROL.search(value) or not _is_latin(value)):
+        if value is not None and (not isinstance(value, str) or re.search(_CONTROL, value) or not _is_latin(value)):
             raise ConfigurationError(f"headers[{name!r}]: give a str without control characters")
     return checked
 
@@ -2894,7 +2896,7 @@ def _is_latin(text: str) -> bool:
 
 
 def _checked_key(key: Any) -> str:
-    if not isinstance(key, str) or _CONTROL.search(key) or not _is_latin(key):
+    if not isinstance(key, str) or re.search(_CONTROL, key) or not _is_latin(key):
         raise ConfigurationError("api_key is not a str fit for a header: it has control or foreign characters",
                                  hint="a line end may have come with it from a file: strip() it")
     return key
@@ -2937,7 +2939,7 @@ def _checked_url(url: str) -> str:
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or _CONTROL.search(url) or " " in url:
+    if not valid or re.search(_CONTROL, url) or " " in url:
         raise ConfigurationError(f"base_url={_without_userinfo(url)!r} is not a URL",
                                  hint="write it as https://host/v1 or http://localhost:8000/v1")
     return url
@@ -3000,11 +3002,13 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
     secrets = _secrets(call)
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url), "path": call.path, "stream": call.streams,
-        "raw": call.dialect.tokens, "headers": {name: "***" if _SECRET_HEADER.search(name) else value
-                                                for name, value in _request_headers(call).items()},
+        "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url),
+        "path": call.path, "stream": call.streams, "raw": call.dialect.tokens,
+        "headers": {name: "***" if re.search(_SECRET_HEADER, name) else value
+                    for name, value in _request_headers(call).items()},
         "body": None if call.payload is None else json.loads(call.payload),
-        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None), "partial": error.response.text if error.response else None,
+        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
+        "partial": error.response.text if error.response else None,
         "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
         "elapsed": round(error.elapsed, 3)}
     name = os.path.join(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}.json")
@@ -3286,7 +3290,8 @@ class _OpenAI(_Dialect):
         finish = _finish_of(raw_finish, calls)
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
         reply = Response(text=text or refusal, reasoning=reasoning, tool_calls=calls, raw=body,
-                         raw_finish_reason=raw_finish, finish_reason="content_filter" if refusal and finish == "stop" else finish,
+                         raw_finish_reason=raw_finish,
+                         finish_reason="content_filter" if refusal and finish == "stop" else finish,
                          usage=_openai_usage(body, choice), model=_str(body.get("model")), id=body.get("id"),
                          citations=_list(_first(body.get("citations"), message.get("annotations"))))
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
@@ -3789,13 +3794,13 @@ def _verbatim(message: JSON, voice: str) -> Any:
 
 def _image_block(part: JSON) -> JSON:
     url = _image_url(part)
-    found = _DATA_URI.match(url)
+    found = re.match(_DATA_URI, url)
     if found:
         return {"type": "image", "source": {"type": "base64", "media_type": found.group(1), "data": url[found.end():]}}
     return {"type": "image", "source": {"type": "url", "url": url}}
 
 
-_DATA_URI = re.compile(r"data:([^;,]+);base64,")
+_DATA_URI = r"data:([^;,]+);base64,"
 
 
 def _image_url(part: JSON) -> str:
@@ -4014,7 +4019,7 @@ def _gemini_part(part: JSON) -> JSON:
     if part.get("type") != "image_url":
         return part
     url = _image_url(part)
-    found = _DATA_URI.match(url)
+    found = re.match(_DATA_URI, url)
     if found:
         return {"inlineData": {"mimeType": found.group(1), "data": url[found.end():]}}
     return {"fileData": {"fileUri": url, "mimeType": mimetypes.guess_type(urlsplit(url).path)[0] or "image/jpeg"}}
