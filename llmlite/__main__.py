@@ -17,7 +17,9 @@ from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List
 
 from . import client
 
-_OPTIONS = ("temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "tools", "tool_choice", "reasoning_effort")
+_OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
+    "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
+    "seed": (int,), "reasoning_effort": (str,)}
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 
@@ -155,13 +157,19 @@ def _seconds(word: str) -> float:
 
 def _setting(word: str) -> Tuple[str, Any]:
     """A -o as (key, value)."""
-    key, equals, value = word.partition("=")
+    key, equals, text = word.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
     try:
-        return key, json.loads(value)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    kinds = _OPTIONS.get(key)
+    if kinds is None or value is None or type(value) in kinds:
         return key, value
+    if str in kinds:
+        return key, text
+    raise argparse.ArgumentTypeError(f"{word!r}: {key} takes a number")
 
 
 def _client(args: argparse.Namespace) -> client.Client:

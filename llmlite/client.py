@@ -890,7 +890,7 @@ class Client:
         about = {name: asked.pop(name, None) for name in ("self", "model", "headers")}
         model = self._model_for(about["model"])
         timeout, deadline = asked.pop("timeout"), asked.pop("deadline")
-        asked = {name: value for name, value in asked.items() if value is not None}
+        asked = _checked_options({name: value for name, value in asked.items() if value is not None})
         call = _Call(self._provider, model, dialect, stream)
         call.policy = self._retry
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
@@ -1009,7 +1009,7 @@ class Stream:
 
     def events(self) -> Iterator[Event]:
         """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
-        return self._events
+        return _as_events(self._events)
 
     @property
     def response(self) -> Response:
@@ -1039,16 +1039,25 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
-def _pieces_of(events: Iterator[Event], tokens: bool) -> Iterator[Any]:
+def _pieces_of(events: Iterator[_Said], tokens: bool) -> Iterator[Any]:
     for event in events:
-        if event.type == "text":
-            yield event.token if tokens else event.text
+        if type(event) is str:
+            yield event
+        elif tokens and type(event) is Event and event.type == "text":
+            yield event.token
 
 
+def _as_events(events: Iterator[_Said]) -> Iterator[Event]:
+    for event in events:
+        yield Event("text", event) if isinstance(event, str) else event
+
+
+_Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
 _OPENED = Event("opened")
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
-_ODD_NAMES = (None, b"error")  # events that are not plain data: see _EventDecoder
+_BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
+_ODD_NAMES = (_BARE, b"error")  # events that are not plain data
 
 
 class _Flow:
@@ -1083,15 +1092,17 @@ class _Flow:
             raise error
 
     def _decoded(self) -> Iterator[Any]:
-        dialect, attempt, body = self.call.dialect, self.attempt, self.body
+        dialect, body = self.call.dialect, self.body
         decoder, mark, parse_event = _EventDecoder(), dialect.mark, dialect.parse_event
         for name, data in decoder.decode(self._received()):
             try:
-                chunk = json.loads(data.decode("utf-8", "replace"))
-            except (ValueError, RecursionError):
-                chunk = self._unreadable(name, data, decoder)
-            if type(chunk) is not dict or name in _ODD_NAMES or mark not in chunk or "error" in chunk:
-                chunk = self._odd(name, chunk)
+                text = data.decode()
+                chunk, end = _scan_json(text, 0)
+            except (ValueError, StopIteration, RecursionError):
+                chunk, end, text = self._unreadable(name, data, decoder), 0, ""
+            if (type(chunk) is not dict or mark not in chunk or "error" in chunk or end != len(text)
+                    or name and name in _ODD_NAMES):
+                chunk = self._odd(name, data, chunk, text[end:], decoder)
                 if self.ended:
                     break
                 if chunk is None:
@@ -1099,8 +1110,6 @@ class _Flow:
             if not self.events:
                 yield _OPENED
             self.events += 1
-            if attempt.idle is not None:
-                attempt.idle_at = time.monotonic() + attempt.idle
             for event in parse_event(chunk, body):
                 if event is _FINISH:
                     self._finish()
@@ -1116,24 +1125,31 @@ class _Flow:
             raise TruncatedStreamError("stream ended without a finish reason", why=self._counts())
 
     def _received(self) -> Iterator[bytes]:
+        attempt, events = self.attempt, 0
         try:
             for piece in self.answer.pieces():
                 self.pieces += 1
                 yield piece
+                if self.events != events and attempt.idle is not None:  # data has come: wait anew for the next
+                    events, attempt.idle_at = self.events, time.monotonic() + attempt.idle
         except _WIRE_ERRORS:
-            if not (self.finished and self.attempt.expired()):  # only late usage is missing: the reply is whole
+            if not (self.finished and attempt.expired()):  # only late usage is missing: the reply is whole
                 raise
 
     def _finish(self) -> None:
         self.finished = True
         self.attempt.idle = min(self.attempt.idle or _LINGER, _LINGER)
 
-    def _unreadable(self, name: Optional[bytes], data: bytes, decoder: _EventDecoder) -> Any:
+    def _unreadable(self, name: bytes, data: bytes, decoder: _EventDecoder) -> Any:
         """What data that is not JSON stands for: the end mark, an error's text, several values, a torn event."""
         data = data.strip()
         if data.startswith(b"[DONE]"):
             self.ended = True
             return None
+        try:
+            return json.loads(data.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            pass
         if name == b"error":
             return {"error": data.decode("utf-8", "replace")}
         if b"\n" in data:  # a proxy that leaves out the blank lines: each line is an event
@@ -1161,8 +1177,10 @@ class _Flow:
                          _words(data))
         self.bad += 1
 
-    def _odd(self, name: Optional[bytes], chunk: Any) -> Any:
+    def _odd(self, name: bytes, data: bytes, chunk: Any, rest: str, decoder: _EventDecoder) -> Any:
         """A chunk that is not the usual one: an error, a whole reply in one piece, or nothing of use."""
+        if rest and not rest.isspace():
+            chunk = self._unreadable(name, data, decoder)
         if type(chunk) is list and chunk:
             chunk = chunk[0]
         if type(chunk) is not dict:
@@ -1172,7 +1190,7 @@ class _Flow:
             chunk = {"error": chunk}
         if _holds_error(chunk, self.call.dialect.mark):
             raise _Failed(chunk)
-        if name is None and self.call.dialect.mark not in chunk:  # a bare line between events that says nothing
+        if name == _BARE and self.call.dialect.mark not in chunk:  # a bare line between events that says nothing
             return None
         return chunk  # a JSON body where a stream was asked for is a chunk that holds the whole reply
 
@@ -1197,7 +1215,7 @@ class _Flow:
         if isinstance(error, (DeadlineExceededError, APITimeoutError)):
             error.why = "; ".join(filter(None, (error.why, self._counts())))
             return error
-        kind = TruncatedStreamError if isinstance(_chain(caught)[-1], _CUT) else StreamError
+        kind = TruncatedStreamError if any(isinstance(item, _CUT) for item in _chain(caught)) else StreamError
         return kind(str(error.args[0]), why="; ".join(filter(None, (error.why, self._counts()))))
 
     def _counts(self) -> str:
@@ -1296,13 +1314,13 @@ def providers() -> List[Tuple[str, str, str]]:
 # types: Python types as JSON, for tools and schemas
 # ---------------------------------------------------------------------------------------------------------------------
 
-_MAPPED = ("str, int, float, bool, None, Any, Literal, an Enum of those, Optional, Union, list[T], tuple[T, ...], "
-           "set[T], dict[str, T], a TypedDict or a dataclass")
+_MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
+           "dict[str, T], a TypedDict or a dataclass")
 _SCALARS: Dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _JSON_NAMES: Dict[Any, str] = {**_SCALARS, list: "array", dict: "object"}
 _ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
                            abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
-_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a TypedDict's key: must it be there
+_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a key in a TypedDict
 
 # How Google, NumPy and reST docstrings list parameters: what holds the list, and one item of it.
 _DOC_FORMS = (
@@ -1310,7 +1328,7 @@ _DOC_FORMS = (
      r"^([ \t]+)(?P<names>\**\w+)[ \t]*(?:\(.*?\))?:(?P<text>.*(?:\n\1[ \t]+.*|\n(?=\n))*)"),
     (r"^Parameters\n-{3,}\n((?:(?!.+\n-{3,}\n).*\n)*)",
      r"^(?P<names>\**\w+(?:, *\**\w+)*)[ \t]*(?::.*)?\n(?P<text>(?:[ \t]+.*\n|\n)*)"),
-    (r"((?:.*\n)+)", r"^:param[ \t]+(?:[^:\n]*[ \t])?(?P<names>\**\w+):(?P<text>.*(?:\n[ \t]+\S.*)*)"))
+    (r"([\s\S]+)", r"^:param[ \t]+(?:[^:\n]*[ \t])?(?P<names>\**\w+):(?P<text>.*(?:\n[ \t]+\S.*)*)"))
 _DOC_SECTION = r"\n[ \t]*\n|^(?:Args|Arguments|Parameters|Params|Returns|Raises|Yields):?$|^:\w+[^:\n]*:"
 
 
@@ -1359,8 +1377,10 @@ def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
         elif form in _QUALIFIERS:
             required = _QUALIFIERS[form] if required is None else required
             hint = get_args(hint)[0]
+        elif hasattr(hint, "__supertype__"):  # a NewType
+            hint = hint.__supertype__
         else:
-            return getattr(hint, "__supertype__", hint), about, required  # a NewType is what it stands for
+            return hint, about, required
 
 
 def _base(hint: Any) -> Any:
@@ -1391,7 +1411,7 @@ def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
 
 
 def _misfit(at: str, why: str) -> ValueError:
-    return ValueError(f"{at}: {why}" if at else why)
+    return ValueError(_words(f"{at}: {why}".lstrip(".: ")))
 
 
 def _shown(value: Any) -> str:
@@ -1402,8 +1422,11 @@ def _shown(value: Any) -> str:
 def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if get_origin(hint) is not Union and type(hint).__name__ != "UnionType":
         return None
-    shapes = [_shape(arm, spot) for arm in get_args(hint)]
+    return _any_of([_shape(arm, spot) for arm in get_args(hint)])
 
+
+def _any_of(shapes: List[_Shape]) -> _Shape:
+    """What fits any of these; the first that fits reads it."""
     def read(value: Any, at: str) -> Any:
         errors = []
         for shape in shapes:
@@ -1438,7 +1461,7 @@ def _choices(hint: Any) -> List[Tuple[Any, Any]]:
     base = _base(hint)
     if getattr(base, "_name", "") == "Literal":
         return [(value, value) for value in get_args(hint)]
-    members: Any = base if isinstance(base, enum.EnumMeta) else ()
+    members: List[enum.Enum] = list(base) if isinstance(base, enum.EnumMeta) else []
     return [(member.value, member) for member in members]
 
 
@@ -1460,12 +1483,12 @@ def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
         return None
     key, of = get_args(hint) or (str, Any)
     if _bare(key)[0] is not str:
-        raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has keys that are not str, which JSON has not")
+        raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
     item = _shape(of, spot)
 
     def read(value: Any, at: str) -> Any:
         _check_type(value, ("object",), at)
-        return {name: item.read(part, _below(at, name)) for name, part in value.items()}
+        return {name: item.read(part, f"{at}.{name}") for name, part in value.items()}
 
     return _Shape({"type": "object", "additionalProperties": item.schema or True}, read)
 
@@ -1476,13 +1499,13 @@ def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if hint in spot.inside:
         raise TypeError(f"{spot.where}: {hint.__name__} holds itself, which has no JSON form here: use dict or Any")
     spot = spot._replace(inside=(*spot.inside, hint))
-    where = f"{spot.where}: {hint.__name__}."
-    return _fields_shape(_class_fields(hint, spot), lambda values: hint(**values), where, spot)
+    where = f"{spot.where}: {hint.__name__}"
+    return _fields_shape(_class_fields(hint, where), lambda values: hint(**values), where + ".", spot)
 
 
-def _class_fields(kind: Any, spot: _Spot) -> Dict[str, _Field]:
+def _class_fields(kind: Any, where: str) -> Dict[str, _Field]:
     """The fields of a dataclass or the keys of a TypedDict."""
-    hints = _hints(kind, f"{spot.where}: {kind.__name__}")
+    hints = _hints(kind, where)
     if not is_dataclass(kind):
         needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
         said = {name: _bare(hint)[2] for name, hint in hints.items()}  # Python loses it when annotations are strings
@@ -1498,30 +1521,40 @@ def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
     options: JSON = {"include_extras": True} if sys.version_info >= (3, 9) else {}
     try:
         return get_type_hints(thing, names, **options)
-    except (AttributeError, NameError, SyntaxError, TypeError) as error:
+    except Exception as error:  # the text of an annotation is code: it may raise anything
         raise TypeError(f"{where}: the annotation cannot be read ({error}): use a name of the module, "
                         f"and types that Python {sys.version_info[0]}.{sys.version_info[1]} has") from error
 
 
 def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where: str, spot: _Spot) -> _Shape:
     """A closed object; in strict mode every key is required, also one with a default, because OpenAI wants it so."""
-    shapes = {name: _shape(Optional[field.hint] if field.default is None else field.hint,  # def f(x: int = None)
-                           spot._replace(where=where + name)) for name, field in members.items()}
+    shapes = {name: _field_shape(field, spot._replace(where=where + name)) for name, field in members.items()}
     needed = [name for name, field in members.items() if field.required]
     properties = {name: _property(shapes[name].schema, field, spot.strict) for name, field in members.items()}
 
     def read(value: Any, at: str) -> Any:
         _check_type(value, ("object",), at)
         _check_keys(value, needed, members, at)
-        return _made(make, {name: shapes[name].read(part, _below(at, name)) for name, part in value.items()}, at)
+        return _made(make, {name: shapes[name].read(part, f"{at}.{name}") for name, part in value.items()}, at)
 
     return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
                    "additionalProperties": False}, read)
 
 
+def _field_shape(field: _Field, spot: _Spot) -> _Shape:
+    shape = _shape(field.hint, spot)
+    if field.default is None:  # def f(x: int = None) means Optional[int]
+        try:
+            shape.read(None, "")
+        except ValueError:
+            return _any_of([shape, _shape(type(None), spot)])
+    return shape
+
+
 def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
     """A field's schema with its description and, where strict mode does not forbid it, its default."""
-    schema = {"description": field.about, **schema} if field.about else dict(schema)
+    about = "" if _bare(field.hint)[1] else field.about  # Annotated speaks before the docstring
+    schema = {"description": about, **schema} if about else dict(schema)
     if not strict:
         try:
             schema["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
@@ -1537,10 +1570,6 @@ def _check_keys(value: JSON, needed: Sequence[Any], known: Optional[Dict[str, An
     if missing or extra:
         why = [f"missing {', '.join(missing)}"] if missing else []
         raise _misfit(at, " and ".join(why + ([f"unexpected {', '.join(extra)}"] if extra else [])))
-
-
-def _below(at: str, name: str) -> str:
-    return f"{at}.{name}" if at else name
 
 
 def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
@@ -1594,8 +1623,7 @@ def _call_function(function: Any, arguments: Any) -> Any:
 def _described(function: Any) -> Tuple[str, str, _Shape]:
     """A function's name, the first paragraph of its docstring, and the shape of its arguments."""
     target, bound, keywords = _unbound(function)
-    named = [getattr(thing, "__name__", None) for thing in (function, target, type(target))]
-    name = _tool_name(next(name for name in named if name), target)
+    name = _checked_tool(target, str(getattr(function, "__name__", getattr(target, "__name__", type(target).__name__))))
     routine = inspect.unwrap(target)
     if not hasattr(routine, "__globals__"):  # an object that has __call__
         routine = inspect.unwrap(type(routine).__call__)
@@ -1603,7 +1631,7 @@ def _described(function: Any) -> Tuple[str, str, _Shape]:
     try:
         parameters = inspect.signature(target).parameters
         given = inspect.signature(target).bind_partial(*bound, **keywords).arguments
-    except (TypeError, ValueError) as error:
+    except (NameError, TypeError, ValueError) as error:
         raise TypeError(f"{name}(): its parameters cannot be read ({error}): wrap it in a function") from error
     texts = _doc_texts(doc)
     members = {key: _parameter(parameter, f"{name}(): parameter {key}", texts.get(key, ""), routine)
@@ -1622,7 +1650,7 @@ def _unbound(function: Any) -> Tuple[Any, Tuple[Any, ...], JSON]:
     return function, bound, keywords
 
 
-def _tool_name(name: str, target: Any) -> str:
+def _checked_tool(target: Any, name: str) -> str:
     if isinstance(target, type) or not callable(target):
         raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
     if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
@@ -1636,13 +1664,11 @@ def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: An
     """A parameter of a function, its annotation evaluated among the names of the module that has the function."""
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
-    hint = parameter.annotation
-    if hint is parameter.empty:
-        hint = Any
+    required, hint = parameter.default is parameter.empty, parameter.annotation
+    hint = Any if hint is parameter.empty else hint
     shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
     space = SimpleNamespace(__annotations__={"hint": hint})
     hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
-    required = parameter.default is parameter.empty
     return _Field(hint, required, _UNSET if required else parameter.default, about)
 
 
@@ -1665,22 +1691,17 @@ def _schema_dict(schema: Any) -> Tuple[str, Optional[JSON]]:
     """A `schema` as its name and JSON schema; the schema is None for `dict`, which means any JSON object."""
     if schema is dict:
         return "answer", None
-    if isinstance(schema, dict):
-        return _schema_name(_str(schema.get("title"))), schema
-    if _is_model(schema):
-        return _schema_name(schema.__name__), schema.model_json_schema()
-    return _schema_name(schema.__name__ if isinstance(schema, type) else ""), _schema_shape(schema).schema
-
-
-def _schema_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer"
+    shape = schema if isinstance(schema, dict) else (
+        schema.model_json_schema() if _is_model(schema) else _schema_shape(schema).schema)
+    name = _str(schema.get("title")) if isinstance(schema, dict) else schema.__name__
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", shape
 
 
 def _schema_shape(schema: Any) -> _Shape:
     shape = _object_shape(schema, _Spot("schema", strict=True))
     if shape is None:
-        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict or a "
-                        "class with model_json_schema and model_validate_json")
+        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict "
+                        "or a class with model_json_schema and model_validate_json")
     return shape
 
 
@@ -1703,25 +1724,24 @@ def _is_strict(schema: Any) -> bool:
 
 def _parse_as(schema: Any, text: str) -> Any:
     """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
-    fenced = re.fullmatch(r"\s*```(?:json)?[ \t]*\n(.*?)\s*```\s*", text, re.S | re.I)
-    text = fenced[1] if fenced else text
+    fenced = re.fullmatch(r"\s*```(?:json)?\s(.*)```\s*", text, re.S | re.I)
+    text = (fenced[1] if fenced else text).strip()
     if _is_model(schema):
         try:
             return schema.model_validate_json(text)
         except ValueError as error:
-            raise ValueError(" ".join(str(error).split())) from error
+            raise ValueError(_words(str(error))) from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}" if text.strip() else "the answer is empty") from error
+        raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
     if schema is not dict and not isinstance(schema, dict):
         return _schema_shape(schema).read(value, "")
-    schema = {"type": "object"} if schema is dict else schema
-    wanted = schema.get("type")
-    if wanted:
-        _check_type(value, wanted if isinstance(wanted, list) else [wanted], "")
+    wanted: JSON = {"type": "object"} if schema is dict else _dict(schema)
+    if wanted.get("type"):
+        _check_type(value, wanted["type"] if isinstance(wanted["type"], list) else [wanted["type"]], "")
     if isinstance(value, dict):
-        _check_keys(value, _list(schema.get("required")), None, "")
+        _check_keys(value, _list(wanted.get("required")), None, "")
     return value
 
 
@@ -1729,10 +1749,10 @@ def _parse_as(schema: Any, text: str) -> Any:
 # images
 # ---------------------------------------------------------------------------------------------------------------------
 
-_IMAGE_MARKS = (  # how files begin; names in capitals are no images that models take
-    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)|"
-    rb"(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)|"
-    rb"(?P<HTML>(?i:<!doctype html|<html))|(?P<SVG>(?:<\?xml[^>]*>\s*)?<svg)|(?P<ZIP>PK\x03\x04)")
+_IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
+    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
+    rb"|(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)"
+    rb"|(?P<SVG>\s*(?:<\?xml[^>]*>\s*)?<svg)|(?P<HTML>\s*<(?i:!doctype html|html))")
 
 
 def _image_part(image: Any) -> JSON:
@@ -1742,25 +1762,22 @@ def _image_part(image: Any) -> JSON:
     elif isinstance(image, (bytes, bytearray, memoryview)):
         url = _data_uri(bytes(image), "image")
     elif isinstance(image, (str, os.PathLike)):
-        url = _data_uri(_file_bytes(image), f"image {_shown(os.fspath(image))}")
+        what = f"image {_words(repr(os.fspath(image)))}"
+        try:
+            with open(image, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
+        url = _data_uri(data, what)
     else:
         raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _file_bytes(path: Any) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"image {_shown(os.fspath(path))}: {why}",
-                                 hint="give a path, a URL or bytes") from error
-
-
 def _data_uri(data: bytes, what: str) -> str:
-    found = re.match(_IMAGE_MARKS, data, re.S)
-    kind = (found.lastgroup if found else None) or ("empty" if not data else f"of unknown type ({_shown(data[:12])})")
+    found = re.match(_IMAGE_MARKS, data[:1000], re.S)
+    kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
     if kind not in ("png", "jpeg", "gif", "webp"):
         raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
@@ -2051,31 +2068,36 @@ class _LineDecoder:
         self._tail: List[bytes] = []
         self._size = 0
         self._after_cr = False
+        self._first = True
 
     def feed(self, piece: bytes) -> List[bytes]:
         """The lines that `piece` completes."""
         if self._after_cr and piece[:1] == b"\n":
             piece = piece[1:]
-        self._after_cr = piece[-1:] == b"\r"
+        last = piece[-1:]
+        self._after_cr = last == b"\r"
         lines = piece.splitlines()  # of bytes: at CRLF, LF and CR only, never at U+2028
-        ends = piece[-1:] in (b"\n", b"\r")
+        ends = last == b"\n" or self._after_cr
         if self._tail and lines and (ends or len(lines) > 1):
             lines[0] = b"".join(self._tail) + lines[0]
             self._tail, self._size = [], 0
         if lines and not ends:
-            self._tail.append(lines.pop())
-            self._size += len(self._tail[-1])
-            if self._size > _MAX_LINE:
-                raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
+            self._keep(lines.pop())
+        if self._first and lines:
+            self._first = False
+            if lines[0][:3] == b"\xef\xbb\xbf":  # a byte order mark may open the stream
+                lines[0] = lines[0][3:]
         return lines
 
-    def rest(self) -> List[bytes]:
-        """The line that the end of the stream cut off, if any."""
-        return [b"".join(self._tail)] if self._tail else []
+    def _keep(self, tail: bytes) -> None:
+        self._tail.append(tail)
+        self._size += len(tail)
+        if self._size > _MAX_LINE:
+            raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
 
 
 class _EventDecoder:
-    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (event name, data); a name of None marks bare JSON.
+    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (event name, data); `_BARE` names bare JSON.
 
     Beyond the standard: an event the end of the stream cut off is handed on, with `at_end` set, and so is JSON that
     stands between events without "data:" (servers report errors so).  `stray` keeps the start of what is neither.
@@ -2086,50 +2108,37 @@ class _EventDecoder:
         self.stray = b""
         self.again: List[bytes] = []  # data the reader wants as events of their own
 
-    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[Optional[bytes], bytes]]:
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[bytes, bytes]]:
         """The events, each as soon as its bytes are here."""
+        feed, bare = _LineDecoder().feed, _BareJSON()
         name, data = b"", []
-        bare = _BareJSON()
-        for line in self._lines(pieces):
-            if line[:6] == b"data: ":
-                data.append(line[6:])
-            elif not line:
-                if data:
-                    yield name, data[0] if len(data) == 1 else b"\n".join(data)
-                    data = []
-                    while self.again:
-                        yield name, self.again.pop(0)
-                name = b""
-            elif line[:5] == b"data:" or line == b"data":
-                data.append(line[5:])
-            elif line[:6] == b"event:":
-                name = line[6:].strip()
-            elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
-                found = bare.feed(line)
-                if found is not None:
-                    yield None, found
-                self.stray += line[:2048 - len(self.stray)] if len(self.stray) < 2048 else b""
-        self.at_end = True
+        for piece in self._to_the_end(pieces):
+            for line in feed(piece):
+                if line[:6] == b"data: ":
+                    data.append(line[6:])
+                elif not line:
+                    if data:
+                        yield name, data[0] if len(data) == 1 else b"\n".join(data)
+                        data = []
+                        while self.again:
+                            yield name, self.again.pop(0)
+                    name = b""
+                elif line[:6] == b"event:":
+                    name = line[6:].strip()
+                elif line[:5] == b"data:" or line == b"data":
+                    data.append(line[5:])
+                elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
+                    found = bare.feed(line)
+                    if found is not None:
+                        yield _BARE, found
+                    self.stray += line[:max(0, 2048 - len(self.stray))]
         if bare.rest():
-            yield None, bare.rest()
-        if data:
-            yield name, b"\n".join(data)
-            while self.again:
-                yield name, self.again.pop(0)
+            yield _BARE, bare.rest()
 
-    @staticmethod
-    def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-        lines = _lines(pieces)
-        first = next(lines, b"")
-        yield first[3:] if first[:3] == b"\xef\xbb\xbf" else first  # a byte order mark may open the stream
-        yield from lines
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    decoder = _LineDecoder()
-    for piece in pieces:
-        yield from decoder.feed(piece)
-    yield from decoder.rest()
+    def _to_the_end(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        yield from pieces
+        self.at_end = True
+        yield b"\n\n"  # ends the line and the event that the stream's end cut off, if any
 
 
 class _BareJSON:
@@ -2242,6 +2251,29 @@ class _HTTPResponse(http.client.HTTPResponse):
     def begin(self) -> None:
         super().begin()
         self.wire.in_head = False
+
+    def read1(self, n: int = -1) -> bytes:
+        """What is here: of a chunked body all the chunks that have come whole, not one a call."""
+        whole = self._whole_chunks() if self.chunked and not self.chunk_left and self.fp else b""
+        return whole or super().read1(n)
+
+    def _whole_chunks(self) -> bytes:
+        source: Any = self.fp
+        buffered, chunks, at = source.peek(), [], 0 if self.chunk_left is None else 2  # 2: the last chunk's CRLF
+        while True:
+            start = buffered.find(b"\r\n", at, at + 20) + 2
+            try:
+                end = start + int(buffered[at:start], 16)
+            except ValueError:  # the size line is cut, has an extension or is broken: http.client sees to it
+                break
+            if end == start or buffered[end:end + 2] != b"\r\n":
+                break
+            chunks.append(buffered[start:end])
+            at = end + 2
+        if chunks:
+            source.read(at)
+            self.chunk_left = None
+        return b"".join(chunks)
 
 
 class _Bounded:
@@ -2771,6 +2803,8 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         body = json.loads(payload.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as caught:
         body, problem = None, f"broken JSON ({type(caught).__name__})"
+    else:
+        problem = f"a JSON {type(body).__name__}"
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
     if isinstance(body, dict) and _holds_error(body, call.dialect.mark):
@@ -2882,9 +2916,11 @@ _CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def _checked_headers(headers: Optional[Mapping[str, Optional[str]]]) -> Dict[str, Optional[str]]:
+    if not isinstance(headers, (Mapping, type(None))):
+        raise ConfigurationError(f"headers is a {type(headers).__name__}: give a dict")
     checked = dict(headers or {})
     for name, value in checked.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(f"headers has the name {name!r}: it is no HTTP header name")
         if value is not None and (not isinstance(value, str) or re.search(_CONTROL, value) or not _is_latin(value)):
             raise ConfigurationError(f"headers[{name!r}]: give a str without control characters")
@@ -2893,6 +2929,22 @@ def _checked_headers(headers: Optional[Mapping[str, Optional[str]]]) -> Dict[str
 
 def _is_latin(text: str) -> bool:
     return all(ord(character) < 256 for character in text)
+
+
+_NUMBER = (int, float)
+_KINDS: Dict[str, Tuple[type, ...]] = {
+    "system": (str, list), "temperature": _NUMBER, "top_p": _NUMBER, "top_k": (int,), "min_p": _NUMBER,
+    "max_tokens": (int,), "stop": (str, list, tuple), "seed": (int,), "priority": (int,), "logprobs": (int,),
+    "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
+
+
+def _checked_options(asked: JSON) -> JSON:
+    """What was asked, if each option is of its kind."""
+    for name, value in asked.items():
+        kinds = _KINDS.get(name)
+        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and name != "logprobs")):
+            raise ConfigurationError(f"{name}={value!r:.60}: give {' or '.join(kind.__name__ for kind in kinds)}")
+    return asked
 
 
 def _checked_key(key: Any) -> str:
@@ -3093,6 +3145,9 @@ def _gather(body: JSON, key: str, piece: str) -> None:
     kept.write(piece)
 
 
+# json.loads without the search for white space at both ends
+_scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop eos end_turn stop_sequence STOP COMPLETE",
     "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
@@ -3152,7 +3207,7 @@ class _Dialect:
         """The reply a body holds; of a body that is still being folded, the reply so far.  Raises nothing."""
         raise NotImplementedError
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         """Fold a stream's chunk into `body`, the reply's body so far, and return the events it stands for."""
         raise NotImplementedError
 
@@ -3299,23 +3354,21 @@ class _OpenAI(_Dialect):
         reply.message = _assistant_message(reply, {self.voice: own} if own else {})
         return reply
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         choices = chunk.pop("choices", None)
-        if chunk.get("usage") is None:
-            chunk.pop("usage", None)
+        if "usage" in chunk and chunk["usage"] is None:  # a null after the count must not take it away
+            del chunk["usage"]
         body.update(chunk)
-        events: List[Event] = []
+        events: List[_Said] = []
         for choice in choices if type(choices) is list else ():
             if type(choice) is dict:
                 self._fold(choice, body, events)
         return events
 
-    def _fold(self, choice: JSON, body: JSON, events: List[Event]) -> None:
-        kept = _kept(body.setdefault("choices", []), choice.get("index"))
-        message = kept.setdefault("message", {})
-        delta = choice.get("delta")
+    def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
+        kept = _kept(body, choice.get("index"))
+        message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
-        reason = choice.get("finish_reason")
         if kept is body["choices"][0]:
             events += said
             if reason:
@@ -3325,23 +3378,21 @@ class _OpenAI(_Dialect):
         if reason or "error" in choice:
             _fail(choice, reason)
 
-    def _fold_delta(self, delta: JSON, message: JSON) -> List[Event]:
-        events = []
+    def _fold_delta(self, delta: JSON, message: JSON) -> List[_Said]:
+        events: List[_Said] = []
         for key, value in delta.items():
             if not value:
                 continue
-            if key == "content":
-                text, thoughts = (value, "") if type(value) is str else _content_text(value)
-                if thoughts:
-                    _gather(message, "reasoning", thoughts)
-                    events.append(Event("reasoning", thoughts))
-                if text:
-                    _gather(message, "content", text)
-                    events.append(Event("text", text))
+            if key == "content" and type(value) is str:
+                _gather(message, key, value)
+                events.append(value)
+            elif key == "content":
+                text, thoughts = _content_text(value)
+                events += self._fold_delta({"reasoning": thoughts, "content": text}, message)
             elif key in ("reasoning", "reasoning_content", "refusal") and type(value) is str:
                 _gather(message, key, value)
                 if key == "refusal":
-                    events.append(Event("text", value))
+                    events.append(value)
                 elif key == "reasoning_content" or not delta.get("reasoning_content"):
                     events.append(Event("reasoning", value))
             elif key in ("tool_calls", "reasoning_details"):
@@ -3362,12 +3413,13 @@ def _fail(choice: JSON, reason: Any) -> None:
         raise _Failed({"error": error})
 
 
-def _kept(choices: List[JSON], index: Any) -> JSON:
+def _kept(body: JSON, index: Any) -> JSON:
     """The choice of a folded body that has this index."""
+    choices: List[JSON] = body.setdefault("choices", [])
     for choice in choices:
         if choice["index"] == index:
             return choice
-    choices.append({"index": index})
+    choices.append({"index": index, "message": {}})
     return choices[-1]
 
 
@@ -3511,8 +3563,8 @@ class _Completions(_OpenAI):
                         finish_reason=_finish_of(raw_finish, ()), usage=_openai_usage(body, choice),
                         model=_str(body.get("model")), id=body.get("id"))
 
-    def _fold(self, choice: JSON, body: JSON, events: List[Event]) -> None:
-        kept = _kept(body.setdefault("choices", []), choice.get("index"))
+    def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
+        kept = _kept(body, choice.get("index"))
         tokens = _tokens_of(choice)
         reason = choice.get("finish_reason")
         _gather(kept, "text", _str(choice.get("text")))
@@ -3581,7 +3633,7 @@ class _LlamaCpp(_Dialect):
                         finish_reason=_finish_of(finish, ()), model=_str(body.get("model")),
                         usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted"))))
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         tokens = _native_tokens(chunk)
         for name in ("content", "tokens", "completion_probabilities"):
             piece = chunk.pop(name, None)
@@ -3590,7 +3642,7 @@ class _LlamaCpp(_Dialect):
             elif isinstance(piece, list):
                 body.setdefault(name, []).extend(piece)
         body.update(chunk)
-        events = [Event("text", token.text, token=token) for token in tokens]
+        events: List[_Said] = [Event("text", token.text, token=token) for token in tokens]
         return [*events, _FINISH, _END] if chunk.get("stop") is True else events
 
 
@@ -3717,7 +3769,7 @@ class _Anthropic(_Dialect):
         reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
         return reply
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         kind = chunk.get("type")
         if kind == "content_block_delta":
             return self._delta(_block_at(body, chunk.get("index")), _dict(chunk.get("delta")))
@@ -3739,22 +3791,22 @@ class _Anthropic(_Dialect):
         return []
 
     @staticmethod
-    def _start(block: JSON, started: JSON) -> List[Event]:
+    def _start(block: JSON, started: JSON) -> List[_Said]:
         block.update(started)
         if block.get("input") == {}:
             block["input"] = ""
         text, thoughts = _str(started.get("text")), _str(started.get("thinking"))
-        return ([Event("reasoning", thoughts)] if thoughts else []) + ([Event("text", text)] if text else [])
+        return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
 
     @staticmethod
-    def _delta(block: JSON, delta: JSON) -> List[Event]:
+    def _delta(block: JSON, delta: JSON) -> List[_Said]:
         kind = delta.get("type")
         name, key = _ANTHROPIC_DELTAS.get(kind if isinstance(kind, str) else "", ("", ""))
         piece = delta.get(name)
         if isinstance(piece, str):
             _gather(block, key, piece)
             if key == "text":
-                return [Event("text", piece)]
+                return [piece]
             return [Event("reasoning", piece)] if key == "thinking" else []
         if kind == "citations_delta":
             block.setdefault("citations", []).append(delta.get("citation"))
@@ -3833,10 +3885,10 @@ def _anthropic_usage(usage: JSON) -> Usage:
     return Usage(read, _int(usage.get("output_tokens")), cached, _int(thoughts))
 
 
-def _said(reply: Response) -> List[Event]:
+def _said(reply: Response) -> List[_Said]:
     """The events of a reply that came whole."""
-    said = [Event("reasoning", reply.reasoning)] if reply.reasoning else []
-    return said + ([Event("text", reply.text)] if reply.text else [])
+    said: List[_Said] = [Event("reasoning", reply.reasoning)] if reply.reasoning else []
+    return [*said, reply.text] if reply.text else said
 
 
 class _Gemini(_Dialect):
@@ -3978,10 +4030,10 @@ class _Gemini(_Dialect):
         reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
         return reply
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[Event]:
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         candidates = chunk.pop("candidates", None)
         body.update(chunk)
-        events: List[Event] = []
+        events: List[_Said] = []
         for candidate in candidates if type(candidates) is list else ():
             if type(candidate) is dict:
                 self._fold(candidate, body, events)
@@ -3990,15 +4042,20 @@ class _Gemini(_Dialect):
         return events
 
     @staticmethod
-    def _fold(candidate: JSON, body: JSON, events: List[Event]) -> None:
-        kept = _kept(body.setdefault("candidates", []), candidate.get("index", 0))
-        content, first = _dict(candidate.pop("content", None)), kept is body["candidates"][0]
+    def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
+        candidates: List[JSON] = body.setdefault("candidates", [])
+        index = candidate.setdefault("index", 0)
+        kept = next((item for item in candidates if item["index"] == index), None)
+        if kept is None:
+            candidates.append({})
+            kept = candidates[-1]
+        content, first = _dict(candidate.pop("content", None)), kept is candidates[0]
         kept.update(candidate)
         parts: List[JSON] = kept.setdefault("content", {"role": "model", "parts": []})["parts"]
         for part in _list(content.get("parts")):
             text = _fold_part(_dict(part), parts)
             if text and first:
-                events.append(Event("reasoning" if part.get("thought") else "text", text))
+                events.append(Event("reasoning", text) if part.get("thought") else text)
         if first and candidate.get("finishReason"):
             events.append(_FINISH)
 

@@ -1,0 +1,1 @@
+"""How llmlite's cost compares with bare requests and with other clients: `python -m tests.benchmarks --help`."""

@@ -1,0 +1,47 @@
+"""What every test starts from (no key, address or proxy in the environment) and what it leaves: no thread."""
+import os
+import threading
+import time
+
+import pytest
+
+from tests import llmlite, testing
+
+ENDINGS = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_CA_BUNDLE")
+OTHERS = {"NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    """A thread that the test started and that outlives it fails the test."""
+    before = set(threading.enumerate())
+    yield
+    end = time.monotonic() + 2
+    for thread in set(threading.enumerate()) - before:
+        thread.join(max(0.0, end - time.monotonic()))
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """Nothing of the developer's own environment reaches a client."""
+    keys = {name for _, _, names in llmlite.providers() for name in names.split()}
+    for name in list(os.environ):
+        ours = name.startswith("LLMLITE_") and name != "LLMLITE_UNDER_TEST"  # which processes of a test need too
+        if ours or name in keys or name in OTHERS or name.upper().endswith(ENDINGS):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def server():
+    """A scripted provider; queue replies on it, or `server.handle(...)`."""
+    with testing.Server() as server:
+        yield server
+
+
+@pytest.fixture
+def llm(server):
+    """A client of `server` that tries once."""
+    with llmlite.Client("test", base_url=server.url, retry=None) as client:
+        yield client

@@ -1,0 +1,490 @@
+"""The command line: what it sends, what it prints, how it exits."""
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import pytest
+
+from llmlite.__main__ import main
+from tests import VENDORED, llmlite, testing
+
+pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX's signals, terminals and descriptors")
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """main() in this process, with a stdin that is no terminal."""
+    def run(*words, stdin=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = main(words)
+        return Ran(code, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture
+def ask(run, server):
+    """The same, with the server as the provider."""
+    def ask(*words, stdin=""):
+        return run(*words, "-m", "test", "--base-url", server.url, stdin=stdin)
+    return ask
+
+
+def command(*words):
+    return [sys.executable, "-m", "llmlite", *words]
+
+
+def environment(**more):
+    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+@contextlib.contextmanager
+def started(*words, **how):
+    """The command line in a process of its own."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command(*words), **{**pipes, "env": environment(), **how}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(*words, stdin=b"", **env):
+    done = subprocess.run(command(*words), input=stdin, capture_output=True, env=environment(**env), timeout=30)
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def at(server):
+    return ["-m", "test", "--base-url", server.url]
+
+
+def one_line(text):
+    return text.startswith("llmlite") and text.endswith("\n") and text.count("\n") == 1
+
+
+# what is asked
+
+
+def test_prompt_streams_to_stdout(ask, server):
+    """A prompt is sent as one user message; the streamed text and a line end are all that is printed."""
+    server.stream(["Hello", " world"])
+    assert ask("Say hello") == (0, "Hello world\n", "")
+    sent = server.requests[0].json
+    assert sent["messages"] == [{"role": "user", "content": "Say hello"}]
+    assert sent["model"] == "test" and sent["stream"] is True
+
+
+def test_a_line_end_of_the_models_own_is_not_doubled(ask, server):
+    """An answer that ends its line gets no second line end."""
+    server.stream(["one\n", "two\n"])
+    assert ask("Count").out == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("words, stdin, prompt", [
+    (["Sum this up:"], "the text\n", "Sum this up:\n\nthe text"),
+    ([], "  indented\ntext\n\n", "  indented\ntext"),
+    (["Alone"], "\n", "Alone"),
+])
+def test_stdin_is_read(ask, server, words, stdin, prompt):
+    """Text on stdin follows the prompt after a blank line, or stands alone; an empty stdin adds nothing."""
+    server.reply("ok")
+    assert ask(*words, stdin=stdin).code == 0
+    assert server.requests[0].json["messages"][0]["content"] == prompt
+
+
+def test_stdin_in_an_unknown_encoding(server):
+    """Bytes that do not decode are replaced, the rest is asked all the same."""
+    server.reply("ok")
+    assert finished(*at(server), stdin=b"caf\xe9?", PYTHONIOENCODING="utf-8").code == 0
+    assert server.requests[0].json["messages"][0]["content"] == "caf\ufffd?"
+
+
+def test_options(ask, server):
+    """-o takes JSON or text; what chat() knows goes by its name, the rest into the body; -s is the system prompt."""
+    server.reply("ok")
+    assert ask("Hi", "-s", "Be brief", "-o", "temperature=0", "-o", "max_tokens=7", "-o", "top_p=0.5", "-o", "user=a=b",
+               "-o", 'search={"mode": "on"}', "-o", "n=", "-o", "seed=null", "-o", "stop=3",
+               "-o", "deep=" + "[" * 9000).code == 0
+    sent = server.requests[0].json
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief"}
+    assert {key: sent[key] for key in sent.keys() - {"messages", "model", "stream", "stream_options"}} == {
+        "temperature": 0, "max_tokens": 7, "top_p": 0.5, "user": "a=b", "search": {"mode": "on"}, "n": "",
+        "stop": "3", "deep": "[" * 9000}
+
+
+def test_known_options_go_by_the_providers_own_name(run, server, monkeypatch):
+    """-o max_tokens is max_completion_tokens at OpenAI: known options pass through chat(), not around it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
+    server.reply("ok")
+    assert run("Hi", "-m", "gpt-test", "-p", "openai", "--base-url", server.url, "-o", "max_tokens=7").code == 0
+    assert server.requests[0].json["max_completion_tokens"] == 7
+    assert server.requests[0].headers["authorization"] == "Bearer sk-test-key"
+
+
+def test_no_stream(ask, server):
+    """--no-stream asks for one piece: the body is the model and the messages alone."""
+    server.reply("In one piece")
+    assert ask("Hi", "--no-stream") == (0, "In one piece\n", "")
+    assert server.requests[0].json.keys() == {"model", "messages"}
+
+
+def test_a_command_name_as_prompt(run, server, monkeypatch):
+    """After "--" a command's name is a prompt; the model and the address may come from the environment."""
+    monkeypatch.setenv("LLMLITE_MODEL", "openai/gpt-test")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    server.reply("They are many")
+    assert run("--", "models") == (0, "They are many\n", "")
+    sent = server.requests[0].json
+    assert sent["messages"][0]["content"] == "models" and sent["model"] == "gpt-test"
+
+
+# what is shown
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+def test_json(ask, server, how):
+    """--json prints one line, one object, with everything about the reply, on either way of asking."""
+    server.reply("Paris \u2028", reasoning="Hm", tool_calls=[{"id": "c1", "name": "find", "arguments": {"q": 1}}],
+                 usage=(12, 3), headers={"x-request-id": "req-7"})
+    code, out, err = ask("Hi", "--json", *how)
+    shown = json.loads(out)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert 0 < shown.pop("elapsed") < 5
+    call = {"id": "c1", "name": "find", "arguments": {"q": 1}, "raw_arguments": '{"q": 1}', "invalid": None}
+    assert shown == {
+        "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls",
+        "usage": {"input_tokens": 12, "output_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0,
+                  "total_tokens": 15},
+        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1}
+
+
+def test_usage(ask, server):
+    """--usage adds one line on stderr, and nothing to stdout."""
+    server.stream(["ok"], usage={"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
+                                 "prompt_tokens_details": {"cached_tokens": 8}})
+    code, out, err = ask("Hi", "--usage")
+    assert (code, out) == (0, "ok\n")
+    assert one_line(err)
+    assert "12 input tokens (8 cached), 3 output tokens (0 reasoning), 1 attempt(s), 0." in err
+    assert err.endswith("s, test\n")
+
+
+@pytest.mark.parametrize("reply, remark", [
+    ({"text": "Half an ans", "finish_reason": "length"}, "token limit"),
+    ({"text": "", "finish_reason": "content_filter"}, "content filter"),
+    ({"text": "", "tool_calls": [{"name": "find"}]}, "calls find"),
+    ({"text": ""}, "empty"),
+])
+def test_what_the_text_does_not_tell_is_said(ask, server, reply, remark):
+    """An answer that is cut, withheld, empty or a tool call leaves a line on stderr; --json says it in its fields."""
+    for _ in range(2):
+        server.reply(**reply)
+    code, out, err = ask("Hi")
+    assert code == 0 and out.strip() == reply["text"]
+    assert one_line(err) and remark in err
+    assert ask("Hi", "--json").err == ""
+
+
+def test_pieces_are_flushed_as_they_come(server):
+    """Each piece is in the pipe when it has come, not at the end."""
+    server.stream(["one ", "two ", "three"], gap=0.15)
+    pieces = []
+    with started("Count", *at(server)) as process:
+        while True:
+            piece = os.read(process.stdout.fileno(), 100)
+            if not piece:
+                break
+            pieces.append((time.monotonic(), piece))
+        assert process.wait(10) == 0
+    assert pieces[0][1] == b"one "
+    assert b"".join(piece for _, piece in pieces).split() == [b"one", b"two", b"three"]
+    assert pieces[-1][0] - pieces[0][0] > 0.25
+
+
+def test_text_that_stdout_cannot_encode(server):
+    """What an encoding cannot hold is replaced: neither a traceback nor the end of the answer."""
+    server.stream(["caf\u00e9 ", "\ud83d ", "end"])
+    assert finished("Hi", *at(server), PYTHONIOENCODING="ascii") == (0, "caf? ? end\n", "")
+
+
+def on_terminal(*words, **env):
+    """What a terminal shows of the command line, and the exit code."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    shown = b""
+    try:
+        with started(*words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**env)) as process:
+            os.close(theirs)
+            with contextlib.suppress(OSError):  # Linux: the last writer has left
+                while True:
+                    piece = os.read(ours, 1000)
+                    if not piece:
+                        break
+                    shown += piece
+            return process.wait(10), shown.decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+
+
+@POSIX
+def test_terminal_gets_no_control_characters(server):
+    """A model's escape sequences do not reach a terminal; a pipe gets the answer as it is."""
+    server.stream(["red: \x1b[31m", "\x07\x9b bell\tand\nline"], times=2)
+    assert on_terminal("Hi", *at(server)) == (0, "red: [31m bell\tand\nline\n")
+    assert finished("Hi", *at(server)).out == "red: \x1b[31m\x07\x9b bell\tand\nline\n"
+
+
+@POSIX
+def test_retries_show_on_a_terminal_only(server):
+    """On a terminal a wait is announced; stderr elsewhere stays empty when the call succeeds."""
+    for _ in range(2):
+        server.error(429, "slow down", retry_after=0.05)
+        server.reply("ok")
+    code, shown = on_terminal("Hi", *at(server))
+    assert code == 0
+    assert re.fullmatch(r".*retry 1 in 0\.05 s.*429.*slow down.*\nok\n", shown)
+    assert finished("Hi", *at(server)) == (0, "ok\n", "")
+    assert len(server.requests) == 4
+
+
+def test_debug_shows_each_line_once(server):
+    """LLMLITE_DEBUG=1 shows the log on stderr wherever it goes, each line once."""
+    server.error(429, retry_after=0.05)
+    server.reply("ok")
+    ran = finished("Hi", *at(server), LLMLITE_DEBUG="1")
+    assert ran[:2] == (0, "ok\n")
+    assert ran.err.count("retry 1 in") == 1
+
+
+# how it ends
+
+
+def test_server_errors_exit_1(ask, server):
+    """A refused call: exit 1, one line on stderr, nothing on stdout."""
+    server.error(401, "Incorrect key")
+    code, out, err = ask("Hi")
+    assert (code, out) == (1, "")
+    assert one_line(err) and "401 Unauthorized: Incorrect key" in err
+
+
+def test_control_characters_of_an_error_do_not_get_through(ask, server):
+    """Whatever a server writes into its error, stderr gets one line without control characters."""
+    server.error(400, "\x1b[2Jgone\x07\r\nllmlite: all is well\u2028\x9b1m\u202e")
+    code, _, err = ask("Hi")
+    assert code == 1 and one_line(err)
+    assert err[:-1].isprintable() and "gone" in err
+
+
+def test_a_servers_model_name_cannot_forge_lines(ask, server):
+    """A reply's model name with control characters in it is one line of --usage."""
+    server.reply("ok", model="m\nllmlite: x\x1b[1m")
+    err = ask("Hi", "--usage").err
+    assert one_line(err) and err[:-1].isprintable()
+
+
+def test_cut_stream_exits_1_after_its_text(ask, server):
+    """A stream cut in the middle: what came is shown, its line ended, and exit 1 says that it is not all."""
+    server.sse([{"choices": [{"index": 0, "delta": {"content": "Half an "}}]}])
+    code, out, err = ask("Hi")
+    assert code == 1 and out == "Half an \n"
+    assert one_line(err) and "stream ended without a finish reason" in err
+
+
+def test_deadline(ask, server):
+    """--deadline bounds a server that never answers: exit 1, one line that says so."""
+    server.raw(testing.STALL)
+    start = time.monotonic()
+    code, out, err = ask("Hi", "--deadline", "0.3")
+    assert 0.3 <= time.monotonic() - start < 0.6
+    assert (code, out) == (1, "")
+    assert one_line(err) and "deadline of 0.3 s" in err
+
+
+@pytest.mark.parametrize("words, complaint", [
+    ([], "nothing to ask"),
+    (["-o", "temperature"], "'temperature' is not KEY=VALUE"),
+    (["-o", "=1"], "'=1' is not KEY=VALUE"),
+    (["-o", "temperature=hot"], "temperature takes a number"),
+    (["-o", "seed=true"], "seed takes a number"),
+    (["--deadline", "soon"], "'soon' is no number of seconds above zero"),
+    (["--deadline", "-1"], "'-1' is no number of seconds above zero"),
+    (["--deadline", "nan"], "'nan' is no number of seconds above zero"),
+    (["why", "is", "that"], "unrecognized arguments: is that"),
+    (["Hi", "--no-str"], "unrecognized arguments: --no-str"),
+    (["Hi", "-m"], "expected one argument"),
+    (["models", "--usage"], "unrecognized arguments: --usage"),
+    (["demo", "fast"], "unrecognized arguments: fast"),
+])
+def test_wrong_usage_exits_2(run, words, complaint):
+    """Wrong usage: exit 2 and one line on stderr that names the help."""
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert one_line(err) and complaint in err and "--help" in err
+
+
+@pytest.mark.parametrize("words, hints", [
+    (["Hi"], ["no model", "LLMLITE_MODEL", "-m PROVIDER/MODEL"]),
+    (["Hi", "-p", "ollama"], ["no model", "LLMLITE_MODEL", "-m PROVIDER/MODEL"]),
+    (["Hi", "-m", "openai/gpt-test"], ["no key for openai", "OPENAI_API_KEY"]),
+    (["Hi", "-m", "gpt-test"], ["'gpt-test' names no provider", "openai/"]),
+    (["Hi", "-m", "x", "--base-url", "localhost:8000"], ["'localhost:8000' is not a URL"]),
+    (["models"], ["no provider", "-p NAME"]),
+    (["models", "-p", "nobody"], ["'nobody' is not known", "openai"]),
+])
+def test_missing_configuration_exits_1(run, words, hints):
+    """A missing model, key or provider: exit 1 and one line that says what to do."""
+    code, out, err = run(*words)
+    assert (code, out) == (1, "")
+    assert one_line(err) and all(hint in err for hint in hints)
+
+
+@POSIX
+def test_interrupt_exits_130(server):
+    """Ctrl-C: exit 130 at once, nothing on stderr, and the connection is closed."""
+    server.stream(["piece "] * 500, gap=0.02)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here, and so in the child
+    try:
+        with started("Hi", *at(server)) as process:
+            assert process.stdout.read(6) == b"piece "
+            process.send_signal(signal.SIGINT)
+            assert process.wait(3) == 130
+            assert process.stderr.read() == b""
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert server.wait_idle(1)
+
+
+def test_closed_pipe_is_silent(server):
+    """A reader that leaves ends the stream: exit 0, nothing on stderr, the connection is closed long before its end."""
+    server.stream(["a line\n"] * 500, gap=0.02)
+    with started("Hi", *at(server)) as process:
+        assert process.stdout.readline() == b"a line\n"
+        process.stdout.close()
+        assert process.wait(3) == 0
+        assert process.stderr.read() == b""
+    assert server.wait_idle(1)
+
+
+@pytest.mark.parametrize("words", [["providers"], ["--help"], ["demo"]])
+def test_closed_pipe_is_silent_when_it_was_closed_before(words):
+    """A reader that never read: the other commands leave no traceback either, not even at the interpreter's end."""
+    with started(*words) as process:
+        process.stdout.close()
+        assert process.wait(10) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_exits_1():
+    """Output that cannot be written is an error of one line."""
+    with open("/dev/full", "wb") as full, started("providers", stdout=full) as process:
+        assert process.wait(10) == 1
+        assert one_line(process.stderr.read().decode())
+
+
+def test_unreadable_stdin_exits_1(monkeypatch, capsys):
+    """A stdin that fails to read is an error of one line, also where stdout is no file."""
+    class Broken(io.StringIO):
+        def read(self, *args):
+            raise OSError(5, "Input/output error")
+    monkeypatch.setattr(sys, "stdin", Broken())
+    assert main(["Hi"]) == 1
+    assert one_line(capsys.readouterr().err)
+
+
+@POSIX
+def test_without_stdin_and_stdout(server):
+    """Closed descriptors, as a daemon may have them: the call is made, and nothing breaks."""
+    server.reply("ok")
+    words = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *command("Hi", *at(server))]
+    done = subprocess.run(words, stderr=subprocess.PIPE, env=environment(), timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(server.requests) == 1
+
+
+# commands
+
+
+def test_help_and_version(run):
+    """--help lists every command; a command has help of its own; --version is the package's."""
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    for name in ("models", "providers", "demo"):
+        assert re.search(rf"^  {name} +\S", out, re.M)
+        theirs = run(name, "--help")
+        assert theirs.code == 0 and theirs.out.startswith(f"usage: llmlite {name} ")
+    assert run("--version") == (0, f"llmlite {llmlite.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["-p", "openai"], ["-m", "openai/any"]])
+def test_models(run, server, monkeypatch, words):
+    """`models` prints an id a line, of the provider that -p or -m names."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    server.json({"object": "list", "data": [{"id": "small"}, {"id": "large"}]})
+    assert run("models", *words) == (0, "small\nlarge\n", "")
+    assert (server.requests[0].method, server.requests[0].path) == ("GET", "/v1/models")
+
+
+def test_models_at_an_address(ask, server):
+    """`models --base-url` asks the server there."""
+    server.json({"object": "list", "data": [{"id": "local"}]})
+    assert ask("models").out == "local\n"
+
+
+def test_providers(run, monkeypatch):
+    """`providers` has a row for each: name, base URL, key variable, and whether that is set; no key is shown."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk-secret")
+    code, out, _ = run("providers")
+    rows = [re.split(" {2,}", line) for line in out.splitlines()]
+    assert code == 0 and "gsk-secret" not in out
+    assert [tuple(row[:2]) for row in rows[1:]] == [(name, url or "-") for name, url, _ in llmlite.providers()]
+    found = {row[0]: row[2:] for row in rows[1:]}
+    assert found["groq"] == ["GROQ_API_KEY", "yes"]
+    assert found["openai"] == ["OPENAI_API_KEY", "no"]
+    assert found["ollama"] == ["-", "-"]
+
+
+def test_demo():
+    """The demo: asked, refused with 429, waits as told, retries, streams, tells the cost, whatever the environment."""
+    start = time.monotonic()
+    ran = finished("demo", LLMLITE_API_KEY="sk-private-key", LLMLITE_DEBUG="1", LLMLITE_MODEL="no/such",
+                   HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", ALL_PROXY="http://127.0.0.1:9",
+                   NO_PROXY="example.com", no_proxy="example.com")
+    assert time.monotonic() - start < 4
+    assert ran.code == 0 and ran.err == "" and "sk-private-key" not in ran.out
+    steps = re.findall(r"^ *([\d.]+) s  (\w+) +(.*)$", ran.out, re.M)
+    assert [who for _, who, _ in steps] == ["ask", "server", "log", "server", "answer", "usage", "ledger"]
+    times = [float(seconds) for seconds, _, _ in steps]
+    said = [text for _, _, text in steps]
+    assert "429" in said[1] and "retry 1 in 1.00 s" in said[2] and "429" in said[2] and "200" in said[3]
+    assert said[4] == "Air scatters blue light far more than red, so blue comes from every side."
+    assert times[3] - times[1] >= 0.99  # of times rounded to 0.01
+    assert times[5] - times[4] >= 0.5  # the pieces had gaps between them
+    assert said[5] == "14 input tokens, 14 output tokens"
+    assert said[6] == "calls 1, attempts 2, retries 1, failed 0"
+
+
+def test_demo_leaves_the_environment_alone(run, monkeypatch):
+    """main(["demo"]) in a program of one's own puts the environment back."""
+    monkeypatch.setenv("LLMLITE_MODEL", "no/such")
+    before = dict(os.environ)
+    assert run("demo").code == 0
+    assert dict(os.environ) == before

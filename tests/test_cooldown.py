@@ -1,0 +1,290 @@
+"""One cool-down for all threads of a client, and the user's own RateLimit; measured at the server."""
+import threading
+import time
+
+import pytest
+
+from tests import llmlite, testing
+
+POLICY = llmlite.RetryPolicy(rate_limit_backoff=30)
+
+
+def client(server, **options):
+    options.setdefault("retry", POLICY)
+    return llmlite.Client("test", base_url=server.url, api_key="sk-test-0001", **options)
+
+
+class Threads:
+    """Runs functions in threads of their own; an exception in one is raised at the end."""
+
+    def __init__(self):
+        self.threads, self.errors = [], []
+
+    def start(self, function, *arguments):
+        thread = threading.Thread(target=self._run, args=(function, arguments))
+        self.threads.append(thread)
+        thread.start()
+
+    def _run(self, function, arguments):
+        try:
+            function(*arguments)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        for thread in self.threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in self.threads)
+        if kind is None and self.errors:
+            raise self.errors[0]
+
+
+def refusing_once(at, seconds, busy=0.005):
+    """An answer function: request number `at` is told to wait, the others are answered after a moment."""
+    lock, seen = threading.Lock(), []
+
+    def answer(request):
+        with lock:
+            seen.append(request)
+            refused = len(seen) == at
+        return testing.error(429, retry_after=seconds) if refused else testing.reply("ok", delay=busy)
+
+    return answer
+
+
+def told_to_wait(server, at=1):
+    """When the answer that asks to wait was sent."""
+    return server.requests[at - 1].sent[0][0]
+
+
+def hold_back(server, llm, threads, seconds):
+    """Have one thread of the client told to wait, and return when it has been."""
+    server.error(429, retry_after=seconds)
+    server.reply("ok", times=None)
+    threads.start(llm.chat, "told")
+    assert server.wait_for(1)
+    while not server.requests[0].sent:
+        time.sleep(0.001)
+    time.sleep(0.04)  # until the client has read it
+    return told_to_wait(server)
+
+
+# -------------------------------------------------------------------------------------------------------- cool-down
+
+
+def test_all_threads_wait(server):
+    """When one of 8 threads is told to wait, none sends until then, and they start again spread, not in a herd."""
+    server.handle(refusing_once(at=20, seconds=0.25))
+
+    def work(llm):
+        for _ in range(8):
+            llm.chat("hello")
+
+    with client(server) as llm, Threads() as threads:
+        for _ in range(8):
+            threads.start(work, llm)
+    told = told_to_wait(server, 20)
+    after = [request.time - told for request in server.requests if request.time > told + 0.06]
+    assert len(server.requests) == 65
+    assert len(after) >= 30  # the pause came in the middle of the work
+    assert min(after) >= 0.25
+    first = sorted(after)[:8]
+    assert first[-1] - first[0] > 0.004
+    assert first[-1] < 0.25 + 0.025 + 0.2
+
+
+def test_they_start_spread(server):
+    """The starts lie within a tenth of the wait after its end."""
+    with client(server) as llm, Threads() as threads:
+        told = hold_back(server, llm, threads, 0.3)
+        for _ in range(9):
+            threads.start(llm.chat, "held")
+    starts = sorted(request.time - told for request in server.requests[1:])
+    assert len(starts) == 10
+    assert starts[0] >= 0.3
+    assert starts[4] < 0.3 + 0.03 + 0.03  # half of them; a busy machine may hold up the others
+    assert starts[-1] - starts[0] > 0.006
+
+
+@pytest.mark.parametrize("how", ["stream", "models"])
+def test_streams_and_model_lists_wait(server, how):
+    """Streams and other calls are held back like chats."""
+    with client(server) as llm, Threads() as threads:
+        told = hold_back(server, llm, threads, 0.2)
+        if how == "stream":
+            with llm.stream("held") as pieces:
+                assert "".join(pieces) == "ok"
+        else:
+            llm.models()
+    assert [request.time - told >= 0.2 for request in server.requests] == [False, True, True]
+
+
+def test_other_clients_do_not_wait(server):
+    """The cool-down is the client's: another one sends at once."""
+    with client(server) as llm, client(server) as other, Threads() as threads:
+        told = hold_back(server, llm, threads, 0.3)
+        other.chat("free")
+    assert server.requests[1].json["messages"][0]["content"] == "free"
+    assert server.requests[1].time - told < 0.25
+
+
+def test_own_backoff_holds_back_nobody(server):
+    """Where the server asked for nothing, only the refused call backs off."""
+    server.error(429)
+    server.reply("ok", times=None)
+    policy = llmlite.RetryPolicy(rate_limit_backoff=0.3, jitter=0)
+    with client(server, retry=policy) as llm, Threads() as threads:
+        threads.start(llm.chat, "told")
+        assert server.wait_for(1)
+        time.sleep(0.03)
+        llm.chat("free")
+    first, free, again = server.requests
+    assert free.time - first.time < 0.25
+    assert again.time - first.time >= 0.3
+
+
+@pytest.mark.parametrize("asks", [(0.08, 0.2), (0.2, 0.08)])
+def test_longest_ask_counts(server, asks):
+    """Of two asks the one that ends later counts, whichever came first."""
+    together, number = threading.Barrier(2), iter(range(9))
+
+    def answer(request):
+        nth = next(number)
+        if nth > 1:
+            return testing.reply("ok")
+        together.wait(5)
+        return testing.error(429, retry_after=asks[nth], delay=0.02 * nth)
+
+    server.handle(answer)
+    with client(server) as llm, Threads() as threads:
+        threads.start(llm.chat, "one")
+        threads.start(llm.chat, "two")
+    told = max(request.time for request in server.requests[:2])
+    assert [request.time - told >= 0.17 for request in server.requests] == [False, False, True, True]
+
+
+def test_held_back_past_the_deadline(server):
+    """A call whose deadline comes before the end of the cool-down fails at once and sends nothing."""
+    with client(server) as llm, Threads() as threads:
+        hold_back(server, llm, threads, 0.3)
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError) as caught:
+            llm.chat("held", deadline=0.1)
+        took = time.monotonic() - started
+        assert len(server.requests) == 1
+    assert took < 0.09
+    assert 0.1 < caught.value.retry_after <= 0.3 * 1.1
+    assert caught.value.attempts == 0
+
+
+def test_fits_into_the_deadline(server):
+    """A call whose deadline comes later waits, and is answered."""
+    with client(server) as llm, Threads() as threads:
+        told = hold_back(server, llm, threads, 0.15)
+        assert llm.chat("held", deadline=3).text == "ok"
+    assert min(request.time - told for request in server.requests[1:]) >= 0.15
+
+
+def test_cooldown_ends(server):
+    """After the wait nothing is held back any more."""
+    server.error(429, retry_after=0.05)
+    server.reply("ok", times=None)
+    with client(server) as llm:
+        llm.chat("told")
+        started = time.monotonic()
+        for _ in range(10):
+            llm.chat("free")
+    assert time.monotonic() - started < 0.2
+
+
+# -------------------------------------------------------------------------------------------------------- RateLimit
+
+
+def times(server):
+    return [request.time - server.requests[0].time for request in server.requests]
+
+
+@pytest.mark.parametrize("threads_", [1, 4])
+def test_requests_a_minute(server, threads_):
+    """Requests over a second's worth are sent one by one at the rate, by however many threads."""
+    server.reply("ok", times=None)
+    with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=600)) as llm, Threads() as threads:
+        for _ in range(threads_):
+            threads.start(lambda: [llm.chat("hello") for _ in range(12 // threads_)])
+    sent = times(server)
+    assert len(sent) == 12
+    for start in range(12):
+        for end in range(start, 12):  # in no stretch of time more than the burst of 10 and 10 a second
+            assert end - start <= 10 + (sent[end] - sent[start]) * 10 + 0.2
+    assert 0.09 <= sent[-1] < 0.6
+
+
+def test_slow_limit_has_no_burst(server):
+    """Under one a second the first call goes at once; the next one waits its whole turn, or says that it cannot."""
+    server.reply("ok", times=None)
+    with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=6)) as llm:
+        llm.chat("hello")
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError) as caught:
+            llm.chat("hello", deadline=1)
+    assert time.monotonic() - started < 0.2
+    assert 9 < caught.value.retry_after <= 10
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+def test_tokens_a_minute(server, how):
+    """Tokens spent over a second's worth are waited for before the next call."""
+    server.stream(["ok"], usage=(100, 20), times=None)
+
+    def call(llm):
+        if how == "chat":
+            return llm.chat("hello")
+        with llm.stream("hello") as pieces:
+            return list(pieces)
+
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6000)) as llm:
+        call(llm)  # 120 of the 100 that are there
+        call(llm)
+    assert 0.15 <= times(server)[1] < 0.6
+
+
+def test_both_limits(server):
+    """Of both limits the slower one holds."""
+    server.reply("ok", usage=(100, 20), times=None)
+    limit = llmlite.RateLimit(requests_per_minute=60000, tokens_per_minute=6000)
+    with client(server, rate_limit=limit) as llm:
+        llm.chat("hello")
+        llm.chat("hello")
+    assert 0.15 <= times(server)[1] < 0.6
+
+
+def test_retries_count_as_requests(server):
+    """A retry takes its turn too."""
+    server.error(500, times=12)
+    server.reply("ok")
+    policy = llmlite.RetryPolicy(max_retries=12, backoff=0)
+    with client(server, retry=policy, rate_limit=llmlite.RateLimit(requests_per_minute=600)) as llm:
+        llm.chat("hello")
+    assert len(server.requests) == 13
+    assert times(server)[-1] >= 0.15
+
+
+def test_no_limit(server):
+    """Without a limit nothing is held back."""
+    server.reply("ok", times=None)
+    with client(server, rate_limit=llmlite.RateLimit()) as llm:
+        for _ in range(30):
+            llm.chat("hello")
+    assert times(server)[-1] < 1
+
+
+@pytest.mark.parametrize("field", ["requests_per_minute", "tokens_per_minute"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_limit_is_checked(field, value):
+    """A limit of nothing, or of no number, is refused and named."""
+    with pytest.raises(llmlite.ConfigurationError, match=field):
+        llmlite.RateLimit(**{field: value})

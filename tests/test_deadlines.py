@@ -1,0 +1,416 @@
+"""Deadlines and idle timeouts: a call comes back in time whatever the server does, and says how far it had come."""
+import contextlib
+import gzip
+import json
+import socket
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests import llmlite, testing
+
+FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
+D = 0.3  # seconds: the deadline of most calls here
+GRACE = 0.25  # seconds a call may take longer than its deadline
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+GZIP = {"Content-Encoding": "gzip"}
+DONE = "data: [DONE]\n\n"
+
+
+@pytest.fixture
+def llm(server):
+    with llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D) as llm:
+        yield llm
+
+
+def ask(llm, how, **options):
+    """A whole reply: by chat(), or by stream() and all its pieces."""
+    if how == "chat":
+        return llm.chat("Hi", **options)
+    stream = llm.stream("Hi", **options)
+    for _ in stream:
+        pass
+    return stream.response
+
+
+@contextlib.contextmanager
+def timed(least, most):
+    """Assert how many seconds the block takes."""
+    started = time.monotonic()
+    yield
+    assert least <= time.monotonic() - started < most
+
+
+def exceeded(function, least=D, most=D + GRACE):
+    """The DeadlineExceededError that a call must end in, within the grace after the deadline."""
+    with timed(least - 0.01, most), pytest.raises(llmlite.DeadlineExceededError) as caught:
+        function()
+    assert type(caught.value) is llmlite.DeadlineExceededError
+    return caught.value
+
+
+def together(names, case):
+    """Run `case(name, server)` for each name, each with a server of its own, all at the same time."""
+    def run(name):
+        with testing.Server() as server:
+            case(name, server)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        running = {name: pool.submit(run, name) for name in names}
+    failures = {name: future.exception() for name, future in running.items() if future.exception()}
+    assert not failures
+
+
+def chunk(content=None, finish=None):
+    delta = {} if content is None else {"content": content}
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+def chunked(*events):
+    """Events, as dicts, in the wire's chunks."""
+    lines = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+    return b"".join(b"%x\r\n%b\r\n" % (len(line), line) for line in lines)
+
+
+def drip(data, gap=0.01):
+    """Steps that send one byte at a time."""
+    return [step for byte in data for step in (bytes([byte]), gap)]
+
+
+def forever(data, gap=0.01, times=500):
+    return [data, gap] * times
+
+
+# ----------------------------------------------------------------------------------- servers that do not come to an end
+
+
+LONG = b'{"choices": [], "x": "' + b"x" * 500
+NEVER = {
+    "no-answer": [testing.STALL],
+    "head-dripped": drip(HEAD + b"X: " + b"x" * 500),
+    "continue": forever(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk-extension": [CHUNKED, b"5;x=", *forever(b"x")],
+    "no-body": [HEAD + b"Content-Length: 500\r\n\r\n", testing.STALL],
+    "length-dripped": [HEAD + b"Content-Length: 5000\r\n\r\n", *drip(LONG)],
+    "chunked-dripped": [CHUNKED, *[step for byte in LONG for step in (b"1\r\n%c\r\n" % byte, 0.01)]],
+    "close-dripped": [HEAD + b"\r\n", *drip(LONG)],
+    "gzip-dripped": [HEAD + b"Content-Encoding: gzip\r\n\r\n",
+                     *drip(gzip.compress(LONG, compresslevel=0)[:-30])],
+    "pings": [CHUNKED, *forever(b"8\r\n: ping\n\n\r\n")],
+    "blank-lines": [HEAD + b"\r\n", *forever(b"\n")],
+    "trailers": [CHUNKED, b"2\r\n{}\r\n0\r\n", *forever(b"X: y\r\n")],
+}
+
+
+@pytest.mark.parametrize("how, names", [
+    ("chat", list(NEVER)), ("stream", ["no-answer", "head-dripped", "chunked-dripped", "gzip-dripped", "pings"])])
+def test_a_server_that_does_not_come_to_an_end(how, names):
+    """Silence, or bytes that drip for ever, in the head, between or in the body: the deadline holds."""
+    def case(name, server):
+        server.raw(*NEVER[name])
+        with llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D) as llm:
+            error = exceeded(lambda: ask(llm, how))
+        assert (error.attempts, len(server.requests)) == (1, 1)
+        assert D <= error.elapsed < D + GRACE
+        assert "deadline of 0.3 s" in str(error)
+        assert (error.response, error.retry_after) == (None, None)
+        assert server.wait_idle(1)
+
+    together(names, case)
+
+
+HE = chunked(chunk("He"))
+LATER = {
+    "silence": [CHUNKED, HE, testing.STALL],
+    "pings": [CHUNKED, HE, *forever(b"8\r\n: ping\n\n\r\n")],
+    "event-dripped": [CHUNKED, HE, b"50\r\n", *drip(b'data: {"x": "' + b"x" * 500)],
+    "events": [CHUNKED, HE, *forever(chunked(chunk("")))],
+}
+
+
+def test_a_stream_that_does_not_come_to_an_end():
+    """The deadline runs through a stream's last event; the error has the reply so far."""
+    def case(name, server):
+        server.raw(*LATER[name])
+        with llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D) as llm:
+            error = exceeded(lambda: ask(llm, "stream"))
+        assert (error.response.text, error.response.finish_reason) == ("He", None)
+        assert len(server.requests) == 1
+        assert server.wait_idle(1)
+
+    together(LATER, case)
+
+
+def test_a_stream_without_end_that_is_never_dull(server, llm):
+    """Events as fast as the wire takes them are no reason to miss the deadline."""
+    server.raw(CHUNKED, *[chunked(chunk("x")) * 1000] * 1000)
+    assert set(exceeded(lambda: ask(llm, "stream")).response.text) == {"x"}
+
+
+def test_a_deadline_holds_while_a_small_answer_unpacks(server, llm):
+    """A few kilobytes that unpack to comments for seconds do not hold the call."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    block = b":\n" * (1 << 19)
+    first, again = [packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
+    server.body(first + again * 200, headers=GZIP)
+    exceeded(lambda: ask(llm, "stream"))
+
+
+def test_after_the_finish_reason_the_deadline_costs_nothing(server, llm):
+    """If only [DONE] or usage is missing when the time is up, the reply is whole, and returned."""
+    server.raw(CHUNKED, chunked(chunk("Hello"), chunk(finish="stop")), *forever(b"8\r\n: ping\n\n\r\n"))
+    with timed(D - 0.01, D + GRACE):
+        reply = ask(llm, "stream")
+    assert (reply.text, reply.finish_reason) == ("Hello", "stop")
+
+
+def test_trailers_without_end_after_the_end_mark(server, llm):
+    """After [DONE] a stream is at its end, however long the server goes on."""
+    server.raw(CHUNKED, chunked(chunk("Hello"), chunk(finish="stop")) + b"e\r\n" + DONE.encode() + b"\r\n0\r\n",
+               *forever(b"X: y\r\n"))
+    with timed(0, D):
+        assert ask(llm, "stream").text == "Hello"
+
+
+def test_a_deadline_of_one_call(server, llm):
+    """A call's own deadline goes before the client's, and None lifts it."""
+    server.raw(testing.STALL)
+    exceeded(lambda: llm.chat("Hi", deadline=0.1), least=0.1, most=0.1 + GRACE)
+    server.reply("Hello", delay=D + 0.1)
+    assert llm.chat("Hi", deadline=None).text == "Hello"
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+def test_a_deadline_that_is_kept_changes_nothing(server, llm, how):
+    """An answer in time is an answer, and the next call has its own deadline."""
+    server.stream(["Hello"], times=2, delay=D * 0.6)
+    for _ in range(2):
+        assert ask(llm, how).text == "Hello"
+    assert server.connections == 1
+
+
+@contextlib.contextmanager
+def full():
+    """The address of a listener whose queue is full: connects to it are never answered."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        time.sleep(0.02)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+@pytest.mark.parametrize("policy", [FAST, None], ids=["retries", "no-retries"])
+def test_a_connection_that_is_never_made(policy):
+    """A host that swallows connects costs the deadline and no more, with retries too."""
+    with full() as url, llmlite.Client("test", base_url=url, retry=policy, deadline=D) as llm:
+        exceeded(lambda: llm.chat("Hi"))
+        assert llm.ledger.unknown == 0
+
+
+def test_a_connect_timeout_is_its_own_error():
+    """Without a deadline the connect timeout ends each attempt to connect."""
+    with full() as url, llmlite.Client("test", base_url=url, retry=None, timeout=(0.15, 9)) as llm, \
+            timed(0.14, 0.15 + GRACE), pytest.raises(llmlite.APITimeoutError, match="connect timed out"):
+        llm.chat("Hi")
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["deaf", "slow"])
+def test_a_server_that_does_not_read_the_request(reads):
+    """A large request that the server does not take, or takes by the drop, is bounded as well."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        over = threading.Event()
+
+        def accept():
+            sock, _ = listener.accept()
+            with sock:
+                while not over.wait(0.02):
+                    if reads:
+                        sock.recv(1000)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            with llmlite.Client("test", base_url=url, retry=FAST, deadline=D) as llm:
+                exceeded(lambda: llm.chat("x" * (16 << 20)))
+                assert llm.ledger.unknown == 1
+        finally:
+            over.set()
+            thread.join()
+
+
+# -------------------------------------------------------------------------------------------------- waits and deadlines
+
+
+def test_a_retry_due_after_the_deadline(server):
+    """If the backoff ends past the deadline, the call ends at once, with the error it would have retried."""
+    llm = llmlite.Client("test", base_url=server.url, deadline=5, retry=llmlite.RetryPolicy(backoff=60, backoff_max=60))
+    server.error(500, "Broken")
+    error = exceeded(lambda: llm.chat("Hi"), least=0, most=GRACE)
+    assert (type(error.last_error), error.last_error.message) == (llmlite.ServerError, "Broken")
+    assert (error.retry_after, error.attempts, len(server.requests)) == (None, 1, 1)
+    assert "Broken" in str(error)
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+def test_a_server_that_asks_to_wait_past_the_deadline(server, llm, how):
+    """Retry-After past the deadline: DeadlineExceededError at once, with what the server asks."""
+    server.error(429, "Slow down", retry_after=30)
+    error = exceeded(lambda: ask(llm, how), least=0, most=GRACE)
+    assert (error.retry_after, type(error.last_error)) == (30, llmlite.RateLimitError)
+    assert error.last_error.retry_after == 30
+    assert (error.attempts, len(server.requests)) == (1, 1)
+
+
+def test_a_deadline_inside_the_cool_down(server, llm):
+    """A call that would start after its deadline, for another was told to wait, ends at once and sends nothing."""
+    server.error(429, "Slow down", retry_after=30)
+    exceeded(lambda: llm.chat("Hi"), least=0, most=GRACE)
+    error = exceeded(lambda: llm.chat("Hi"), least=0, most=GRACE)
+    assert 29 < error.retry_after <= 33
+    assert (error.attempts, len(server.requests)) == (0, 1)
+
+
+def test_retries_are_bounded_by_the_deadline_together(server):
+    """The deadline counts from the call, not from the attempt; the last attempt's error is kept."""
+    server.error(500, "Broken", delay=0.1)
+    server.error(502, "Broken too", delay=0.1)
+    server.raw(testing.STALL)
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D)
+    error = exceeded(lambda: llm.chat("Hi"))
+    assert (error.attempts, len(server.requests)) == (3, 3)
+    assert error.last_error.status_code == 502
+
+
+# --------------------------------------------------------------------------------------------- a session of the user's
+
+
+@pytest.mark.parametrize("how, names", [
+    ("chat", ["no-answer", "length-dripped", "chunked-dripped", "close-dripped", "gzip-dripped"]), ("stream", ["pings"])])
+def test_the_deadline_with_a_session_of_the_users(how, names):
+    """The body is bounded over the user's own requests.Session too."""
+    def case(name, server):
+        server.raw(*NEVER[name])
+        with requests.Session() as session:
+            llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D, session=session)
+            exceeded(lambda: ask(llm, how))
+            assert server.wait_idle(1)
+
+    together(names, case)
+
+
+# -------------------------------------------------------------------------------------------------------- idle streams
+
+
+def test_a_stream_of_pings_is_idle(server):
+    """Pings do not count: after idle_timeout without an event APITimeoutError comes, with the reply so far."""
+    server.raw(*LATER["pings"])
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, idle_timeout=0.2)
+    with timed(0.19, 0.2 + GRACE), pytest.raises(llmlite.APITimeoutError, match="no data event for 0.2 s") as caught:
+        ask(llm, "stream")
+    assert caught.value.response.text == "He"
+    assert len(server.requests) == 1
+    assert server.wait_idle(1)
+
+
+def test_events_keep_a_stream_from_being_idle(server):
+    """idle_timeout is between events, not for the whole stream."""
+    server.sse([*map(chunk, "abc"), chunk(finish="stop"), DONE], gap=0.1)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    assert ask(llm, "stream").text == "abc"
+
+
+def test_a_slow_reader_is_not_an_idle_server(server):
+    """Time that the caller spends between two pieces does not count against the server."""
+    server.sse([*map(chunk, "abc"), chunk(finish="stop"), DONE], gap=0.02)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    pieces = []
+    for piece in llm.stream("Hi"):
+        pieces.append(piece)
+        time.sleep(0.25)
+    assert pieces == ["a", "b", "c"]
+
+
+def test_a_slow_first_look_is_not_an_idle_server(server):
+    """A stream may lie for a while before it is read."""
+    server.sse([chunk("a"), chunk("b"), chunk(finish="stop"), DONE], gap=0.02)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    stream = llm.stream("Hi")
+    time.sleep(0.25)
+    assert list(stream) == ["a", "b"]
+
+
+@pytest.mark.parametrize("how, options, steps", [
+    ("chat", {"timeout": (5, 0.1)}, [testing.STALL]),
+    ("stream", {"timeout": (5, 0.1)}, [testing.STALL]),
+    ("stream", {"timeout": (5, 0.1)}, [CHUNKED, testing.STALL]),
+    ("chat", {"timeout": 0.1}, [HEAD + b"Content-Length: 9\r\n\r\n", testing.STALL]),
+    ("stream", {"idle_timeout": 0.1}, NEVER["pings"]),
+], ids=["chat", "stream", "stream-head", "chat-body", "pings"])
+def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps):
+    """Nothing is lost yet, so the call is made again; at the end of the retries it is an APITimeoutError."""
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, **options)
+    server.raw(*steps)
+    server.stream(["Hello"])
+    assert ask(llm, how).text == "Hello"
+    first, second = server.requests
+    assert 0.09 < second.time - first.time < 0.1 + GRACE
+    policy = llmlite.RetryPolicy(max_retries=1, backoff=0.001)
+    llm = llmlite.Client("test", base_url=server.url, retry=policy, **options)
+    server.raw(*steps, times=2)
+    with timed(0.19, 0.2 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
+        ask(llm, how)
+    assert type(caught.value) is llmlite.APITimeoutError
+    assert (caught.value.attempts, len(server.requests)) == (2, 4)
+    assert llm.ledger.attempts == 2
+
+
+def test_a_read_timeout_after_the_first_event(server):
+    """A server that falls silent in a stream is an APITimeoutError with the reply so far, and no retry."""
+    server.raw(*LATER["silence"])
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, timeout=(5, 0.15))
+    with timed(0.14, 0.15 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
+        ask(llm, "stream")
+    assert caught.value.response.text == "He"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("quiet", [{}, {"timeout": None}], ids=["timeout", "no-timeout"])
+def test_the_silence_after_the_finish_reason_is_short(server, monkeypatch, quiet):
+    """A server that neither says [DONE] nor closes is left soon after the finish reason, with the whole reply."""
+    client = sys.modules[llmlite.Client.__module__]
+    assert 1 <= client._LINGER <= 10
+    monkeypatch.setattr(client, "_LINGER", 0.2)
+    server.sse([chunk("Hello"), chunk(finish="stop")], end="stall")
+    options = {"timeout": 2, **quiet}
+    llm = llmlite.Client("test", base_url=server.url, retry=None, **options)
+    closing = threading.Timer(2, server.close)
+    closing.start()
+    try:
+        with timed(0, 0.2 + GRACE):
+            reply = ask(llm, "stream")
+    finally:
+        closing.cancel()
+        closing.join()
+    assert (reply.text, reply.finish_reason) == ("Hello", "stop")
+
+
+def test_idle_after_the_finish_reason_is_no_error(server):
+    """A short idle_timeout, too, ends the wait for [DONE] with the whole reply."""
+    server.sse([chunk("Hello"), chunk(finish="stop")], end="stall")
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.15)
+    with timed(0.14, 0.15 + GRACE):
+        reply = ask(llm, "stream")
+    assert (reply.text, reply.finish_reason) == ("Hello", "stop")

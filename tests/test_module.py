@@ -1,0 +1,159 @@
+"""The module as a whole: what importing it does, what it imports and exports, its examples, and that it works alone."""
+import ast
+import doctest
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import types
+
+import pytest
+
+from tests import llmlite, testing
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CLIENT = sys.modules[llmlite.Client.__module__]
+SOURCE = inspect.getsourcefile(CLIENT)
+
+WATCH = """
+import json, logging, os, signal, socket, sys, threading
+import requests, urllib3
+seen = []
+def hook(event, args):
+    if event.startswith(("socket.", "subprocess.", "os.system", "os.fork", "os.putenv", "signal.", "ctypes.")):
+        seen.append(event)
+    if event == "open" and args[1] and set("wax+") & set(args[1]) and "__pycache__" not in str(args[0]):
+        seen.append(f"open {args[0]}")
+def state():
+    loggers = [logging.getLogger(), *map(logging.getLogger, ("llmlite", "urllib3", "requests"))]
+    return [[(log.level, len(log.handlers), log.propagate) for log in loggers], threading.active_count(),
+            dict(os.environ), socket.getdefaulttimeout(), signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+            sorted(vars(requests.Session)), id(requests.Session.send), id(requests.adapters.HTTPAdapter.send),
+            id(urllib3.HTTPResponse.read), id(urllib3.connection.HTTPConnection.connect)]
+modules, before = set(sys.modules), repr(state())
+sys.addaudithook(hook)
+import MODULE
+found = {name: getattr(sys.modules[name], "__file__", None) or "" for name in set(sys.modules) - modules}
+print(json.dumps({"seen": seen, "same": repr(state()) == before, "found": found}))
+"""
+
+
+def run(*args, **environment):
+    """Python with these arguments, from the repository's root; what it wrote to stdout."""
+    done = subprocess.run([sys.executable, *args], cwd=ROOT, env={**os.environ, **environment}, timeout=50,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_import_has_no_side_effects():
+    """Importing opens nothing, starts nothing, sets nothing, and brings in no third-party module of its own."""
+    found = json.loads(run("-c", WATCH.replace("MODULE", llmlite.__name__)))
+    assert found["seen"] == [] and found["same"]
+    ours = {name for name in found["found"] if name.partition(".")[0] == llmlite.__name__.partition(".")[0]}
+    assert llmlite.__name__ in ours
+    foreign = {name for name, path in found["found"].items() if "site-packages" in path and name not in ours}
+    assert {name.partition(".")[0] for name in foreign} <= {"requests", "urllib3"}
+    assert "asyncio" not in found["found"]
+
+
+def tree():
+    with open(SOURCE, encoding="utf-8") as file:
+        return ast.parse(file.read())
+
+
+def imported():
+    """The top-level names of all that the source imports, in functions too; a relative import is "."."""
+    for node in ast.walk(tree()):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." if node.level else (node.module or "").partition(".")[0]
+
+
+def is_standard(name):
+    if hasattr(sys, "stdlib_module_names"):
+        return name in sys.stdlib_module_names
+    spec = importlib.util.find_spec(name)
+    origin = (spec and spec.origin) or ""
+    return origin in ("built-in", "frozen") or (
+        origin.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in origin)
+
+
+def test_imports():
+    """client.py imports the standard library, requests and urllib3, and nothing of ours."""
+    names = set(imported())
+    assert {"requests", "urllib3", "json"} <= names
+    assert [name for name in sorted(names - {"requests", "urllib3"}) if not is_standard(name)] == []
+    assert "asyncio" not in names
+
+
+def test_no_async():
+    """client.py has no coroutine."""
+    nodes = [type(node) for node in ast.walk(tree())]
+    assert ast.FunctionDef in nodes
+    assert not {ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await} & set(nodes)
+
+
+def test_all():
+    """__all__ is every public class and function that client.py defines, each once; the package hands them on."""
+    public = {name for name, value in vars(CLIENT).items() if not name.startswith("_")
+              and isinstance(value, (type, types.FunctionType)) and value.__module__ == CLIENT.__name__}  # fmt: skip
+    assert sorted(CLIENT.__all__) == sorted(public)
+    assert all(getattr(llmlite, name) is getattr(CLIENT, name) for name in CLIENT.__all__)
+    assert llmlite.__version__ == CLIENT.__version__
+
+
+def test_public_things_have_docstrings():
+    """Every public name, and every public method of a public class, says what it is."""
+    things = [getattr(CLIENT, name) for name in CLIENT.__all__]
+    methods = [value for thing in things if isinstance(thing, type) for name, value in vars(thing).items()
+               if isinstance(value, (types.FunctionType, property)) and not name.startswith("_")]  # fmt: skip
+    assert CLIENT.__doc__ and len(methods) > 10
+    silent = [thing for thing in things + methods if not (inspect.getdoc(thing) or "").strip()]
+    assert [getattr(thing, "__qualname__", thing) for thing in silent] == []
+
+
+@pytest.mark.parametrize("module", [CLIENT, testing], ids=["client", "testing"])
+def test_examples(module):
+    """The examples in the docstrings do what they say."""
+    result = doctest.testmod(module)
+    assert result.attempted >= 3 and result.failed == 0
+
+
+def test_under_another_name():
+    """LLMLITE_UNDER_TEST=vendored runs tests against a copy of client.py under another name in another package."""
+    words = "from tests import llmlite, VENDORED; print(VENDORED, llmlite.__name__, llmlite.Client.__module__)"
+    seen = run("-c", words, LLMLITE_UNDER_TEST="vendored").split()
+    assert seen == ["True", "some_tool.vendor.little_llm", "some_tool.vendor.little_llm"]
+    assert run("-c", words, LLMLITE_UNDER_TEST="").split()[:2] == ["False", "llmlite"]
+
+
+def test_suite_under_another_name():
+    """A test file passes against the vendored copy."""
+    command = ["-m", "pytest", "-p", "no:cacheprovider", "tests/test_keys.py"]
+    assert " passed" in run(*command, LLMLITE_UNDER_TEST="vendored")
+
+
+def test_alone(tmp_path, server):
+    """One copied file is enough: it works where there is no package, and its errors and clients pickle there."""
+    shutil.copy(SOURCE, tmp_path / "little.py")
+    server.reply("ok")
+    server.error(404)
+    script = f"""
+import pickle, sys, little
+client = pickle.loads(pickle.dumps(little.Client("m", base_url={server.url!r})))
+print(client.chat("hi").text)
+try:
+    client.chat("hi")
+except little.NotFoundError as error:
+    print(type(pickle.loads(pickle.dumps(error))).__module__)
+print(any(name.partition(".")[0] == "llmlite" for name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=str(tmp_path), timeout=20, stdout=subprocess.PIPE,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)}, text=True)  # fmt: skip
+    assert done.stdout.split() == ["ok", "little", "False"]

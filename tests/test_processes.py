@@ -1,0 +1,255 @@
+"""Clients that travel: pickle, copy, fork, and pools of processes."""
+import contextlib
+import copy
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import requests
+
+from tests import llmlite, testing
+
+KEY = "sk-0123456789"
+FAST = llmlite.RetryPolicy(backoff=0.001, max_retries=1)
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
+
+
+def the_key():
+    return KEY + "-called"
+
+
+def ask(llm, question):
+    return llm.chat(question).text
+
+
+def echo(request):
+    return testing.reply(request.json["messages"][-1]["content"])
+
+
+COPIES = {
+    **{f"pickle{number}": lambda client, number=number: pickle.loads(pickle.dumps(client, number))
+       for number in PROTOCOLS},
+    "copy": copy.copy, "deepcopy": copy.deepcopy,
+}  # fmt: skip
+copied = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+
+
+# ------------------------------------------------------------------------------------------------------ pickle and copy
+
+
+@copied
+def test_explicit_settings_are_kept(server, copied):
+    """What a client was made with goes along: model, address, key, headers, retries, timeouts."""
+    client = copied(llmlite.Client("org/model", base_url=server.url, api_key=KEY, headers={"X-Team": "a"}, retry=FAST,
+                                   timeout=(1, 0.1), deadline=30))  # fmt: skip
+    server.error(500)
+    server.reply("ok")
+    assert client.chat("hi").text == "ok"
+    headers = server.requests[1].headers
+    assert (headers["authorization"], headers["x-team"]) == (f"Bearer {KEY}", "a")
+    assert server.requests[1].json["model"] == "org/model"
+    server.reply("late", delay=0.5, times=2)
+    with pytest.raises(llmlite.APITimeoutError) as caught:
+        client.chat("hi")
+    assert caught.value.attempts == 2
+
+
+@copied
+def test_copies_share_nothing(server, copied):
+    """A copy has its own connections and its own ledger; closing one leaves the other alone."""
+    server.handle(echo)
+    first = llmlite.Client("m", base_url=server.url)
+    first.chat("hi")
+    second = copied(first)
+    assert second.ledger.calls == 0
+    second.chat("hi")
+    second.close()
+    first.chat("hi")
+    assert [request.connection for request in server.requests] == [1, 2, 1]
+    assert (first.ledger.calls, second.ledger.calls) == (2, 1)
+
+
+def test_key_from_the_environment_is_not_carried(server, monkeypatch):
+    """A key that was found in the environment is not in the pickle: it is looked up where the client arrives."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    client = llmlite.Client("m", provider="openai", base_url=server.url)
+    pickled = [pickle.dumps(client, number) for number in PROTOCOLS]
+    assert not any(KEY.encode() in data for data in pickled)
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    server.reply("ok")
+    pickle.loads(pickled[0]).chat("hi")
+    assert server.requests[0].headers["authorization"] == "Bearer another"
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(llmlite.ConfigurationError, match="OPENAI_API_KEY"):
+        pickle.loads(pickled[0])
+
+
+def test_callable_key_is_carried(server):
+    """A callable key goes along as what it is, and is called there."""
+    client = pickle.loads(pickle.dumps(llmlite.Client("m", base_url=server.url, api_key=the_key)))
+    server.reply("ok")
+    client.chat("hi")
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}-called"
+
+
+def test_session_is_carried(server):
+    """The user's session goes along with its headers."""
+    with requests.Session() as session:
+        session.headers["X-Team"] = "a"
+        client = pickle.loads(pickle.dumps(llmlite.Client("m", base_url=server.url, session=session)))
+    server.reply("ok")
+    client.chat("hi")
+    assert server.requests[0].headers["x-team"] == "a"
+
+
+def test_pickling_after_calls(server):
+    """A client that has been used, and has waited, pickles as well as a new one."""
+    server.error(429, retry_after=0.01)
+    server.handle(echo)
+    client = llmlite.Client("m", base_url=server.url, rate_limit=llmlite.RateLimit(requests_per_minute=1e6))
+    client.chat("hi")
+    assert pickle.loads(pickle.dumps(client)).chat("again").text == "again"
+
+
+def test_values_pickle(server, llm):
+    """Replies and what they hold pickle: a pool of processes sends them home."""
+    server.reply("ok", tool_calls=[{"name": "f", "arguments": {"a": 1}}])
+    reply = llm.chat("hi")
+    again = pickle.loads(pickle.dumps(reply))
+    fields = ("text", "tool_calls", "usage", "finish_reason", "message", "model", "raw", "attempts")
+    assert [getattr(again, name) for name in fields] == [getattr(reply, name) for name in fields]
+
+
+# ----------------------------------------------------------------------------------------------------------------- fork
+
+
+def forked(function):
+    """Start `function` in a forked child; returns a way to get what it returns, which fails if the child hangs."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 says that threads and fork do not mix
+        pid = os.fork()
+    if not pid:
+        _child(function, read, write)
+    os.close(write)
+
+    def result():
+        with os.fdopen(read, "rb") as pipe:
+            data = pipe.read()
+        status = os.waitpid(pid, 0)[1]
+        assert status == 0, f"the child ended with {status}: {data.decode(errors='replace')}"
+        return pickle.loads(data)
+
+    return result
+
+
+def _child(function, read, write):
+    code = 1
+    try:
+        signal.alarm(10)  # a deadlock ends here
+        os.close(read)
+        with os.fdopen(write, "wb") as pipe:
+            try:
+                pipe.write(pickle.dumps(function()))
+                code = 0
+            except BaseException as error:
+                pipe.write(repr(error).encode())
+    finally:
+        os._exit(code)
+
+
+@forking
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+def test_child_has_connections_of_its_own(server, own):
+    """A child asks over a new connection; the parent's still serves the parent afterwards."""
+    server.handle(echo)
+    with requests.Session() as session:
+        llm = llmlite.Client("m", base_url=server.url, retry=None, session=None if own else session)
+        assert ask(llm, "parent") == "parent"
+        assert forked(lambda: [ask(llm, "child"), ask(llm, "child again")])() == ["child", "child again"]
+        assert ask(llm, "parent again") == "parent again"
+        assert [request.connection for request in server.requests] == [1, 2, 2, 1]
+        assert server.connections == 2 and llm.ledger.calls == 2
+        llm.close()
+
+
+@forking
+def test_several_children_at_once(server):
+    """Children of one parent, and a grandchild, each have their own connection."""
+    server.handle(echo)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        ask(llm, "first")
+        children = [forked(lambda number=number: [ask(llm, f"{number} {n}") for n in range(10)]) for number in range(3)]
+        grandchild = forked(lambda: (ask(llm, "child"), forked(lambda: ask(llm, "grandchild"))(), ask(llm, "child")))
+        assert [child() for child in children] == [[f"{number} {n}" for n in range(10)] for number in range(3)]
+        assert grandchild() == ("child", "grandchild", "child")
+        assert ask(llm, "last") == "last"
+    assert server.connections == 6
+
+
+@forking
+def test_stream_that_is_open_across_a_fork(server):
+    """A parent's open stream goes on after a child has used the client."""
+    server.stream(["a", "b", "c"], gap=0.05)
+    server.handle(echo)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm, llm.stream("hi") as stream:
+        assert next(stream) == "a"
+        assert forked(lambda: ask(llm, "child"))() == "child"
+        assert list(stream) == ["b", "c"] and stream.response.finish_reason == "stop"
+
+
+@forking
+@pytest.mark.parametrize("limit", [None, llmlite.RateLimit(requests_per_minute=1e7)], ids=["free", "limited"])
+def test_fork_while_others_are_in_calls(server, limit):
+    """Forked while four threads are in calls, a child's call works, and so do the threads' calls: no lock is lost."""
+    server.handle(lambda request: testing.stream([request.json["messages"][-1]["content"]], delay=0.001))
+    llm, stop = llmlite.Client("m", base_url=server.url, retry=None, rate_limit=limit), threading.Event()
+    problems = []
+
+    def work(number):
+        count = 0
+        while not stop.is_set():
+            count += 1
+            if ask(llm, f"{number} {count}") != f"{number} {count}":
+                problems.append((number, count))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(6):
+            time.sleep(0.013)
+            assert forked(lambda number=number: [ask(llm, f"child {number}"), llm.ledger.snapshot()["failed"]])() == [
+                f"child {number}", 0]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(5)
+    assert not problems and llm.ledger.failed == 0 and llm.ledger.calls == len(server.requests) - 6
+    llm.close()
+
+
+# --------------------------------------------------------------------------------------------------- pools of processes
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_pool_of_processes(server, method):
+    """A client goes to a pool's processes as an argument, and its replies come home."""
+    server.handle(echo)
+    questions = [f"question {number}" for number in range(6)]
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm, contextlib.ExitStack() as stack:
+        ask(llm, "before")
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", DeprecationWarning)  # as above
+        pool = stack.enter_context(ProcessPoolExecutor(2, multiprocessing.get_context(method)))
+        replies = list(pool.map(llm.chat, questions))
+        assert [reply.text for reply in replies] == questions
+        assert ask(llm, "after") == "after"
+        assert server.requests[-1].connection == 1

@@ -1,0 +1,122 @@
+"""What README.rst and CHANGELOG.rst say is so."""
+import inspect
+import os
+import re
+import textwrap
+
+import pytest
+
+from llmlite.__main__ import main
+from tests import VENDORED, llmlite, testing
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+pytestmark = pytest.mark.skipif(VENDORED, reason="the README is about the package")
+
+
+def text_of(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def section_of(text, title):
+    """The text below a heading, up to the next one."""
+    found = re.search(rf"^{title}\n-+\n(.*?)(?=^[^\n]+\n[-=]{{3,}}\n|\Z)", text, re.M | re.S)
+    assert found, title
+    return found.group(1)
+
+
+def blocks_of(text, language):
+    """The indented blocks below `.. code:: language`."""
+    found = re.findall(rf"^\.\. code:: {language}\n\n((?:    .*\n|\n)+)", text, re.M)
+    return [textwrap.dedent(block) for block in found]
+
+
+README = text_of("README.rst")
+SKY = "Air scatters blue light more than red."
+ANSWERS = {
+    "Why is the sky blue?": testing.reply(SKY, times=None),
+    "And at sunset?": testing.reply("Then only the red is left.", times=None),
+    "Tell me a story": testing.stream(["Once ", "upon ", "a ", "time."], times=None),
+    "Tell me a long story": testing.sse([{"choices": [{"index": 0, "delta": {"content": piece}}]}
+                                         for piece in ("Once ", "upon ")]),
+}
+
+
+def test_python_blocks_run_in_order(monkeypatch, capsys):
+    """Every Python block runs, one after the other, against a server; each prints what its comments say."""
+    with testing.Server() as server:
+        @server.handle
+        def answer(request):
+            return ANSWERS[request.json["messages"][-1]["content"]]
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        names = {"__name__": "readme"}
+        blocks = blocks_of(README, "python")
+        for block in blocks:
+            exec(block.replace("http://localhost:8000/v1", server.url), names)
+            printed = capsys.readouterr().out
+            for comment in re.findall(r"^ *print\(.*\) +# (.*)$", block, re.M):
+                _, found, printed = printed.partition(comment)
+                assert found, comment
+        names["llm"].close()
+        names["local"].close()
+        assert len(blocks) == 9
+        assert len(server.requests) == 28
+        sent = server.requests[3].json
+        assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
+            "temperature": 0, "max_completion_tokens": 100, "service_tier": "flex"}
+
+
+def test_it_opens_with_the_two_commands():
+    """The first two indented lines are the demo and the tests, each in a block of its own."""
+    opening = re.findall(r"::\n\n    (\S.*)\n\n", README[:README.index("Quick start")])
+    assert opening == [
+        "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/llmlite demo",
+        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"]
+
+
+def test_the_help_shown_is_the_real_one(capsys):
+    """The help in the README is what `llmlite --help` prints, on every Python."""
+    assert main(["--help"]) == 0
+    shown, = (block for block in blocks_of(README, "text") if block.startswith("$ llmlite --help\n"))
+    assert shown.partition("\n")[2].strip("\n") == capsys.readouterr().out.strip("\n")
+
+
+def test_errors_table_lists_every_error():
+    """The table of errors has a row for each public error class, and for nothing else, with its family named."""
+    rows = re.findall(r"^``(\w+)`` ", section_of(README, "Errors"), re.M)
+    public = [name for name in llmlite.client.__all__ if inspect.isclass(getattr(llmlite, name))
+              and issubclass(getattr(llmlite, name), llmlite.LLMError)]
+    assert sorted(rows) == sorted(set(public) - {"LLMError"})
+    start = rows.index("APIError")
+    assert all(issubclass(getattr(llmlite, name), llmlite.APIError) for name in rows[start:start + 11])
+    assert sum(issubclass(getattr(llmlite, name), llmlite.APIError) for name in rows) == 11
+
+
+def test_error_fields_exist():
+    """Every field that the errors' section names is one of the errors' own."""
+    named = set(re.findall(r"``([a-z_]+)``", section_of(README, "Errors")))
+    options = {"timeout", "idle_timeout", "rate_limit", "retry_empty"}
+    assert named >= options | {"status_code", "request_id", "response", "last_error", "retry_after"}
+    for name in named - options:
+        assert hasattr(llmlite.APIError, name), name
+
+
+def test_retry_fields_exist():
+    """Every option that the retries' section names is one of RetryPolicy's or Client's."""
+    named = set(re.findall(r"``([a-z_]+?)(?:=\w+)?``", section_of(README, "Retries and deadlines")))
+    known = {*inspect.signature(llmlite.RetryPolicy).parameters, *inspect.signature(llmlite.Client).parameters}
+    assert named and named <= known
+
+
+def test_requirements_are_setup_cfgs():
+    """The versions that the README asks for are those of setup.cfg."""
+    asked = re.findall(r"``(\w+)`` ([\d.]+) or later", section_of(README, "Requirements"))
+    assert asked == re.findall(r"^    (requests|urllib3)>=([\d.]+),", text_of("setup.cfg"), re.M)
+
+
+def test_changelog_has_unreleased_on_top():
+    """The changelog's first section is Unreleased."""
+    titles = re.findall(r"^(.+)\n-+$", text_of("CHANGELOG.rst"), re.M)
+    assert titles[0] == "Unreleased"

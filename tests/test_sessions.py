@@ -1,0 +1,391 @@
+"""The session underneath: the user's own, mocks, ~/.netrc, redirects, cookies, proxies."""
+import base64
+import json
+import socket
+
+import pytest
+import requests
+import requests_mock
+import responses
+from requests.adapters import HTTPAdapter
+
+from tests import llmlite, testing
+
+KEY = "sk-0123456789"
+FAST = llmlite.RetryPolicy(backoff=0.001, rate_limit_backoff=0.001, connect_retries=0)
+CHUNKS = b"".join(b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}]}\n\n' % word
+                  for word in (b"o", b"k")) + (
+    b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')  # fmt: skip
+REPLY = {"choices": [{"index": 0, "message": {"content": "ok"}, "finish_reason": "stop"}]}
+
+
+@pytest.fixture
+def session():
+    with requests.Session() as session:
+        yield session
+
+
+@pytest.fixture(params=["own", "theirs"])
+def sessions(request, session):
+    """What to make a client with: nothing, or a session of the user's."""
+    return {} if request.param == "own" else {"session": session}
+
+
+def client(server, **options):
+    return llmlite.Client("m", base_url=server.url, **{"retry": None, "api_key": KEY, **options})
+
+
+def ask(llm, method="chat"):
+    """The text of a reply, by chat() or stream()."""
+    if method == "chat":
+        return llm.chat("hi").text
+    with llm.stream("hi") as stream:
+        return "".join(stream)
+
+
+METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
+
+
+def free_port():
+    """A port on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+# ----------------------------------------------------------------------------------------------- the user's own session
+
+
+@METHODS
+def test_headers_of_the_session(server, session, method):
+    """The session's headers are sent, beside ours."""
+    session.headers["X-Team"] = "a"
+    server.reply("ok")
+    assert ask(client(server, session=session), method) == "ok"
+    headers = server.requests[0].headers
+    assert (headers["x-team"], headers["authorization"], headers["content-type"]) == (
+        "a", f"Bearer {KEY}", "application/json")
+
+
+def test_clients_headers_beat_the_sessions(server, session):
+    """headers= of a client beats the session's."""
+    session.headers["X-Team"] = "a"
+    server.reply("ok")
+    client(server, session=session, headers={"x-team": "b"}).chat("hi")
+    assert server.requests[0].headers["x-team"] == "b"
+
+
+def test_auth_of_the_session(server, session):
+    """The session's auth is used: who sets one means it."""
+    session.auth = ("me", "word")
+    server.reply("ok")
+    client(server, session=session).chat("hi")
+    assert server.requests[0].headers["authorization"] == "Basic " + base64.b64encode(b"me:word").decode()
+
+
+def test_hooks_of_the_session(server, session):
+    """The session's response hooks run, once a request."""
+    seen = []
+    session.hooks["response"].append(lambda response, **_: seen.append(response.status_code))
+    server.error(500)
+    server.reply("ok")
+    assert client(server, session=session, retry=FAST).chat("hi").text == "ok"
+    assert seen == [500, 200]
+
+
+def test_adapters_of_the_session(server, session):
+    """The session's own adapters send."""
+    class Counting(HTTPAdapter):
+        sent = 0
+
+        def send(self, *args, **options):
+            self.sent += 1
+            return super().send(*args, **options)
+
+    adapter = Counting()
+    session.mount(server.url, adapter)
+    server.reply("ok", times=2)
+    llm = client(server, session=session)
+    assert (ask(llm), ask(llm, "stream"), adapter.sent) == ("ok", "ok", 2)
+
+
+def test_proxies_of_the_session(server, session):
+    """The session's proxies are used."""
+    session.proxies = {"http": server.root}
+    server.reply("ok")
+    llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY, session=session).chat("hi")
+    assert server.requests[0].path == "http://far.example/v1/chat/completions"
+
+
+def test_params_of_the_session(server, session):
+    """The session's query parameters are sent."""
+    session.params = {"api-version": "1"}
+    server.reply("ok")
+    client(server, session=session).chat("hi")
+    assert server.requests[0].path == "/v1/chat/completions?api-version=1"
+
+
+def test_session_stays_open(server, session):
+    """client.close() leaves the user's session, and its pooled connection, as they are."""
+    server.reply("ok", times=2)
+    with client(server, session=session) as llm:
+        llm.chat("hi")
+    assert session.post(server.url + "/chat/completions", json={}).status_code == 200
+    assert server.connections == 1
+
+
+def test_client_works_after_close(server):
+    """A closed client opens a new connection when it is asked again."""
+    server.reply("ok", times=2)
+    llm = client(server)
+    llm.chat("hi")
+    llm.close()
+    assert server.wait_idle(1)
+    assert llm.chat("hi").text == "ok" and server.connections == 2
+    llm.close()
+
+
+def test_close_closes_idle_connections(server):
+    """close(), leaving `with` and dropping the client close its pooled connections at once."""
+    server.handle(lambda request: testing.reply("ok"))
+    llm = client(server)
+    llm.chat("hi")
+    assert server.open_connections == 1
+    llm.close()
+    assert server.wait_idle(1)
+    with client(server) as llm:
+        ask(llm, "stream")
+    assert server.wait_idle(1)
+    llm = client(server)
+    llm.chat("hi")
+    del llm
+    assert server.wait_idle(1)
+
+
+@METHODS
+def test_connections_are_reused(server, sessions, method):
+    """One call after another goes over one connection, streams too."""
+    server.reply("ok", times=5)
+    llm = client(server, **sessions)
+    assert [ask(llm, method) for _ in range(5)] == ["ok"] * 5
+    assert server.connections == 1
+    llm.close()
+
+
+def test_session_without_trust_in_the_environment(server, session, monkeypatch):
+    """trust_env=False of a session holds: no proxy from the environment."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    session.trust_env = False
+    server.reply("ok")
+    assert client(server, session=session).chat("hi").text == "ok"
+
+
+# ---------------------------------------------------------------------------------------------------- mocks of requests
+
+URL = "https://llm.example/v1"
+
+
+def mocked(**options):
+    return llmlite.Client("m", base_url=URL, api_key=KEY, retry=FAST, **options)
+
+
+def test_responses_chat(sessions):
+    """`responses` works, with a session of one's own and without."""
+    with responses.RequestsMock() as mock:
+        mock.post(URL + "/chat/completions", status=500, json={"error": {"message": "no"}})
+        mock.post(URL + "/chat/completions", json=REPLY)
+        reply = mocked(**sessions).chat("hi")
+        assert (reply.text, reply.attempts) == ("ok", 2)
+        assert json.loads(mock.calls[1].request.body) == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        assert mock.calls[1].request.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_responses_stream(sessions):
+    """`responses` works for streams too."""
+    with responses.RequestsMock() as mock:
+        mock.post(URL + "/chat/completions", body=CHUNKS, content_type="text/event-stream")
+        with mocked(**sessions).stream("hi") as stream:
+            assert list(stream) == ["o", "k"]
+        assert stream.response.finish_reason == "stop"
+
+
+def test_responses_errors(sessions):
+    """What `responses` answers or raises becomes our errors."""
+    with responses.RequestsMock() as mock:
+        mock.post(URL + "/chat/completions", status=404, json={"error": {"message": "no such model"}})
+        with pytest.raises(llmlite.NotFoundError, match="no such model"):
+            mocked(**sessions).chat("hi")
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock, pytest.raises(llmlite.APIConnectionError):
+        mock.post(URL + "/chat/completions", body=requests.ConnectionError("scripted"))
+        mocked(**sessions).chat("hi")
+
+
+def test_requests_mock_chat(sessions):
+    """`requests-mock` works, with a session of one's own and without."""
+    with requests_mock.Mocker() as mock:
+        mock.post(URL + "/chat/completions", [{"status_code": 503, "text": "busy"}, {"json": REPLY}])
+        assert mocked(**sessions).chat("hi").text == "ok"
+        assert mock.call_count == 2 and mock.last_request.json()["model"] == "m"
+        assert mock.last_request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_requests_mock_stream(sessions):
+    """`requests-mock` works for streams too."""
+    with requests_mock.Mocker() as mock:
+        mock.post(URL + "/chat/completions", content=CHUNKS, headers={"Content-Type": "text/event-stream"})
+        with mocked(**sessions).stream("hi") as stream:
+            assert list(stream) == ["o", "k"]
+
+
+def test_requests_mock_adapter(session):
+    """A mock adapter mounted on the user's session works."""
+    adapter = requests_mock.Adapter()
+    adapter.register_uri("POST", URL + "/chat/completions", json=REPLY)
+    session.mount("https://llm.example", adapter)
+    assert mocked(session=session).chat("hi").text == "ok"
+
+
+def test_requests_mock_errors(sessions):
+    """A connection error or a timeout of `requests-mock` becomes ours."""
+    with requests_mock.Mocker() as mock:
+        mock.post(URL + "/chat/completions", exc=requests.exceptions.ReadTimeout)
+        with pytest.raises(llmlite.APITimeoutError):
+            mocked(**sessions).chat("hi")
+        mock.post(URL + "/chat/completions", exc=requests.exceptions.ConnectionError("scripted"))
+        with pytest.raises(llmlite.APIConnectionError):
+            mocked(**sessions).stream("hi")
+
+
+# ---------------------------------------------------------------------------------------- .netrc, redirects and cookies
+
+
+@pytest.fixture
+def netrc(tmp_path, monkeypatch):
+    """A .netrc that has a login for everybody."""
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1\nlogin me\npassword word\ndefault\nlogin any\npassword body\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+
+
+@METHODS
+def test_netrc_never_replaces_the_key(server, sessions, netrc, method):
+    """The key is sent though ~/.netrc has a login for the host, which requests by itself would send."""
+    server.reply("ok", times=2)
+    requests.get(server.url)
+    assert server.requests[0].headers["authorization"].startswith("Basic ")
+    ask(client(server, **sessions), method)
+    assert server.requests[1].headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_netrc_is_no_key(server, sessions, netrc):
+    """With api_key="" nothing is sent, ~/.netrc or not."""
+    server.reply("ok")
+    client(server, api_key="", **sessions).chat("hi")
+    assert "authorization" not in server.requests[0].headers
+
+
+@METHODS
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(server, sessions, status, method):
+    """A redirect is an error that names the target; nothing goes there."""
+    with testing.Server() as other:
+        server.body(b"", status=status, headers={"Location": other.url + "/chat/completions"})
+        with pytest.raises(llmlite.APIError, match=other.url) as caught:
+            ask(client(server, retry=FAST, **sessions), method)
+        assert caught.value.status_code == status
+        assert len(server.requests) == 1 and not other.connections
+
+
+def test_cookies_are_not_kept(server):
+    """A cookie that the server sets is not sent back."""
+    server.reply("ok", headers=[("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2")])
+    server.stream(["ok"], headers={"Set-Cookie": "c=3"})
+    server.reply("ok")
+    llm = client(server)
+    ask(llm), ask(llm, "stream"), ask(llm)
+    assert ["cookie" in request.headers for request in server.requests] == [False] * 3
+
+
+# -------------------------------------------------------------------------------------------------------------- proxies
+
+
+@METHODS
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_proxy_from_the_environment(server, sessions, monkeypatch, variable, method):
+    """The environment's proxy gets the whole URL."""
+    monkeypatch.setenv(variable, server.root)
+    server.reply("ok")
+    assert ask(llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY, **sessions), method) == "ok"
+    request = server.requests[0]
+    assert request.path == "http://far.example/v1/chat/completions" and request.headers["host"] == "far.example"
+    assert request.headers["authorization"] == f"Bearer {KEY}" and "proxy-authorization" not in request.headers
+
+
+@pytest.mark.parametrize("hosts, through", [
+    ("127.0.0.1", False), ("far.example, 127.0.0.0/8", False), ("*", False), ("far.example", True), ("", True),
+])  # fmt: skip
+def test_no_proxy(server, sessions, monkeypatch, hosts, through):
+    """NO_PROXY keeps a host off the proxy."""
+    with testing.Server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.root)
+        monkeypatch.setenv("NO_PROXY", hosts)
+        for one in (server, proxy):
+            one.reply("ok")
+        llm = client(server, **sessions)
+        llm.chat("hi")
+        llm.close()
+        assert (len(proxy.requests), len(server.requests)) == ((1, 0) if through else (0, 1))
+
+
+def test_connections_to_a_proxy_are_reused(server, monkeypatch):
+    """One connection to the proxy serves call after call."""
+    monkeypatch.setenv("HTTP_PROXY", server.root)
+    server.reply("ok", times=3)
+    with llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY) as llm:
+        assert [ask(llm), ask(llm, "stream"), ask(llm)] == ["ok"] * 3
+    assert server.connections == 1
+
+
+def test_proxy_credentials(server, sessions, monkeypatch):
+    """The proxy's user and password go to the proxy."""
+    monkeypatch.setenv("HTTP_PROXY", server.root.replace("//", "//me:hunter2@"))
+    server.reply("ok")
+    llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY, **sessions).chat("hi")
+    expected = "Basic " + base64.b64encode(b"me:hunter2").decode()
+    assert server.requests[0].headers["proxy-authorization"] == expected
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_that_is_not_there(sessions, monkeypatch, scheme):
+    """A proxy that refuses is an APIConnectionError; its password is in no text and no field."""
+    monkeypatch.setenv(scheme.upper() + "_PROXY", f"http://me:hunter2@127.0.0.1:{free_port()}")
+    llm = llmlite.Client("m", base_url=f"{scheme}://far.example/v1", api_key=KEY, retry=FAST, **sessions)
+    with pytest.raises(llmlite.APIConnectionError, match="proxy") as caught:
+        llm.chat("hi")
+    seen = "".join(str(value) for value in (caught.value, repr(caught.value), vars(caught.value)))
+    assert "hunter2" not in seen and KEY not in seen and caught.value.__cause__ is None
+    assert llm.ledger.unknown == 0
+
+
+def test_tunnel_that_is_refused(server, sessions, monkeypatch):
+    """https goes through CONNECT; a proxy that refuses it has seen no key, and nothing was asked of the provider."""
+    monkeypatch.setenv("HTTPS_PROXY", server.root)
+    server.error(407, times=None)
+    llm = llmlite.Client("m", base_url="https://far.example/v1", api_key=KEY, retry=None, **sessions)
+    with pytest.raises(llmlite.APIConnectionError, match="proxy.*407"):
+        llm.chat("hi")
+    assert {request.method for request in server.requests} == {"CONNECT"}
+    assert server.requests[0].path == "far.example:443"
+    assert KEY.encode() not in b"".join(request.head + request.body for request in server.requests)
+    assert llm.ledger.unknown == 0
+
+
+def test_error_of_a_proxy(server, sessions, monkeypatch):
+    """A proxy's own error page is an error with its status and words."""
+    monkeypatch.setenv("HTTP_PROXY", server.root)
+    server.body(b"<html>cannot reach far.example</html>", status=502, times=None)
+    llm = llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY, retry=None, **sessions)
+    with pytest.raises(llmlite.ServerError, match="502.*cannot reach far.example") as caught:
+        llm.chat("hi")
+    assert caught.value.status_code == 502

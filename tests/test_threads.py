@@ -1,0 +1,182 @@
+"""One client, many threads: no answer to the wrong question, no connection too many, every call in the ledger."""
+import gc
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests import llmlite, testing
+
+FAST = llmlite.RetryPolicy(backoff=0.001, backoff_max=0.002)
+THREADS, CALLS = 16, 125
+FDS = "/proc/self/fd"
+
+
+def echo(request):
+    """The question as the answer, in two pieces if it is streamed."""
+    question = request.json["messages"][-1]["content"]
+    return testing.stream([question[:3], question[3:]], usage=(10, 5))
+
+
+def asking(llm, thread, calls, how="chat"):
+    """Ask `calls` questions of one's own; the answers that do not belong to them."""
+    wrong = []
+    for number in range(calls):
+        question = f"thread {thread} question {number}"
+        if how == "chat":
+            answer = llm.chat(question).text
+        else:
+            with llm.stream(question) as stream:
+                answer = "".join(stream)
+        if answer != question:
+            wrong.append((question, answer))
+    return wrong
+
+
+def in_threads(count, function):
+    """function(0) to function(count - 1), started together; what they return."""
+    barrier = threading.Barrier(count)
+
+    def start(number):
+        barrier.wait(10)
+        return function(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(start, range(count)))
+
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir(FDS))
+
+
+def test_one_client(server):
+    """16 threads, 2,000 calls: no error, at most 16 connections, each answer its own question's, the ledger exact."""
+    server.handle(echo)
+    llm = llmlite.Client("m", base_url=server.url, retry=None)
+    assert in_threads(THREADS, lambda number: asking(llm, number, CALLS)) == [[]] * THREADS
+    total = THREADS * CALLS
+    assert len(server.requests) == total and server.connections <= THREADS
+    assert llm.ledger.snapshot() == {
+        "usage": llmlite.Usage(10 * total, 5 * total), "calls": total, "attempts": total, "retries": 0, "empty": 0,
+        "failed": 0, "unknown": 0, "by_model": {"m": llmlite.Usage(10 * total, 5 * total)},
+    }  # fmt: skip
+    llm.close()
+    assert server.wait_idle(2)
+
+
+@pytest.mark.skipif(not os.path.isdir(FDS), reason="descriptors can be counted on Linux alone")
+def test_nothing_is_left():
+    """After close() there are as many threads and descriptors as before."""
+    before, threads = descriptors(), threading.active_count()
+    with testing.Server() as server:
+        server.handle(echo)
+        with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+            in_threads(4, lambda number: asking(llm, number, 5))
+            in_threads(4, lambda number: asking(llm, number, 5, "stream"))
+        assert server.wait_idle(1)
+    assert (descriptors(), threading.active_count()) == (before, threads)
+
+
+def test_streams(server):
+    """Streams in 8 threads at once do not mix, and share the connections."""
+    server.handle(echo)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        assert in_threads(8, lambda number: asking(llm, number, 15, "stream")) == [[]] * 8
+        assert llm.ledger.calls == 120 and llm.ledger.usage.output_tokens == 600
+    assert server.connections <= 8
+
+
+def test_a_client_a_thread(server):
+    """A client for each thread: each has its own connection and its own ledger."""
+    server.handle(echo)
+
+    def work(number):
+        with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+            assert asking(llm, number, 20) == []
+            return llm.ledger.calls
+
+    assert in_threads(8, work) == [20] * 8
+    assert server.connections == 8
+
+
+def test_retries_are_counted_exactly(server):
+    """With every third request failing, each call still gets its answer, and the ledger's sums are the server's."""
+    failed, lock = [0], threading.Lock()
+
+    def sometimes(request):
+        with lock:
+            failed[0] += 1
+            if failed[0] % 3 == 0:
+                return testing.error(500)
+        return echo(request)
+
+    server.handle(sometimes)
+    policy = llmlite.RetryPolicy(max_retries=50, backoff=0.001, backoff_max=0.002)
+    with llmlite.Client("m", base_url=server.url, retry=policy) as llm:
+        assert in_threads(8, lambda number: asking(llm, number, 20)) == [[]] * 8
+        ledger = llm.ledger.snapshot()
+    assert (ledger["calls"], ledger["failed"], ledger["unknown"]) == (160, 0, 0)
+    assert ledger["attempts"] == len(server.requests) and ledger["retries"] == len(server.requests) - 160
+
+
+def test_reset_while_calls_run(server):
+    """reset() loses no call: what it returns and what is left add up."""
+    server.handle(echo)
+    taken, running = [], threading.Event()
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+
+        def reset():
+            while not running.wait(0.002):
+                taken.append(llm.ledger.reset())
+
+        resetting = threading.Thread(target=reset)
+        resetting.start()
+        in_threads(4, lambda number: asking(llm, number, 40))
+        running.set()
+        resetting.join()
+        taken.append(llm.ledger.snapshot())
+    assert sum(one["calls"] for one in taken) == 160 == sum(one["attempts"] for one in taken)
+    assert sum(one["usage"].input_tokens for one in taken) == 1600
+
+
+def test_more_threads_than_idle_connections(server):
+    """Calls that all wait at once have a connection each, and none is thrown away afterwards."""
+    everybody = threading.Barrier(40)
+
+    def together(request):
+        everybody.wait(10)
+        return echo(request)
+
+    server.handle(together)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        for _ in range(2):
+            assert in_threads(40, lambda number: asking(llm, number, 1)) == [[]] * 40
+        assert server.connections == 40
+
+
+def test_close_while_calls_run(server):
+    """close() in the middle of other threads' calls breaks none of them."""
+    server.handle(lambda request: testing.stream(["a", "b"], gap=0.01))
+    llm = llmlite.Client("m", base_url=server.url, retry=FAST)
+    stop = threading.Event()
+
+    def work(number):
+        texts = []
+        while not stop.is_set():
+            texts.append(llm.chat("hi").text)
+            with llm.stream("hi") as stream:
+                texts.append("".join(stream))
+        return texts
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(work, number) for number in range(4)]
+        for _ in range(10):
+            time.sleep(0.01)
+            llm.close()
+        stop.set()
+        texts = [text for future in futures for text in future.result(10)]
+    llm.close()
+    assert set(texts) == {"ab"} and server.wait_idle(1)
