@@ -435,7 +435,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 <= value < math.inf:
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise ConfigurationError(f"{name}={value!r}: RetryPolicy takes a finite number, zero or more")
         if self.jitter > 1:
             raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
@@ -460,7 +460,7 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and (not isinstance(value, (int, float)) or not 0 < value < math.inf):
                 raise ConfigurationError(f"{name}={value!r}: RateLimit takes a number above zero, or None")
 
 
@@ -656,7 +656,7 @@ class Ledger:
 
 
 def _is_empty(reply: Response) -> bool:
-    return not (reply.text or reply.tool_calls or reply.reasoning)
+    return not (reply.text or reply.tool_calls or reply.reasoning) and reply.parsed is None
 
 
 class Client:
@@ -703,13 +703,13 @@ class Client:
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
         self._deadline = _checked_seconds("deadline", deadline)
-        self._retry = retry
+        self._retry = _checked_type("retry", retry, RetryPolicy)
         self._headers = _checked_headers(headers)
         self._session = session
         self._skip_bad_events = skip_bad_events
         self._save_failed = save_failed or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger = Ledger()
-        self._gate = _Gate(rate_limit)
+        self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
         self._transport = _Transport(session, retry)
         self._pid = os.getpid()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
@@ -890,7 +890,8 @@ class Client:
         about = {name: asked.pop(name, None) for name in ("self", "model", "headers")}
         model = self._model_for(about["model"])
         timeout, deadline = asked.pop("timeout"), asked.pop("deadline")
-        asked = _checked_options({name: value for name, value in asked.items() if value is not None})
+        asked = _checked_options({name: value for name, value in asked.items()
+                                  if value is not None or name in ("messages", "prompt")})
         call = _Call(self._provider, model, dialect, stream)
         call.policy = self._retry
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
@@ -915,7 +916,11 @@ class Client:
         """Attempt after attempt until one holds: the only place that retries."""
         self._notice_fork()
         while True:
-            self._gate.enter(call)
+            try:
+                self._gate.enter(call)
+            except DeadlineExceededError as late:
+                self._fail(call, _sealed(late, call))
+                raise
             attempt = _Attempt(call)
             error: Optional[LLMError] = None
             try:
@@ -933,10 +938,12 @@ class Client:
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
         try:
-            call.key = self._key() if callable(self._key) else self._key
+            call.key = _checked_key(self._key()) if callable(self._key) else self._key
             answer = self._transport.send(call, attempt)
             if answer.status >= 300:
-                raise _api_error(call, answer.status, answer.headers, _decoded_error(answer.read_error()))
+                payload = answer.read_error()
+                body = _json_or(payload.decode("utf-8", "replace"), payload)
+                raise _api_error(call, answer.status, answer.headers, body)
             attempt.billed = Response(model=call.model)
             if call.streams:
                 return Stream(_Flow(call, attempt, answer, self))
@@ -1068,7 +1075,7 @@ class _Flow:
         self.client, self.skip_bad = client, client._skip_bad_events
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
-        self.finished = self.ended = self.closed = False
+        self.finished = self.ended = self.closed = self.told = False
         self.done: Optional[Response] = None
 
     def run(self) -> Iterator[Any]:
@@ -1079,7 +1086,7 @@ class _Flow:
             self.done = self.reply()
             self.attempt.empty = _is_empty(self.done)
             _read_schema(self.call, self.done)
-            yield from _closing_events(self.done)
+            yield from _closing_events(self.done, self.told)
         except LLMError as caught:
             error = caught
         except _Failed as caught:
@@ -1099,7 +1106,7 @@ class _Flow:
                 text = data.decode()
                 chunk, end = _scan_json(text, 0)
             except (ValueError, StopIteration, RecursionError):
-                chunk, end, text = self._unreadable(name, data, decoder), 0, ""
+                chunk, end, text = _UNSET, 0, ""
             if (type(chunk) is not dict or mark not in chunk or "error" in chunk or end != len(text)
                     or name and name in _ODD_NAMES):
                 chunk = self._odd(name, data, chunk, text[end:], decoder)
@@ -1107,15 +1114,17 @@ class _Flow:
                     break
                 if chunk is None:
                     continue
-            if not self.events:
-                yield _OPENED
+            events = parse_event(chunk, body)
             self.events += 1
-            for event in parse_event(chunk, body):
+            if self.events == 1:
+                yield _OPENED
+            for event in events:
                 if event is _FINISH:
                     self._finish()
                 elif event is _END:
                     self.ended = True
                 else:
+                    self.told = True
                     yield event
             if self.ended:
                 break
@@ -1146,10 +1155,9 @@ class _Flow:
         if data.startswith(b"[DONE]"):
             self.ended = True
             return None
-        try:
-            return json.loads(data.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            pass
+        chunk = _json_or(_UNSET, data)
+        if chunk is not _UNSET:
+            return chunk
         if name == b"error":
             return {"error": data.decode("utf-8", "replace")}
         if b"\n" in data:  # a proxy that leaves out the blank lines: each line is an event
@@ -1163,23 +1171,23 @@ class _Flow:
     def _torn(self, data: bytes, at_end: bool) -> None:
         what = "event cut in two" if at_end else "torn event"
         if not self.events:
-            raise ResponseError(f"first {what} of the stream", why=_words(data), body=data, _kind="empty")
+            raise _no_answer(self.call, self.answer, f"a stream that begins with a {what}", data)
         if at_end:
             raise TruncatedStreamError("stream ended inside an event", why=self._counts())
         if not self.skip_bad:
-            raise StreamError(f"{what} in the stream", why=f"{_words(data)}; {self._counts()}",
+            raise StreamError(f"{what} in the stream", why=f"{self.call.words(data)}; {self._counts()}",
                               hint="Client(skip_bad_events=True) goes on without it")
         self._skip(data, "is torn")
 
     def _skip(self, data: bytes, why: str) -> None:
         if not self.bad:
             _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
-                         _words(data))
+                         self.call.words(data))
         self.bad += 1
 
     def _odd(self, name: bytes, data: bytes, chunk: Any, rest: str, decoder: _EventDecoder) -> Any:
         """A chunk that is not the usual one: an error, a whole reply in one piece, or nothing of use."""
-        if rest and not rest.isspace():
+        if chunk is _UNSET or (rest and not rest.isspace()):
             chunk = self._unreadable(name, data, decoder)
         if type(chunk) is list and chunk:
             chunk = chunk[0]
@@ -1199,13 +1207,12 @@ class _Flow:
         if not self.events:
             self.attempt.billed = None
             return error
-        return StreamError(f"the provider broke the stream off with {error.args[0]}", last_error=error,
-                           why="; ".join(filter(None, (error.why, self._counts()))))
+        why = "; ".join(filter(None, (error.why, self._counts())))
+        return StreamError(f"the provider broke the stream off with {error.args[0]}", why=why,
+                           last_error=_sealed(error, self.call))
 
     def _nothing(self, stray: bytes) -> NoReturn:
-        kind = self.answer.headers.get("content-type", "no Content-Type")
-        why = f"{kind}: {_words(stray)}" if stray else f"{kind}, {self._counts()}"
-        raise ResponseError(f"{self.answer.status} but a stream without one event", why=why, body=stray, _kind="empty")
+        raise _no_answer(self.call, self.answer, "a stream without one event", stray or self._counts().encode())
 
     def _failure(self, caught: BaseException) -> LLMError:
         """What ended the reading, as the error it means after (or before) the first event."""
@@ -1253,7 +1260,9 @@ class _Flow:
         self.client._fail(self.call, _sealed(error, self.call))
 
 
-def _closing_events(reply: Response) -> Iterator[Event]:
+def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
+    if reply.text and not told:  # a server whose only choice is not the first
+        yield reply.text
     for call in reply.tool_calls:
         yield Event("tool_call", tool_call=call)
     yield Event("usage", usage=reply.usage)
@@ -1811,12 +1820,14 @@ class _Call:
         self.limit = limit
         self.deadline = math.inf if limit is None else self.started + limit
 
-    def sleep(self, delay: float) -> None:
-        """Sleep, or say at once that the deadline comes first."""
-        if time.monotonic() + delay > self.deadline:
-            raise DeadlineExceededError(f"deadline of {self.limit:g} s comes before the next attempt",
-                                        why=f"it is due in {delay:.1f} s", last_error=self.last_error)
-        time.sleep(delay)
+    def secrets(self) -> List[str]:
+        """What must show nowhere: the key, and the values of headers that are named like one."""
+        named = [value for name, value in self.headers.items() if value and re.search(_SECRET_HEADER, name)]
+        return [secret for secret in [self.key, *named] if len(secret) > 5]  # "local" and the like are no secrets
+
+    def words(self, text: Any) -> str:
+        """The server's own words, fit for one line, without a key that it echoes."""
+        return _words(_masked(text[:_MAX_HEAD], self.secrets()))
 
 
 class _Attempt:
@@ -1831,6 +1842,7 @@ class _Attempt:
         self.idle: Optional[float] = call.idle if call.streams else None
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
         self.sent = self.ended = self.empty = False
+        self.opened = 0.0  # when its connection was, if it needed a new one
         self.reused = True  # until a connection is opened for it
         self.status = 0
         self.billed: Optional[Response] = None
@@ -1862,6 +1874,7 @@ class _Attempt:
             self.ended = True
             if self.answer is not None:
                 self.answer.release()
+            self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
             ledger.book(self)
 
 
@@ -1911,9 +1924,8 @@ class _Gate:
             if delay <= 0:
                 return
             if time.monotonic() + delay > call.deadline:
-                raise _sealed(DeadlineExceededError(
-                    f"deadline of {call.limit:.3g} s would pass", retry_after=delay, last_error=call.last_error,
-                    why=f"the client's calls are held back for {delay:.1f} s more"), call)
+                raise DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=delay,
+                                            why=f"the client's calls are held back for {delay:.1f} s more")
             time.sleep(delay)
 
     def _delay(self, call: _Call) -> float:
@@ -2032,23 +2044,31 @@ def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
         name = name.lower()
         if re.match(_REMAINING, name) and _number(value) == 0:
             waits.append(_reset_in(headers.get(name.replace("remaining", "reset")), now) or 0.0)
-    return max(waits, default=0.0) or None
+    wait = max(waits, default=0.0)
+    return wait if wait > 0 else None
 
 
 def _reset_in(value: Optional[str], now: float) -> Optional[float]:
     """A reset header's seconds: a duration, seconds, RFC 3339, or Unix time in seconds or milliseconds."""
     seconds = _seconds(value)
     if seconds is None:
-        found = re.fullmatch(_RFC3339, value) if value else None
-        return _rfc3339(found) - now if found else None
+        seconds = _rfc3339(value)
+        return None if seconds is None else seconds - now
     if seconds > 1e11:
         return seconds / 1000 - now
     return seconds - now if seconds > 1e8 else seconds
 
 
-def _rfc3339(found: Any) -> float:
-    *fields, fraction, sign, hours, minutes = found.groups()
-    at = calendar.timegm(tuple(int(field) for field in fields)) + float(fraction or 0)
+def _rfc3339(value: Optional[str]) -> Optional[float]:
+    """The Unix time of an RFC 3339 date."""
+    found = re.fullmatch(_RFC3339, value) if value else None
+    if found is None:
+        return None
+    *parts, fraction, sign, hours, minutes = found.groups()
+    try:
+        at = calendar.timegm(tuple(int(part) for part in parts)) + float(fraction or 0)
+    except ValueError:  # a thirteenth month
+        return None
     shift = 3600 * int(hours or 0) + 60 * int(minutes or 0)
     return at + shift if sign == "-" else at - shift
 
@@ -2111,22 +2131,26 @@ class _EventDecoder:
     def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[bytes, bytes]]:
         """The events, each as soon as its bytes are here."""
         feed, bare = _LineDecoder().feed, _BareJSON()
-        name, data = b"", []
+        data: List[bytes] = []
+        name, size = b"", 0
         for piece in self._to_the_end(pieces):
             for line in feed(piece):
-                if line[:6] == b"data: ":
+                if line[:6] == b"data: " and not data:
                     data.append(line[6:])
                 elif not line:
                     if data:
                         yield name, data[0] if len(data) == 1 else b"\n".join(data)
-                        data = []
+                        data, size = [], 0
                         while self.again:
                             yield name, self.again.pop(0)
                     name = b""
                 elif line[:6] == b"event:":
                     name = line[6:].strip()
                 elif line[:5] == b"data:" or line == b"data":
-                    data.append(line[5:])
+                    data.append(line[6:] if line[5:6] == b" " else line[5:])
+                    size += len(line)
+                    if size > _MAX_LINE:
+                        raise _TooLarge(f"an event of over {_MAX_LINE >> 20} MiB")
                 elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
                     found = bare.feed(line)
                     if found is not None:
@@ -2291,6 +2315,7 @@ class _Bounded:
                 self._dns_host, self.timeout = address, attempt.left(attempt.call.connect)
                 sock = super()._new_conn()  # type: ignore[misc]
                 sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
+                attempt.opened = time.monotonic()
                 return sock
             except urllib3.exceptions.HTTPError as caught:
                 error = caught
@@ -2307,6 +2332,11 @@ class _Bounded:
                 self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
             attempt.sent = True
         super().send(data)  # type: ignore[misc]
+
+    def _tunnel(self: Any) -> None:
+        super()._tunnel()  # type: ignore[misc]
+        if self.local.attempt is not None:
+            self.local.attempt.sent = False  # that was for the proxy
 
     def response_class(self, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         attempt = self.local.attempt
@@ -2388,6 +2418,7 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, local: _Local, retries: _Reconnect) -> None:
         self._local = local
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()
         super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -2401,14 +2432,23 @@ class _Adapter(HTTPAdapter):
             manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
         return manager
 
+    def close(self) -> None:
+        for pool in list(self._made):  # a reply that somebody holds must not keep its pool open
+            pool.close()
+        super().close()
+
     def _bind(self, manager: Any) -> None:
         def bound(kind: Any) -> Callable[..., Any]:
             def make(*args: Any, **kwargs: Any) -> Any:
                 pool = kind(*args, **kwargs)
                 pool.local = self._local
+                self._made.add(pool)
                 return pool
             return make
         manager.pool_classes_by_scheme = {"http": bound(_HTTPPool), "https": bound(_HTTPSPool)}
+
+
+_SESSION_SEND = requests.Session.send
 
 
 class _Transport:
@@ -2443,10 +2483,13 @@ class _Transport:
         attempt.left(None)
         self._local.attempt = attempt
         try:
-            response = self._send_own(call, headers) if self._own else self._send_theirs(call, attempt, headers)
+            own = self._own and requests.Session.send is _SESSION_SEND  # else somebody's mock has taken its place
+            response = self._send_own(call, headers) if own else self._send_theirs(call, attempt, headers)
         finally:
             self._local.attempt = None
         attempt.answer = answer = _Answer(response, attempt)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log_head(call, attempt, answer)
         return answer
 
     def _send_own(self, call: _Call, headers: Dict[str, str]) -> requests.Response:
@@ -2487,6 +2530,10 @@ def _session_settings(session: requests.Session, url: str) -> JSON:
     settings: JSON = dict(session.merge_environment_settings(url, {}, True, None, None))
     if settings["verify"] is True and session.trust_env:
         settings["verify"] = os.environ.get("SSL_CERT_FILE") or True
+    bundle = settings["verify"]
+    if isinstance(bundle, str) and url.startswith("https") and not os.path.exists(bundle):
+        raise ConfigurationError(f"no certificate authorities at {bundle}",
+                                 hint="REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE or session.verify names it")
     return settings
 
 
@@ -2497,7 +2544,7 @@ def _request_headers(call: _Call) -> Dict[str, str]:
         "Accept": "text/event-stream" if call.streams else "application/json"}
     if call.payload is not None:
         headers["Content-Type"] = "application/json"
-    headers.update(call.dialect.headers(_checked_key(call.key)))
+    headers.update(call.dialect.headers(call.key))
     theirs = {name.lower() for name in call.headers}
     headers = {name: value for name, value in headers.items() if name.lower() not in theirs}
     headers.update(call.headers)
@@ -2528,6 +2575,7 @@ class _Answer:
             total += len(piece)
             if total > _MAX_BODY:
                 raise _TooLarge(f"a body of over {_MAX_BODY >> 20} MiB")
+            self._attempt.left(None)
             yield piece
 
     def _received(self, source: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -2618,11 +2666,15 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, 
      "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities", ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError), APIConnectionError, "TLS failed", "is it an https address?", ""),
-    ((urllib3.exceptions.ProxyError,), APIConnectionError, "proxy failed", "check HTTPS_PROXY and NO_PROXY", ""),
+    ((requests.exceptions.SSLError,), APIConnectionError, "TLS failed", "is it an https address?", ""),
+    ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
+     "check HTTPS_PROXY and NO_PROXY", ""),
     ((ConnectionRefusedError,), APIConnectionError, "connection refused", "is the server running there?", ""),
     ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "", ""),
-    ((urllib3.exceptions.ConnectTimeoutError,), APITimeoutError, "connect timed out", "", ""),
-    ((socket.timeout, urllib3.exceptions.TimeoutError), APITimeoutError, "read timed out", "", "normal"),
+    ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError,
+     "connect timed out", "", ""),
+    ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError,
+     "read timed out", "", "normal"),
     ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
      "answer is not HTTP", "", "normal"),
     ((ConnectionError,), APIConnectionError, "connection lost", "", "normal"),
@@ -2651,7 +2703,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         return APITimeoutError(f"no data event for {attempt.idle:g} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
-    return error(what, why=f"{where}: {_words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
+    return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
 
@@ -2666,7 +2718,7 @@ class _Trouble:
         words = [inner.get(name) for name in ("message", "detail", "title")]
         self.message = _first_text(error, *words, outer.get("message"), body)
         self.code = _first(inner.get("code"), outer.get("code"))
-        self.type = _first(inner.get("type"), inner.get("status"))
+        self.type = _first(inner.get("type"), inner.get("status") if isinstance(inner.get("status"), str) else None)
         self.request_id = _first(outer.get("request_id"), outer.get("responseId"))
         self.numbers = (self.code, inner.get("status_code"), outer.get("status_code"), inner.get("status"))
         self.metadata = _dict(inner.get("metadata"))
@@ -2759,6 +2811,7 @@ def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Map
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
     """The error that a status of 300 or more, or an error object inside a 200 (`status` None), stands for."""
+    body = _masked(body, call.secrets())
     trouble = _Trouble(body)
     inside = status is None
     status = trouble.status() if status is None else status
@@ -2780,12 +2833,12 @@ def _request_id(headers: Mapping[str, str]) -> Optional[str]:
     return next((headers[name] for name in names if name in headers), None)
 
 
-def _decoded_error(payload: bytes) -> Any:
-    text = payload.decode("utf-8-sig", "replace")
+def _json_or(other: Any, payload: bytes) -> Any:
+    """What JSON says, or `other` if it is none."""
     try:
-        return json.loads(text)
+        return json.loads(payload.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
-        return text
+        return other
 
 
 def _holds_error(body: JSON, mark: str) -> bool:
@@ -2799,12 +2852,7 @@ def _holds_error(body: JSON, mark: str) -> bool:
 def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     """The reply a 2xx holds, or the error that it is."""
     payload = b"".join(answer.pieces())
-    try:
-        body = json.loads(payload.decode("utf-8-sig", "replace"))
-    except (ValueError, RecursionError) as caught:
-        body, problem = None, f"broken JSON ({type(caught).__name__})"
-    else:
-        problem = f"a JSON {type(body).__name__}"
+    body = _json_or(_UNSET, payload)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
     if isinstance(body, dict) and _holds_error(body, call.dialect.mark):
@@ -2812,23 +2860,31 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
         html = payload[:4096].lstrip()[:1] == b"<"
-        what = "an HTML page" if html else "an empty body" if not payload.strip() else problem
-        kind = answer.headers.get("content-type", "no Content-Type")
-        raise ResponseError(f"{answer.status} but {what} for an answer", why=f"{kind}: {_words(payload)}",
-                            body=payload, hint="is the base URL right?" if html else "", _kind="empty")
+        what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
+        if html:
+            raise _no_answer(call, answer, "an HTML page", payload, "is the base URL right?")
+        raise _no_answer(call, answer, what, payload)
+    raised: LLMError
     try:
         call.dialect.check(body)
     except _Failed as failed:
         attempt.billed = None
         raised = _api_error(call, None, answer.headers, failed.args[0])
     except ResponseError as error:
-        error.body = body
-        error.why = _words(payload)
-        raise
+        raised = _no_answer(call, answer, str(error.args[0]), payload)
+        raised.body = body
     else:
         attempt.billed = reply = _completed(call.dialect.parse(body), call, answer)
         return reply
     raise raised
+
+
+def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
+    """The error for a 2xx that is no answer."""
+    kind = answer.headers.get("content-type", "no Content-Type")
+    return ResponseError(f"{answer.status} but {what}", why=f"{kind}: {call.words(body)}", hint=hint, body=body,
+                         status_code=answer.status, headers=answer.headers, request_id=_request_id(answer.headers),
+                         _kind="empty")
 
 
 def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
@@ -2847,35 +2903,32 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
     error.attempts, error.elapsed = call.attempts, time.monotonic() - call.started
     if error.last_error is None:
         error.last_error = call.last_error
-    secrets = _secrets(call)
-    error.args = tuple(_masked(item, secrets) for item in error.args)
+    secrets = call.secrets()
+    error.args = _masked(error.args, secrets)
     for name, value in vars(error).items():
         vars(error)[name] = _masked(value, secrets)
     return error
-
-
-def _secrets(call: _Call) -> List[str]:
-    named = [value for name, value in call.headers.items() if value and re.search(_SECRET_HEADER, name)]
-    return [secret for secret in [call.key, *named] if len(secret) > 5]  # "local" and the like are no secrets
 
 
 _SECRET_HEADER = r"(?i)auth|key|token|cookie|secret"
 
 
 def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
-    """`value` with every secret in it replaced: a server may echo the key."""
+    """`value` with every secret in it replaced: a server may echo the key, anywhere and however deep."""
     if isinstance(value, str):
         for secret in secrets:
-            value = value.replace(secret, "***")
+            value = re.sub(re.escape(secret), "***", value, flags=re.I)  # a header's name comes in lower case
     elif isinstance(value, bytes):
-        for secret in secrets:
-            value = value.replace(secret.encode("utf-8", "replace"), b"***")
+        return _masked(value.decode("latin-1"), secrets).encode("latin-1") if secrets else value
+    elif depth > 200:
+        return "..."
     elif isinstance(value, Response):
         vars(value).update({name: _masked(item, secrets, depth + 1) for name, item in vars(value).items()})
-    elif isinstance(value, (dict, list, requests.structures.CaseInsensitiveDict)) and depth < 50:
-        if isinstance(value, list):
-            return [_masked(item, secrets, depth + 1) for item in value]
-        return type(value)({key: _masked(item, secrets, depth + 1) for key, item in value.items()})
+    elif isinstance(value, (list, tuple)):
+        items = [_masked(item, secrets, depth + 1) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    elif isinstance(value, (dict, requests.structures.CaseInsensitiveDict)):
+        return type(value)({_masked(key, secrets): _masked(item, secrets, depth + 1) for key, item in value.items()})
     return value
 
 
@@ -2895,6 +2948,12 @@ def _without_userinfo(url: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def _checked_type(name: str, value: Any, kind: type) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(f"{name} is a {type(value).__name__}: give a {kind.__name__}, or None")
+    return value
 
 
 def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
@@ -2964,7 +3023,8 @@ def _encode(body: JSON) -> bytes:
 def _find_provider(model: Optional[str], provider: Optional[str],
                    base_url: Optional[str]) -> Tuple[_Provider, str, str]:
     """The provider, the address and the model's id that a client's arguments and the environment mean."""
-    model = model or os.environ.get("LLMLITE_MODEL") or ""
+    model = _checked_type("model", model, str) or os.environ.get("LLMLITE_MODEL") or ""
+    _checked_type("provider", provider, str)
     if provider is None and base_url is None:
         name, _, rest = model.partition("/")
         if not rest or name not in _PROVIDERS:
@@ -2986,12 +3046,14 @@ def _find_provider(model: Optional[str], provider: Optional[str],
 
 
 def _checked_url(url: str) -> str:
+    if not isinstance(url, str):
+        raise ConfigurationError(f"base_url is a {type(url).__name__}: give a str")
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or re.search(_CONTROL, url) or " " in url:
+    if not valid or re.search(r'[\x00-\x20\x7f\\<>"^`]', url):
         raise ConfigurationError(f"base_url={_without_userinfo(url)!r} is not a URL",
                                  hint="write it as https://host/v1 or http://localhost:8000/v1")
     return url
@@ -3051,7 +3113,7 @@ def _debug_to_stderr() -> None:
 
 def _save(folder: str, call: _Call, error: LLMError) -> None:
     """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
-    secrets = _secrets(call)
+    secrets = call.secrets()
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url),
@@ -3082,11 +3144,20 @@ def _text_of(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
 
 
+def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
+    opened = f"connected in {attempt.opened - attempt.started:.3f} s, " if attempt.opened else "pooled connection, "
+    limits = {name.lower(): value for name, value in answer.headers.items() if "ratelimit" in name.lower()}
+    _log.debug("%s %s: %s %s, %d bytes sent, %shead %d after %.3f s, request %s, limits %s", call.provider.name,
+               call.model, call.method, _without_userinfo(call.url), len(call.payload or b""), opened, answer.status,
+               time.monotonic() - attempt.started, call.words(_request_id(answer.headers) or "-"),
+               call.words(str(limits)))
+
+
 def _log_reply(call: _Call, reply: Response) -> None:
     if _log.isEnabledFor(logging.INFO):
         _log.info("%s %s: %s, %d+%d tokens, %d attempt(s), %.2f s, request %s", call.provider.name, reply.model,
                   reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens, reply.attempts,
-                  reply.elapsed, reply.request_id)
+                  reply.elapsed, call.words(reply.request_id or "-"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3223,7 +3294,7 @@ class _ModelList(_Dialect):
 
     def check(self, body: JSON) -> None:
         if self.rows(body) is None:
-            raise ResponseError("200 but no list of models")
+            raise ResponseError("no list of models in the answer")
 
     def parse(self, body: JSON) -> Response:
         rows = [_dict(row) for row in self.rows(body) or []]
@@ -3255,7 +3326,7 @@ class _Embedding(_Dialect):
 
     def check(self, body: JSON) -> None:
         if not self.parse(body).parsed:
-            raise ResponseError("200 but no embeddings in the answer", _kind="empty")
+            raise ResponseError("no embeddings in the answer")
 
     def parse(self, body: JSON) -> Response:
         rows = [_dict(row) for row in _list(body.get("data"))]
@@ -3332,11 +3403,11 @@ class _OpenAI(_Dialect):
     def check(self, body: JSON) -> None:
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise ResponseError("200 but no choices in the answer", _kind="empty")
+            raise ResponseError("no choices in the answer")
         _fail(choices[0], choices[0].get("finish_reason"))
 
     def parse(self, body: JSON) -> Response:
-        choice = _dict(next(iter(_list(body.get("choices"))), None))
+        choice = _first_choice(body.get("choices"))
         message = _dict(choice.get("message"))
         text, thoughts = _content_text(message.get("content"))
         refusal = _str(message.get("refusal"))
@@ -3352,6 +3423,9 @@ class _OpenAI(_Dialect):
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
                for key in self.echo if message.get(key)}
         reply.message = _assistant_message(reply, {self.voice: own} if own else {})
+        for at, call in enumerate(_list(message.get("tool_calls"))):
+            if "custom" in _dict(call):
+                reply.message["tool_calls"][at] = _without_index(call)
         return reply
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
@@ -3369,11 +3443,10 @@ class _OpenAI(_Dialect):
         kept = _kept(body, choice.get("index"))
         message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
-        if kept is body["choices"][0]:
+        if not kept["index"]:  # index 0, or none
             events += said
-            if reason:
-                events.append(_FINISH)
         if reason:
+            events.append(_FINISH)
             kept["finish_reason"] = reason
         if reason or "error" in choice:
             _fail(choice, reason)
@@ -3411,6 +3484,12 @@ def _fail(choice: JSON, reason: Any) -> None:
     if reason in ("error", "insufficient_system_resource", "abort") or choice.get("error"):
         error = choice.get("error") or {"message": f"finish_reason {reason}", "code": reason}
         raise _Failed({"error": error})
+
+
+def _first_choice(choices: Any) -> JSON:
+    """The choice that is the reply: of several, which may come in any order, the one of index 0."""
+    choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
+    return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
 
 
 def _kept(body: JSON, index: Any) -> JSON:
@@ -3556,7 +3635,7 @@ class _Completions(_OpenAI):
         return "POST", self.path, _merged({**body, **self.streaming(stream)}, extra)
 
     def parse(self, body: JSON) -> Response:
-        choice = _dict(next(iter(_list(body.get("choices"))), None))
+        choice = _first_choice(body.get("choices"))
         tokens = [Token(*token) for token in _list(choice.get("tokens"))] or _tokens_of(choice)
         raw_finish = choice.get("finish_reason")
         return Response(text=_str(choice.get("text")), tokens=tokens, raw=body, raw_finish_reason=raw_finish,
@@ -3569,11 +3648,10 @@ class _Completions(_OpenAI):
         reason = choice.get("finish_reason")
         _gather(kept, "text", _str(choice.get("text")))
         kept.setdefault("tokens", []).extend(tokens)
-        if kept is body["choices"][0]:
+        if not kept["index"]:
             events += [Event("text", token.text, token=token) for token in tokens]
-            if reason:
-                events.append(_FINISH)
         if reason:
+            events.append(_FINISH)
             kept.update(finish_reason=reason, stop_reason=choice.get("stop_reason"))
             _fail(choice, reason)
 
@@ -3624,7 +3702,7 @@ class _LlamaCpp(_Dialect):
 
     def check(self, body: JSON) -> None:
         if not isinstance(body.get("content"), str):
-            raise ResponseError("200 but no content in the answer", _kind="empty")
+            raise ResponseError("no content in the answer")
 
     def parse(self, body: JSON) -> Response:
         finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
@@ -3752,7 +3830,7 @@ class _Anthropic(_Dialect):
 
     def check(self, body: JSON) -> None:
         if not isinstance(body.get("content"), list):
-            raise ResponseError("200 but no content in the answer", _kind="empty")
+            raise ResponseError("no content in the answer")
 
     def parse(self, body: JSON) -> Response:
         blocks = [_whole_block(_dict(block)) for block in _list(body.get("content"))]
@@ -4008,7 +4086,7 @@ class _Gemini(_Dialect):
 
     def check(self, body: JSON) -> None:
         if not _list(body.get("candidates")) and not isinstance(body.get("promptFeedback"), dict):
-            raise ResponseError("200 but no candidates in the answer", _kind="empty")
+            raise ResponseError("no candidates in the answer")
 
     def parse(self, body: JSON) -> Response:
         candidate = _dict(next(iter(_list(body.get("candidates"))), None))

@@ -77,7 +77,7 @@ def hold_back(server, llm, threads, seconds):
 
 def test_all_threads_wait(server):
     """When one of 8 threads is told to wait, none sends until then, and they start again spread, not in a herd."""
-    server.handle(refusing_once(at=20, seconds=0.25))
+    server.handle(refusing_once(at=20, seconds=0.3))
 
     def work(llm):
         for _ in range(8):
@@ -87,13 +87,13 @@ def test_all_threads_wait(server):
         for _ in range(8):
             threads.start(work, llm)
     told = told_to_wait(server, 20)
-    after = [request.time - told for request in server.requests if request.time > told + 0.06]
+    after = [request.time - told for request in server.requests if request.time > told + 0.1]  # others were under way
     assert len(server.requests) == 65
     assert len(after) >= 30  # the pause came in the middle of the work
-    assert min(after) >= 0.25
+    assert min(after) >= 0.3
     first = sorted(after)[:8]
     assert first[-1] - first[0] > 0.004
-    assert first[-1] < 0.25 + 0.025 + 0.2
+    assert first[-1] < 0.3 + 0.03 + 0.2
 
 
 def test_they_start_spread(server):
@@ -105,7 +105,7 @@ def test_they_start_spread(server):
     starts = sorted(request.time - told for request in server.requests[1:])
     assert len(starts) == 10
     assert starts[0] >= 0.3
-    assert starts[4] < 0.3 + 0.03 + 0.03  # half of them; a busy machine may hold up the others
+    assert starts[4] < 0.3 + 0.03 + 0.1  # half of them; a busy machine may hold up the others
     assert starts[-1] - starts[0] > 0.006
 
 
@@ -169,14 +169,14 @@ def test_longest_ask_counts(server, asks):
 def test_held_back_past_the_deadline(server):
     """A call whose deadline comes before the end of the cool-down fails at once and sends nothing."""
     with client(server) as llm, Threads() as threads:
-        hold_back(server, llm, threads, 0.3)
+        hold_back(server, llm, threads, 0.35)
         started = time.monotonic()
         with pytest.raises(llmlite.DeadlineExceededError) as caught:
-            llm.chat("held", deadline=0.1)
+            llm.chat("held", deadline=0.2)
         took = time.monotonic() - started
         assert len(server.requests) == 1
-    assert took < 0.09
-    assert 0.1 < caught.value.retry_after <= 0.3 * 1.1
+    assert took < 0.15
+    assert 0.15 < caught.value.retry_after <= 0.35 * 1.1
     assert caught.value.attempts == 0
 
 
@@ -211,15 +211,15 @@ def times(server):
 def test_requests_a_minute(server, threads_):
     """Requests over a second's worth are sent one by one at the rate, by however many threads."""
     server.reply("ok", times=None)
-    with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=600)) as llm, Threads() as threads:
+    with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=1200)) as llm, Threads() as threads:
         for _ in range(threads_):
-            threads.start(lambda: [llm.chat("hello") for _ in range(12 // threads_)])
+            threads.start(lambda: [llm.chat("hello") for _ in range(28 // threads_)])
     sent = times(server)
-    assert len(sent) == 12
-    for start in range(12):
-        for end in range(start, 12):  # in no stretch of time more than the burst of 10 and 10 a second
-            assert end - start <= 10 + (sent[end] - sent[start]) * 10 + 0.2
-    assert 0.09 <= sent[-1] < 0.6
+    assert len(sent) == 28
+    for start in range(28):
+        for end in range(start, 28):  # in no stretch of time more than the burst of 20, and 20 a second (2 come late)
+            assert end - start <= 20 + (sent[end] - sent[start]) * 20 + 2
+    assert 0.3 <= sent[-1] < 0.8
 
 
 def test_slow_limit_has_no_burst(server):

@@ -298,7 +298,9 @@ def test_retries_are_bounded_by_the_deadline_together(server):
 
 
 @pytest.mark.parametrize("how, names", [
-    ("chat", ["no-answer", "length-dripped", "chunked-dripped", "close-dripped", "gzip-dripped"]), ("stream", ["pings"])])
+    ("chat", ["no-answer", "length-dripped", "chunked-dripped", "close-dripped", "gzip-dripped"]),
+    ("stream", ["pings"]),
+])
 def test_the_deadline_with_a_session_of_the_users(how, names):
     """The body is bounded over the user's own requests.Session too."""
     def case(name, server):

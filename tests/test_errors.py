@@ -145,14 +145,14 @@ def test_response_of_a_broken_stream(server):
 def test_response_of_a_silent_stream(server):
     """So does a stream that falls silent."""
     server.sse([EVENT], end="stall")
-    error = fails(server.url, "stream", idle_timeout=0.05)
+    error = fails(server.url, "stream", idle_timeout=0.15)
     assert (type(error), error.response.text) == (llmlite.APITimeoutError, "Hi")
 
 
 def test_response_at_the_deadline(server):
     """So does a deadline that runs out in a stream."""
     server.sse([EVENT], end="stall")
-    error = fails(server.url, "stream", deadline=0.1)
+    error = fails(server.url, "stream", deadline=0.25)
     assert (type(error), error.response.text) == (llmlite.DeadlineExceededError, "Hi")
 
 
@@ -571,7 +571,7 @@ def test_short_keys_are_no_secrets(server):
 
 def test_client_after_errors(server):
     """After errors of every kind the client answers the next call."""
-    with client(server.url, timeout=(5, 0.05)) as llm:
+    with client(server.url, timeout=(5, 0.3)) as llm:
         for trouble in (testing.error(500), testing.raw(testing.RESET), testing.raw(testing.STALL),
                         testing.body(b"<html>"), testing.error(400, truncate=3)):
             server.handle(lambda request, trouble=trouble: trouble)

@@ -18,7 +18,7 @@ BARE = {"model": "test", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
 
 def client(url, **options):
     options.setdefault("retry", QUICK)
-    return llmlite.Client("test", base_url=url, api_key="sk-test-0001", timeout=(5, 0.05), **options)
+    return llmlite.Client("test", base_url=url, api_key="sk-test-0001", **options)
 
 
 def expected(calls=0, attempts=1, tokens=(0, 0), model="test", **counts):
@@ -128,7 +128,8 @@ def test_case(server, case):
     policy, call, answers, numbers = CASES[case]
     answers = iter(answers)
     server.handle(lambda request: next(answers))
-    with client(server.url, retry=policy) as llm:
+    waits = "timeout" in case or "silent" in case
+    with client(server.url, retry=policy, timeout=(5, 0.08 if waits else 5)) as llm:
         try:
             call(llm)
         except llmlite.LLMError:
@@ -137,13 +138,13 @@ def test_case(server, case):
             assert not numbers["failed"]
         assert snapshot_of(llm) == numbers
         assert llm.ledger.snapshot() == numbers
-    assert len(server.requests) == numbers["attempts"]
+    assert server.wait_for(numbers["attempts"]) and len(server.requests) == numbers["attempts"]
 
 
 def test_all_of_it(server):
     """One client's ledger is the sum of everything that happened to it."""
     total = dict(NOTHING, by_model={})
-    with client(server.url) as llm:
+    with client(server.url, timeout=(5, 0.15)) as llm:
         for policy, call, answers, numbers in CASES.values():
             if policy is not QUICK:
                 continue
@@ -186,7 +187,7 @@ def test_stale_connection(server):
 def test_deadline(server):
     """A call that the deadline ends while the answer is awaited failed, and its request may be billed."""
     server.raw(testing.STALL)
-    with client(server.url, deadline=0.04) as llm:
+    with client(server.url, deadline=0.15) as llm:
         with pytest.raises(llmlite.DeadlineExceededError):
             llm.chat("hello")
         assert llm.ledger.snapshot() == expected(failed=1, unknown=1)

@@ -76,12 +76,13 @@ def imported():
 
 
 def is_standard(name):
+    if name in sys.builtin_module_names:
+        return True
     if hasattr(sys, "stdlib_module_names"):
         return name in sys.stdlib_module_names
     spec = importlib.util.find_spec(name)
     origin = (spec and spec.origin) or ""
-    return origin in ("built-in", "frozen") or (
-        origin.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in origin)
+    return origin == "frozen" or (origin.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in origin)
 
 
 def test_imports():

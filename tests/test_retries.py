@@ -37,6 +37,7 @@ def fails(server, call=chat, retry=QUICK, **options):
     """The error of a call and the number of requests it took."""
     with client(server, retry, **options) as llm, pytest.raises(llmlite.LLMError) as caught:
         call(llm)
+    server.wait_for(caught.value.attempts, 1)  # a busy one may not have seen the last yet, when that timed out
     return caught.value, len(server.requests)
 
 
@@ -273,7 +274,7 @@ def test_not_after_the_first_event(server, end):
 def test_not_after_a_cut(server, how):
     """Nor when the connection is lost or falls silent in the middle."""
     server.sse([EVENT], times=None, **how)
-    error, count = fails(server, stream, timeout=(5, 0.08))
+    error, count = fails(server, stream, timeout=(5, 0.2))
     assert (count, error.response.text) == (ONCE, "Hi")
 
 
@@ -381,7 +382,7 @@ def test_read_timeout(server, call, steps):
 @pytest.mark.parametrize("retry", [None, dataclasses.replace(QUICK, max_retries=0, connect_retries=9)])
 def test_read_timeout_is_not_multiplied(server, retry, pooled):
     """What retries connections leaves a read timeout alone: one request, and one timeout's worth of time."""
-    with client(server, retry, timeout=(5, 0.15)) as llm:
+    with client(server, retry, timeout=(5, 0.2)) as llm:
         if pooled:
             server.reply("ok")
             llm.chat("hello")
@@ -390,7 +391,7 @@ def test_read_timeout_is_not_multiplied(server, retry, pooled):
         with pytest.raises(llmlite.APITimeoutError) as caught:
             llm.chat("hello")
         took = time.monotonic() - started
-    assert 0.15 <= took < 0.29
+    assert 0.2 <= took < 0.39
     assert (len(server.requests), caught.value.attempts) == (ONCE + pooled, ONCE)
 
 
@@ -399,8 +400,9 @@ def test_timeout_for_one_call(server):
     server.raw(testing.STALL, times=None)
     with client(server) as llm, pytest.raises(llmlite.APITimeoutError):
         llm.chat("hello", timeout=(5, 0.03))
+    assert server.wait_for(3)
     gaps = [after.time - before.time for before, after in zip(server.requests, server.requests[1:])]
-    assert len(gaps) == 2 and all(0.028 <= gap < 0.2 for gap in gaps)
+    assert len(gaps) == 2 and all(0.028 <= gap < 0.5 for gap in gaps)
 
 
 # ---------------------------------------------------------------------------------------------------- stale connections

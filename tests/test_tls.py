@@ -318,11 +318,11 @@ def tunnel():
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
 def test_through_a_proxy(secure, tunnel, bundle, monkeypatch, own):
-    """https goes through the environment's proxy by CONNECT, which sees no key; a tunnel serves several calls."""
+    """https goes through the environment's proxy by CONNECT, which sees no key; one tunnel serves several calls."""
     monkeypatch.setenv("SSL_CERT_FILE", bundle)
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:word@127.0.0.1:{tunnel.server_address[1]}")
     secure.reply("ok", times=2)
-    secure.raw(HEAD % b"application/json", *[piece for _ in range(100) for piece in (b" ", 0.02)])
+    secure.raw(testing.STALL)
     with requests.Session() as session:
         client = llmlite.Client("m", base_url=secure.url, api_key=KEY, retry=None, session=None if own else session)
         assert client.chat("hi").text == "ok"
@@ -331,6 +331,7 @@ def test_through_a_proxy(secure, tunnel, bundle, monkeypatch, own):
         error, seconds = fails(client, deadline=0.2)
         client.close()
     assert isinstance(error, llmlite.DeadlineExceededError) and seconds < 0.45
+    assert client.ledger.unknown == 1  # sent, and no answer came: it may be billed
     assert len(tunnel.heads) == 1 and tunnel.heads[0].startswith(b"CONNECT 127.0.0.1:")
     assert b"Proxy-Authorization: Basic" in tunnel.heads[0] and KEY.encode() not in tunnel.heads[0]
     assert all("proxy-authorization" not in request.headers for request in secure.requests)

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -51,19 +52,20 @@ Found = Dict[str, List[Optional[Dict[str, Any]]]]  # by label, a result (or None
 class Lab:
     """The environments, the server, and how a process is run against them."""
 
-    def __init__(self, args: argparse.Namespace, envs: Path, core: Optional[int]) -> None:
-        self.quick, self.envs, self.core = args.quick, envs, core
+    core: Optional[int] = None  # the server's
+
+    def __init__(self, args: argparse.Namespace, envs: Path, home: str) -> None:
+        self.quick, self.envs, self.home = args.quick, envs, home  # home has no ~/.netrc and no settings
         self.rounds = args.rounds or (3 if args.quick else 9)
-        self.python, self.pins = args.python, [f"{name}=={version}" for name, version in (
-            ("requests", args.requests), ("urllib3", args.urllib3)) if version]
+        self.python, self.bare = args.python, [f"{name}=={version}" if version else name for name, version in (
+            ("requests", args.requests), ("urllib3", args.urllib3))]
         minor = self._output([self.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
         self.peers = args.peers and tuple(map(int, minor.split("."))) >= (3, 10)
-        self.tag = "-".join([minor, *(pin.partition("==")[2] for pin in self.pins)])
-        self.home = tempfile.mkdtemp()  # no ~/.netrc, no caches of settings
+        self.tag = "-".join(filter(None, (minor, args.requests, args.urllib3)))
         hidden = ("_PROXY", "_KEY", "_BASE_URL")
         self.environ = {name: value for name, value in os.environ.items()
                         if not name.startswith("PYTHON") and not name.upper().endswith(hidden)}
-        self.environ.update(HOME=self.home, LITELLM_LOCAL_MODEL_COST_MAP="True", PYTHONHASHSEED="0")
+        self.environ.update(HOME=home, LITELLM_LOCAL_MODEL_COST_MAP="True", PYTHONHASHSEED="0")
         self.url, self.broken = "", set()
 
     @staticmethod
@@ -77,7 +79,7 @@ class Lab:
 
     def make_environments(self) -> str:
         """Make those that are missing; returns the versions in all of them."""
-        wanted = {"bare": self.pins or ["requests", "urllib3"], **(PEERS if self.peers else {})}
+        wanted = {"bare": self.bare, **(PEERS if self.peers else {})}
         versions = []
         for library, packages in wanted.items():
             python = Path(self.interpreter(library))
@@ -86,7 +88,8 @@ class Lab:
                 subprocess.run([self.python, "-m", "venv", "--clear", str(python.parent.parent)], check=True)
                 self._install(library, str(python), packages)
             names = [package.partition("==")[0] for package in packages]
-            versions.append(self._output([str(python), "-c", VERSIONS, *names]))
+            if (python.parent / "complete").exists():
+                versions.append(self._output([str(python), "-c", VERSIONS, *names]))
         site = self._output([self.interpreter("bare"), "-c", "import site; print(site.getsitepackages()[0])"])
         Path(site, "llmlite.pth").write_text(f"{HERE.parent.parent}\n")  # as an editable install would
         return ", ".join(versions)
@@ -97,7 +100,7 @@ class Lab:
             if not subprocess.run([python, "-m", "pip", "install", "-q", *names]).returncode:
                 Path(python).with_name("complete").touch()
                 return
-        raise SystemExit(f"{library}: cannot be installed; --no-peers leaves the other clients out")
+        print(f"n/a: {library} cannot be installed", file=sys.stderr)
 
     @contextlib.contextmanager
     def server(self) -> Iterator[None]:
@@ -119,9 +122,12 @@ class Lab:
         with tempfile.TemporaryFile("w+") as errors:
             started = time.perf_counter()
             process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, env=self.environ, cwd=self.home)
+            alarm = threading.Timer(300, process.kill)
+            alarm.start()
             output = process.stdout.read()  # type: ignore[union-attr]
             _, process.returncode, used = os.wait4(process.pid, 0)
             wall = time.perf_counter() - started
+            alarm.cancel()
             process.stdout.close()  # type: ignore[union-attr]
             if not process.returncode:
                 whole = {"wall": wall, "cpu": used.ru_utime + used.ru_stime}
@@ -296,8 +302,7 @@ def main() -> None:
     """Run the measures and write what they found."""
     args = arguments()
     with tempfile.TemporaryDirectory() as scratch:
-        envs = (args.envs or Path(scratch)).resolve()
-        lab = Lab(args, envs, None)
+        lab = Lab(args, (args.envs or Path(scratch)).resolve(), scratch)
         versions = lab.make_environments()
         lab.core = pin()
         out = args.out or Path(tempfile.mkdtemp(prefix="benchmarks"))

@@ -53,7 +53,7 @@ def table(rows: List[Row]) -> str:
 
 def dots(measure: str, rows: List[Row]) -> str:
     """Each client's ratio as a dot on a log scale, the middle half of the rounds as a line, its bar as a mark."""
-    shown = [row for row in rows if row.ratio]
+    shown = [row for row in rows if row.low > 0]
     ends = [value for row in shown for value in (row.low, row.high, row.bar or 1.0, 1.0)]
     least, most = math.log(min(ends) / 1.1), math.log(max(ends) * 1.1)
 
@@ -91,7 +91,7 @@ def write(out: Path, about: List[str], rows: List[Row]) -> str:
         by_measure.setdefault(row.measure, []).append(row)
     pictures = []
     for measure, group in by_measure.items():
-        if len([row for row in group if row.ratio]) > 1:
+        if len([row for row in group if row.low > 0]) > 1:
             name = "".join(letter if letter.isalnum() else "-" for letter in measure).strip("-") + ".svg"
             (out / name).write_text(dots(measure, group), encoding="utf-8")
             pictures.append(f"![{measure}]({name})")

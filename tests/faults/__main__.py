@@ -1,0 +1,58 @@
+"""The table: `python -m tests.faults [--markdown FILE] [--only WORDS]`; exits 1 if a row is wrong."""
+import argparse
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from . import runner
+
+HEADINGS = ["group", "fault", "dialect", "mode", "outcome", "status", "requests", "time (s)", "over (s)",
+            "calls/attempts/unknown/failed", "open", "left", "threads", "next call", "verdict"]
+WORKERS = 8
+
+
+def played(rows):
+    """The rows' outcomes, in order; the heavy rows first and one by one."""
+    outcomes = {row.name: runner.run(row) for row in rows if row.fault.alone}
+    rest = [row for row in rows if not row.fault.alone]
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="faults") as pool:
+        outcomes.update(zip([row.name for row in rest], pool.map(runner.run, rest)))
+    return [outcomes[row.name] for row in rows]
+
+
+def as_text(table):
+    """Columns as wide as their widest cell."""
+    widths = [max(len(str(row[at])) for row in table) for at in range(len(table[0]) - 1)]
+    for row in table:
+        yield "  ".join([str(cell).ljust(width) for cell, width in zip(row, widths)] + [str(row[-1])])
+
+
+def as_markdown(table):
+    for at, row in enumerate(table):
+        yield "| {} |".format(" | ".join(str(cell).replace("|", "\\|") for cell in row))
+        if not at:
+            yield "|" + " --- |" * len(row)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--markdown", metavar="FILE", help="write the table there as well")
+    parser.add_argument("--only", metavar="WORDS", default="", help="rows whose name holds these words")
+    args = parser.parse_args()
+    started = time.monotonic()
+    rows = [row for row in runner.ROWS if args.only in row.name]
+    outcomes = played(rows)
+    table = [HEADINGS, *(runner.as_cells(*pair) for pair in zip(rows, outcomes))]
+    wrong = sum(bool(outcome.wrong) for outcome in outcomes)
+    print("\n".join(as_text(table)))
+    print("\n{} rows, {} wrong; {:.2f} s over the deadline at most; {} requests; {:.1f} s".format(
+        len(rows), wrong, max((outcome.over for outcome in outcomes), default=0.0),
+        sum(outcome.requests for outcome in outcomes), time.monotonic() - started))
+    if args.markdown:
+        with open(args.markdown, "w", encoding="utf-8") as file:
+            file.write("\n".join(as_markdown(table)) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Raw completions at OpenAI-compatible servers, vLLM and llama.cpp: what is sent, and every token that is read."""
+import pytest
+
+from tests import llmlite
+
+Token, Usage = llmlite.Token, llmlite.Usage
+FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
+FIELDS = ("text", "finish_reason", "raw_finish_reason", "usage", "model", "id", "reasoning", "tool_calls")
+DONE = b"data: [DONE]\n\n"
+
+
+def client(server, provider=None, retry=None):
+    return llmlite.Client("m", provider=provider, base_url=server.url, api_key="k-123456", retry=retry)
+
+
+def seen(reply):
+    return {name: getattr(reply, name) for name in FIELDS}
+
+
+def drained(stream):
+    list(stream.events())
+    return stream.response
+
+
+# --------------------------------------------------------------------------------------------------------- what is sent
+
+EVERYTHING = {"temperature": 0.0, "top_p": 0.5, "top_k": 0, "min_p": 0.1, "max_tokens": 7, "stop": ["a", "b"],
+              "seed": 0, "priority": -3, "logprobs": 2, "extra": {"ignore_eos": True}}
+ALL_SENT = {"temperature": 0.0, "top_p": 0.5, "top_k": 0, "min_p": 0.1, "max_tokens": 7, "stop": ["a", "b"], "seed": 0,
+            "priority": -3, "logprobs": 2, "ignore_eos": True}
+ASKED = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("provider, extra", [(None, {}), ("openai", {}), ("azure", {}), ("together", {}),
+                                             ("ollama", {}), ("vllm", {"return_token_ids": True})])
+@pytest.mark.parametrize("prompt", ["Once", [1, 2, 3], (1, 2)], ids=["text", "ids", "tuple"])
+@pytest.mark.parametrize("args, sent", [({}, {}), (EVERYTHING, ALL_SENT)], ids=["plain", "everything"])
+def test_request(server, provider, extra, prompt, args, sent):
+    """The whole body of a completion and of a stream of tokens: names are those of the legacy endpoint everywhere."""
+    server.reply("ok", times=2)
+    llm = client(server, provider)
+    llm.complete(prompt, **args)
+    list(llm.stream_tokens(prompt, **args))
+    whole = {"model": "m", "prompt": prompt if isinstance(prompt, str) else list(prompt), **sent, **extra}
+    assert [request.json for request in server.requests] == [whole, {**whole, **ASKED}]
+    assert {(request.method, request.path) for request in server.requests} == {("POST", "/v1/completions")}
+
+
+@pytest.mark.parametrize("prompt", ["Once", [1, 2, 3]], ids=["text", "ids"])
+def test_request_of_llama_cpp(server, prompt):
+    """llama.cpp is asked at its own endpoint, beside /v1, which tells the token ids."""
+    server.reply("ok", times=2)
+    llm = client(server, "llamacpp")
+    llm.complete(prompt, **EVERYTHING)
+    list(llm.stream_tokens(prompt))
+    whole = {"prompt": prompt, "return_tokens": True}
+    everything = {name: value for name, value in ALL_SENT.items() if name not in ("max_tokens", "logprobs")}
+    first, second = (request.json for request in server.requests)
+    assert {name: first.get(name) for name in everything} == everything
+    assert first["n_predict"] == 7 and first["stream"] is False and "max_tokens" not in first
+    assert second == {**whole, "stream": True}
+    assert {(request.method, request.path) for request in server.requests} == {("POST", "/completion")}
+
+
+def test_logprobs_of_llama_cpp(server):
+    """What others call logprobs is n_probs there."""
+    server.reply("ok")
+    client(server, "llamacpp").complete("Once", logprobs=2)
+    assert server.requests[0].json == {"prompt": "Once", "return_tokens": True, "n_probs": 2, "stream": False}
+
+
+@pytest.mark.parametrize("prompt", ["", [], None, ["a"], [1, "a"], [True], 7, b"x"])
+@pytest.mark.parametrize("provider", [None, "llamacpp"])
+def test_prompts_that_are_none(server, provider, prompt):
+    """An empty prompt, and what is neither text nor token ids, is refused before anything is sent."""
+    with pytest.raises(llmlite.ConfigurationError, match="prompt"):
+        client(server, provider).complete(prompt)
+    assert server.requests == []
+
+
+# --------------------------------------------------------------------------------------------------------- what is read
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def body(text, finish="stop", usage=USAGE, **choice):
+    choices = [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish, **choice}]
+    whole = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "served", "choices": choices}
+    return {**whole, "usage": usage} if usage else whole
+
+
+def chunk(text, finish=None, usage=None, **choice):
+    return body(text, finish, usage, **choice)
+
+
+LAST = {**body(""), "choices": []}
+
+
+def row(token, id, logprob):
+    return {"id": id, "token": token, "bytes": list(token.encode()), "logprob": logprob, "top_logprobs": []}
+
+
+def reply(text, finish="stop", **fields):
+    return {"text": text, "finish_reason": finish, "raw_finish_reason": finish, "usage": Usage(3, 2),
+            "model": "served", "id": "cmpl-1", "reasoning": "", "tool_calls": [], **fields}
+
+
+LEGACY = {"tokens": [" hi", "!"], "token_logprobs": [-0.5, None], "top_logprobs": [{" hi": -0.5}, None],
+          "text_offset": [0, 3]}
+CASES = {
+    "plain": (body(" hi!"), [chunk(" hi"), chunk("!"), chunk("", "stop"), LAST, DONE], reply(" hi!"),
+              [Token(" hi!")], [Token(" hi"), Token("!")]),
+    "length": (body(" hi!", "length"), [chunk(" hi"), chunk("!", "length"), LAST, DONE], reply(" hi!", "length"),
+               [Token(" hi!")], [Token(" hi"), Token("!")]),
+    "vllm": (body(" hi!", token_ids=[7, 8, 2], prompt_token_ids=[1, 2], stop_reason=None),
+             [chunk(" hi", token_ids=[7], prompt_token_ids=[1, 2], stop_reason=None), chunk("!", token_ids=[8]),
+              chunk("", "stop", token_ids=[2], stop_reason=None), LAST, DONE], reply(" hi!"),
+             [Token("", 7), Token("", 8), Token(" hi!", 2)], [Token(" hi", 7), Token("!", 8), Token("", 2)]),
+    "vllm-null-ids": (body(" hi", token_ids=None, prompt_token_ids=None),
+                      [chunk(" hi", token_ids=None), chunk("", "stop", token_ids=None), LAST, DONE], reply(" hi"),
+                      [Token(" hi")], [Token(" hi")]),
+    "vllm-held-back": (body("\U0001f600", token_ids=[7, 8]),
+                       [chunk("", token_ids=[7]), chunk("\U0001f600", token_ids=[8]), chunk("", "stop"), LAST, DONE],
+                       reply("\U0001f600"), [Token("", 7), Token("\U0001f600", 8)],
+                       [Token("", 7), Token("\U0001f600", 8)]),
+    "legacy-logprobs": (
+        body(" hi!", logprobs=LEGACY, token_ids=[7, 8]),
+        [chunk(" hi", token_ids=[7], logprobs={"tokens": [" hi"], "token_logprobs": [-0.5], "text_offset": [0]}),
+         chunk("!", token_ids=[8], logprobs={"tokens": ["!"], "token_logprobs": [None], "text_offset": [3]}),
+         chunk("", "stop"), LAST, DONE],
+        reply(" hi!"), [Token(" hi", 7, -0.5), Token("!", 8)], [Token(" hi", 7, -0.5), Token("!", 8)]),
+    "llama-on-v1": (  # its usage stands in the finish chunk, its log probabilities are a list
+        body(" hi!", logprobs={"content": [row(" hi", 7, -0.5), row("!", 8, -1.5)]}, id=None),
+        [chunk(" hi", logprobs={"content": [row(" hi", 7, -0.5)]}),
+         chunk("!", logprobs={"content": [row("!", 8, -1.5)]}), chunk("", "stop", USAGE), DONE],
+        reply(" hi!"), [Token(" hi", 7, -0.5), Token("!", 8, -1.5)], [Token(" hi", 7, -0.5), Token("!", 8, -1.5)]),
+    "usage-on-each": (
+        body(" hi"), [chunk(" hi", usage={"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}),
+                      chunk("", "stop", USAGE), LAST, DONE], reply(" hi"), [Token(" hi")], [Token(" hi")]),
+    "stop-string": (body(" hi", stop_reason="END"), [chunk(" hi"), chunk("", "stop", stop_reason="END"), LAST, DONE],
+                    reply(" hi"), [Token(" hi")], [Token(" hi")]),
+    "no-end-mark": (body(" hi"), [chunk(" hi"), chunk("", "stop", USAGE)], reply(" hi"), [Token(" hi")],
+                    [Token(" hi")]),
+    "nothing": (body("", "length"), [chunk("", "length"), LAST, DONE], reply("", "length"), [], []),
+    "repetition": (body(" hi", "repetition"), [chunk(" hi"), chunk("", "repetition"), LAST, DONE],
+                   reply(" hi", finish_reason="other", raw_finish_reason="repetition"), [Token(" hi")],
+                   [Token(" hi")]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reply(server, name):
+    """A body and the stream of it give the same Response; the stream hands its tokens on one by one."""
+    whole, chunks, want, tokens, streamed = CASES[name]
+    server.json(whole)
+    server.sse(chunks)
+    llm = client(server)
+    answer = llm.complete("Once")
+    assert (seen(answer), answer.tokens) == (want, tokens)
+    with llm.stream_tokens("Once") as stream:
+        assert list(stream) == streamed
+    assert (seen(stream.response), stream.response.tokens) == (want, streamed)
+    assert stream.text == want["text"]
+
+
+def native(content, tokens=(), stop=False, **more):
+    return {"index": 0, "content": content, "tokens": list(tokens), "stop": stop, "tokens_predicted": 2,
+            "tokens_evaluated": 3, "model": "served", **more}
+
+
+def ended(content="", tokens=(), kind="eos", **more):
+    return native(content, tokens, True, stop_type=kind, stopping_word="", truncated=False, tokens_cached=4,
+                  generation_settings={}, prompt="Once", timings={}, **more)
+
+
+PROBS = [{"id": 7, "token": " hi", "logprob": -0.5, "top_logprobs": []}]
+
+
+@pytest.mark.parametrize("kind, finish", [("eos", "stop"), ("word", "stop"), ("limit", "length"), ("none", "other")])
+def test_reply_of_llama_cpp(server, kind, finish):
+    """llama.cpp's own completion: text, ids, usage, how it ended; its stream has no end mark but its last object."""
+    server.json(ended(" hi!", [7, 8], kind))
+    server.sse([native(" hi", [7]), native("!", [8]), ended(kind=kind)], framing="close")
+    llm = client(server, "llamacpp")
+    want = reply(" hi!", finish_reason=finish, raw_finish_reason=kind, id=None)
+    whole = llm.complete("Once")
+    assert (seen(whole), whole.tokens) == (want, [Token("", 7), Token(" hi!", 8)])
+    stream = llm.stream_tokens("Once")
+    assert list(stream) == [Token(" hi", 7), Token("!", 8)]
+    assert (seen(stream.response), stream.response.tokens) == (want, [Token(" hi", 7), Token("!", 8)])
+
+
+def test_log_probabilities_of_llama_cpp(server):
+    """With n_probs each token has its log probability."""
+    server.json(ended(" hi", [7], completion_probabilities=PROBS))
+    server.sse([native(" hi", [7], completion_probabilities=PROBS), ended()])
+    llm = client(server, "llamacpp")
+    assert llm.complete("Once").tokens == list(llm.stream_tokens("Once")) == [Token(" hi", 7, -0.5)]
+
+
+def test_the_first_choice_is_the_completion(server):
+    """Choices come in any order; the one with index 0 is the reply."""
+    def part(index, text, finish=None):
+        return {**chunk(text, finish), "choices": [{"index": index, "text": text, "finish_reason": finish}]}
+
+    server.sse([part(1, "b"), part(0, "a"), part(1, "B", "length"), part(0, "A", "stop"), LAST, DONE])
+    stream = client(server).stream_tokens("Once", extra={"n": 2})
+    assert "".join(token.text for token in stream) == stream.response.text == "aA"
+    assert stream.response.finish_reason == "stop"
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+VLLM_ERROR = {"error": {"message": "engine died", "type": "InternalServerError", "param": None, "code": 500}}
+LLAMA_ERROR = {"error": {"code": 500, "message": "engine died", "type": "server_error"}}
+
+
+@pytest.mark.parametrize("provider, early, late", [
+    ("vllm", chunk(" hi", token_ids=[7]), [VLLM_ERROR, DONE]), ("vllm", chunk(" hi", token_ids=[7]), [LLAMA_ERROR]),
+    (None, chunk(" hi"), [LLAMA_ERROR]), ("llamacpp", native(" hi", [7]), [LLAMA_ERROR]),
+], ids=["vllm", "eof", "compatible", "llamacpp"])
+def test_a_late_error(server, provider, early, late):
+    """After the first token an error ends the stream in a StreamError, whether an end mark follows or not."""
+    server.sse([early, *late])
+    with pytest.raises(llmlite.StreamError, match="engine died") as caught:
+        list(client(server, provider, FAST).stream_tokens("Once"))
+    assert caught.value.response.text == " hi"
+    assert caught.value.last_error.status_code == 500
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("finish", ["error", "abort"])
+def test_a_completion_that_gave_up(server, finish):
+    """A finish reason that says the engine gave up is an error: tried again while nothing was handed on."""
+    server.json(body(" hi", finish))
+    server.json(body(" hi!"))
+    server.sse([chunk(" hi"), chunk("", finish), LAST, DONE])
+    llm = client(server, retry=FAST)
+    assert llm.complete("Once").text == " hi!"
+    with pytest.raises(llmlite.StreamError, match=finish) as caught:
+        list(llm.stream_tokens("Once"))
+    assert caught.value.response.text == " hi"
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("provider, ending", [
+    ("vllm", [chunk(" hi", token_ids=[7])]), (None, [chunk(" hi")]), ("llamacpp", [native(" hi", [7])])])
+def test_a_cut_completion(server, provider, ending):
+    """An end without finish reason is no success."""
+    server.sse(ending)
+    with pytest.raises(llmlite.TruncatedStreamError) as caught:
+        list(client(server, provider).stream_tokens("Once"))
+    assert (caught.value.response.text, caught.value.response.finish_reason) == (" hi", None)
+
+
+def test_an_answer_without_text(server):
+    """A chat's answer to a completion has choices but no text: an empty completion, counted as one."""
+    server.json({"id": "c", "model": "m", "choices": [{"index": 0, "message": {"content": "Hi"},
+                                                       "finish_reason": "stop"}]})
+    llm = client(server)
+    assert llm.complete("Once").text == ""
+    assert llm.ledger.empty == 1
