@@ -866,11 +866,12 @@ class Client:
         for at, (client, ask) in enumerate(zip(clients, self._within(asked))):
             if at:
                 ask["model"] = None
+            call = client._plan(getattr(client, dialect), ask, stream)
+            call.has_fallback = at + 1 < len(clients)
             try:
-                return client._perform(client._plan(getattr(client, dialect), ask, stream))
+                return client._perform(call)
             except LLMError as error:
-                final = isinstance(error, (ConfigurationError, DeadlineExceededError, BadRequestError))
-                if at + 1 == len(clients) or (final and not isinstance(error, ContextLengthError)):
+                if not (call.has_fallback and _is_fallen_from(error)):
                     raise
                 _log.warning("%s; %r is next", error, clients[at + 1])
         raise AssertionError("the last client returns or raises")
@@ -897,7 +898,7 @@ class Client:
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
         call.start(_checked_seconds("deadline", deadline))
-        call.headers = {**self._headers, **_checked_headers(about["headers"])}
+        call.headers = _with_headers(self._headers, _checked_headers(about["headers"]))
         call.schema = asked.get("schema")
         call.method, path, body = dialect.build(model, _as_dicts(asked), stream)
         call.base_url, call.path = self._base_url, path
@@ -963,20 +964,22 @@ class Client:
 
     def _wait_to_retry(self, call: _Call, error: LLMError) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
-        final, delay = _decide(self._retry, call, error)
-        if delay and error.retry_after is not None:
-            self._gate.pause(delay)
+        ask, policy = error.retry_after, self._retry
+        if policy is not None and error._kind and ask is not None and ask <= policy.retry_after_max:
+            self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
+        final, delay = _decide(policy, call, error)
         if final is not None:
             self._fail(call, _sealed(final, call))
             raise final
         call.last_error = error
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
-        if error.retry_after is None:
+        if ask is None:
             time.sleep(delay)
 
     def _fail(self, call: _Call, error: LLMError) -> None:
         """A call has ended in an error: count it, log it, save it."""
-        self.ledger.failed_one()
+        if not (call.has_fallback and _is_fallen_from(error)):
+            self.ledger.failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
@@ -988,6 +991,12 @@ class Client:
             self.ledger.after_fork()
             self._gate.after_fork()
             self._transport = _Transport(self._session, self._retry, forked=True)
+
+
+def _is_fallen_from(error: LLMError) -> bool:
+    """Whether an error is worth a try elsewhere: a bad request is bad everywhere, unless it is just too long here."""
+    final = isinstance(error, (ConfigurationError, DeadlineExceededError, BadRequestError, StreamError))
+    return isinstance(error, ContextLengthError) or not final
 
 
 class Stream:
@@ -1810,6 +1819,7 @@ class _Call:
         self.read: Optional[float] = None
         self.idle: Optional[float] = None
         self.policy: Optional[RetryPolicy] = None
+        self.has_fallback = False
         self.attempts = 0
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
@@ -1823,7 +1833,8 @@ class _Call:
     def secrets(self) -> List[str]:
         """What must show nowhere: the key, and the values of headers that are named like one."""
         named = [value for name, value in self.headers.items() if value and re.search(_SECRET_HEADER, name)]
-        return [secret for secret in [self.key, *named] if len(secret) > 5]  # "local" and the like are no secrets
+        words = [word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2])]  # "Bearer KEY"
+        return [word for word in words if len(word) > 5]  # "local" and the like are no secrets
 
     def words(self, text: Any) -> str:
         """The server's own words, fit for one line, without a key that it echoes."""
@@ -2028,7 +2039,9 @@ def _date(value: Optional[str], sent: Optional[str], now: float) -> Optional[flo
 def _timestamp(value: Optional[str]) -> Optional[float]:
     try:
         parts = email.utils.parsedate_tz(value) if value else None
-        return float(email.utils.mktime_tz(parts)) if parts else None
+        if parts is None or not (0 < parts[1] < 13 and 0 < parts[2] < 32):
+            return None
+        return float(email.utils.mktime_tz(parts))
     except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
         return None
 
@@ -2334,9 +2347,11 @@ class _Bounded:
         super().send(data)  # type: ignore[misc]
 
     def _tunnel(self: Any) -> None:
-        super()._tunnel()  # type: ignore[misc]
-        if self.local.attempt is not None:
-            self.local.attempt.sent = False  # that was for the proxy
+        try:
+            super()._tunnel()  # type: ignore[misc]
+        finally:
+            if self.local.attempt is not None:
+                self.local.attempt.sent = False  # that was for the proxy
 
     def response_class(self, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         attempt = self.local.attempt
@@ -2409,7 +2424,7 @@ class _Reconnect(urllib3.Retry):
 def _is_stale(error: Any, attempt: _Attempt) -> bool:
     """Whether a pooled connection turned out closed before one byte of an answer came (RFC 9112, 9.3.1)."""
     return (attempt.reused and isinstance(error, urllib3.exceptions.ProtocolError)
-            and isinstance(_chain(error)[-1], (ConnectionError, http.client.BadStatusLine))
+            and any(isinstance(item, (ConnectionError, http.client.BadStatusLine)) for item in _chain(error))
             and (attempt.wire is None or not attempt.wire.received))
 
 
@@ -2419,6 +2434,7 @@ class _Adapter(HTTPAdapter):
     def __init__(self, local: _Local, retries: _Reconnect) -> None:
         self._local = local
         self._made: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._last: Tuple[Tuple[Any, ...], Any] = ((), None)  # what the last pool was asked for with, and the pool
         super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -2432,7 +2448,29 @@ class _Adapter(HTTPAdapter):
             manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
         return manager
 
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """What requests makes of urllib3's answer, less the cookies, which are not kept."""
+        response = requests.Response()
+        response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
+        response.headers = requests.structures.CaseInsensitiveDict(resp.headers)
+        response.url, response.request, response.connection = req.url, req, self  # type: ignore[assignment]
+        return response
+
+    def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
+        """The pool for a request; found anew it costs as much as a tenth of the call."""
+        asked = (request.url.split("/", 3)[:3], verify, proxies, cert)
+        if asked != self._last[0]:
+            self._last = asked, super().get_connection_with_tls_context(request, verify, proxies, cert)
+        return self._last[1]
+
+    def request_url(self, request: Any, proxies: Any) -> str:
+        """The URL as it goes into the request line: without a proxy that is its path."""
+        if proxies:
+            return str(super().request_url(request, proxies))
+        return "/" + str(request.url).split("/", 3)[3].partition("#")[0]
+
     def close(self) -> None:
+        self._last = ((), None)
         for pool in list(self._made):  # a reply that somebody holds must not keep its pool open
             pool.close()
         super().close()
@@ -2545,10 +2583,16 @@ def _request_headers(call: _Call) -> Dict[str, str]:
     if call.payload is not None:
         headers["Content-Type"] = "application/json"
     headers.update(call.dialect.headers(call.key))
-    theirs = {name.lower() for name in call.headers}
-    headers = {name: value for name, value in headers.items() if name.lower() not in theirs}
-    headers.update(call.headers)
-    return {name: value for name, value in headers.items() if value is not None}
+    headers = _with_headers(headers, call.headers)
+    skipped = {name: urllib3.util.SKIP_HEADER for name, value in headers.items()
+               if value is None and name.lower() in ("user-agent", "accept-encoding")}  # urllib3 would add its own
+    return {**{name: value for name, value in headers.items() if value is not None}, **skipped}
+
+
+def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[str]]) -> Dict[str, Optional[str]]:
+    """Headers with others put in, which replace those of the same name whatever its case."""
+    names = {name.lower() for name in more}
+    return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
 
 
 class _Answer:
@@ -2638,7 +2682,7 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         yield from pieces
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise ResponseError(f"Content-Encoding {encoding!r:.40} was not asked for")
+        raise zlib.error(f"Content-Encoding {encoding!r} was not asked for")
     inflater: Any = None
     for piece in pieces:
         while piece:
@@ -2657,12 +2701,13 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             raise _Cut("the compressed body stops in the middle")
 
 
+_CertificateError: Any = vars(urllib3.connection)["CertificateError"]  # urllib3's own for another host's certificate
 _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, str], ...] = (
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
     ((_Cut, http.client.IncompleteRead), APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
     ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
-    ((ssl.SSLCertVerificationError,), APIConnectionError, "TLS certificate refused",
+    ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities", ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError), APIConnectionError, "TLS failed", "is it an https address?", ""),
@@ -3220,11 +3265,11 @@ def _gather(body: JSON, key: str, piece: str) -> None:
 _scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
-    "stop": "stop eos end_turn stop_sequence STOP COMPLETE",
+    "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
     "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
     "tool_calls": "tool_calls function_call tool_use",
     "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY "
-                      "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION MODEL_ARMOR JAILBREAK",
+                      "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION IMAGE_OTHER MODEL_ARMOR JAILBREAK",
 }.items() for word in words.split()}
 
 
@@ -3432,6 +3477,8 @@ class _OpenAI(_Dialect):
         choices = chunk.pop("choices", None)
         if "usage" in chunk and chunk["usage"] is None:  # a null after the count must not take it away
             del chunk["usage"]
+        if not chunk.get("id", True):  # nor the blanks of a late annotation the id and the model
+            chunk = {name: value for name, value in chunk.items() if value}
         body.update(chunk)
         events: List[_Said] = []
         for choice in choices if type(choices) is list else ():
@@ -3691,7 +3738,7 @@ class _LlamaCpp(_Dialect):
     tokens = True
     path = "/completion"
     at_root = True
-    names = {"max_tokens": "n_predict"}
+    names = {"max_tokens": "n_predict", "logprobs": "n_probs"}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
         asked = dict(asked)
@@ -3707,7 +3754,8 @@ class _LlamaCpp(_Dialect):
     def parse(self, body: JSON) -> Response:
         finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
         finish = "limit" if body.get("stopped_limit") else finish
-        return Response(text=_str(body.get("content")), tokens=_native_tokens(body), raw=body, raw_finish_reason=finish,
+        tokens = [Token(*token) for token in _list(body.get("told"))] or _native_tokens(body)
+        return Response(text=_str(body.get("content")), tokens=tokens, raw=body, raw_finish_reason=finish,
                         finish_reason=_finish_of(finish, ()), model=_str(body.get("model")),
                         usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted"))))
 
@@ -3720,6 +3768,7 @@ class _LlamaCpp(_Dialect):
             elif isinstance(piece, list):
                 body.setdefault(name, []).extend(piece)
         body.update(chunk)
+        body.setdefault("told", []).extend(tokens)
         events: List[_Said] = [Event("text", token.text, token=token) for token in tokens]
         return [*events, _FINISH, _END] if chunk.get("stop") is True else events
 
@@ -3833,9 +3882,10 @@ class _Anthropic(_Dialect):
             raise ResponseError("no content in the answer")
 
     def parse(self, body: JSON) -> Response:
-        blocks = [_whole_block(_dict(block)) for block in _list(body.get("content"))]
-        calls = [_tool_call(block.get("id"), block.get("name"), block.get("input"))
+        blocks = [_dict(block) for block in _list(body.get("content"))]
+        calls = [_tool_call(block.get("id"), block.get("name"), block.get("input") or {})
                  for block in blocks if block.get("type") == "tool_use"]
+        blocks = [_whole_block(block) for block in blocks]
         raw_finish = body.get("stop_reason")
         reply = Response(text="".join(_str(block.get("text")) for block in blocks if block.get("type") == "text"),
                          reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
@@ -3887,7 +3937,7 @@ class _Anthropic(_Dialect):
                 return [piece]
             return [Event("reasoning", piece)] if key == "thinking" else []
         if kind == "citations_delta":
-            block.setdefault("citations", []).append(delta.get("citation"))
+            block["citations"] = [*_list(block.get("citations")), delta.get("citation")]
         return []
 
 
@@ -3949,11 +3999,9 @@ def _block_at(body: JSON, index: Any) -> JSON:
 
 
 def _whole_block(block: JSON) -> JSON:
-    """A block whose input came as JSON text, with the input decoded: what the provider wants back."""
-    if isinstance(block.get("input"), str):
-        arguments, invalid = _decode_arguments(block["input"])
-        return block if invalid else {**block, "input": arguments}
-    return block
+    """A block whose input came as JSON text, with the input decoded: what the provider wants back is an object."""
+    given = block.get("input")
+    return {**block, "input": _decode_arguments(given)[0]} if isinstance(given, str) else block
 
 
 def _anthropic_usage(usage: JSON) -> Usage:
@@ -3986,7 +4034,7 @@ class _Gemini(_Dialect):
         parts = [part for prompt in prompts if prompt for part in self.parts(prompt)]
         if parts:
             body["systemInstruction"] = {"parts": parts}
-        config = self.config(asked)
+        config = self.config(model, asked)
         if config:
             body["generationConfig"] = config
         if "tools" in asked:
@@ -4007,14 +4055,16 @@ class _Gemini(_Dialect):
         asks = [{"model": name, "content": {"parts": [{"text": text}]}} for text in texts]
         return f"/{name}:batchEmbedContents", {"requests": asks}
 
-    def config(self, asked: JSON) -> JSON:
+    def config(self, model: str, asked: JSON) -> JSON:
         """The generationConfig of what was asked."""
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
         if "stopSequences" in config:
             config["stopSequences"] = _as_list(config["stopSequences"])
         effort, schema = asked.get("reasoning_effort"), asked.get("schema")
         if effort:
-            config["thinkingConfig"] = {"thinkingBudget": 0} if effort == "none" else {"thinkingLevel": effort.upper()}
+            budget = _GEMINI_BUDGETS.get(effort) if effort == "none" or "gemini-2" in model else None
+            level = {"thinkingLevel": effort.upper()}
+            config["thinkingConfig"] = level if budget is None else {"thinkingBudget": budget}
         if schema is not None:
             config["responseMimeType"] = "application/json"
             if schema.json is not None:
@@ -4040,15 +4090,18 @@ class _Gemini(_Dialect):
         """The history; the results of a turn's tools go into one content, in the order of the calls."""
         contents: List[JSON] = []
         calls: Dict[str, JSON] = {}
+        results: Dict[str, JSON] = {}
         for message in messages:
             role = message["role"]
             if role in ("tool", "function"):
-                part = self.result(message, calls)
-                if contents and any("functionResponse" in part for part in contents[-1]["parts"]):
-                    contents[-1]["parts"].append(part)
-                else:
-                    contents.append({"role": "user", "parts": [part]})
-            elif role == "assistant":
+                if not results:
+                    contents.append({"role": "user", "parts": []})
+                results[str(message.get("tool_call_id"))] = self.result(message, calls)
+                order = [id for id in calls if id in results] + [id for id in results if id not in calls]
+                contents[-1]["parts"] = [results[id] for id in order]
+                continue
+            results = {}
+            if role == "assistant":
                 parts = _verbatim(message, self.voice) or self.said(message)
                 told = [part["functionCall"] for part in parts if "functionCall" in part]
                 calls = {str(call.get("id")): told_ for call, told_ in zip(_list(message.get("tool_calls")), told)}
@@ -4062,9 +4115,8 @@ class _Gemini(_Dialect):
         """A tool's result; the call's id goes back only where Google had given one."""
         call = calls.get(str(message.get("tool_call_id")), {})
         content = message.get("content")
-        try:
-            value = json.loads(content) if isinstance(content, str) else content
-        except ValueError:
+        value = _json_or(content, content.encode("utf-8", "replace")) if isinstance(content, str) else content
+        if isinstance(value, float) and not math.isfinite(value):  # "NaN" is JSON to Python only
             value = content
         response = {"error": content} if message.get("is_error") else {"output": value}
         told = {"id": call.get("id"), "name": call.get("name") or message.get("name"), "response": response}
@@ -4138,6 +4190,9 @@ class _Gemini(_Dialect):
             events.append(_FINISH)
 
 
+_GEMINI_BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576}  # tokens; 2.5 takes no level
+
+
 def _fold_part(part: JSON, parts: List[JSON]) -> str:
     """Append a part, plain text to plain text; a part with a signature stays as it came.  Returns its text."""
     text = _str(part.get("text"))
@@ -4188,7 +4243,7 @@ class _Provider(NamedTuple):
 
     def completions(self) -> _Dialect:
         """The dialect of its raw completions."""
-        return self.raw(**self.quirks)
+        return self.raw(**{name: quirk for name, quirk in self.quirks.items() if name != "names"})
 
 
 def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI,
