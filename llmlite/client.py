@@ -1094,6 +1094,7 @@ class _Flow:
             yield from self._decoded()
             self.done = self.reply()
             self.attempt.empty = _is_empty(self.done)
+            self._release()  # before the last events: who leaves at "finish" has left nothing behind
             _read_schema(self.call, self.done)
             yield from _closing_events(self.done, self.told)
         except LLMError as caught:
@@ -1103,7 +1104,12 @@ class _Flow:
         except _WIRE_ERRORS as caught:
             error = self._failure(caught)
         finally:
-            self._release(error)
+            self._release()
+            if error is None:
+                _log_reply(self.call, self.reply())
+            elif self.events:  # before the first event the client's loop sees to it
+                error.response = self.reply()
+                self.client._fail(self.call, _sealed(error, self.call))
         if error is not None and not self.closed:
             raise error
 
@@ -1150,9 +1156,11 @@ class _Flow:
                 yield piece
                 if self.events != events and attempt.idle is not None:  # data has come: wait anew for the next
                     events, attempt.idle_at = self.events, time.monotonic() + attempt.idle
-        except _WIRE_ERRORS:
-            if not (self.finished and attempt.expired()):  # only late usage is missing: the reply is whole
+        except _WIRE_ERRORS as error:
+            if not self.finished:
                 raise
+            _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
+                       self.call.words(str(error)))
 
     def _finish(self) -> None:
         self.finished = True
@@ -1181,6 +1189,8 @@ class _Flow:
         what = "event cut in two" if at_end else "torn event"
         if not self.events:
             raise _no_answer(self.call, self.answer, f"a stream that begins with a {what}", data)
+        if at_end and self.finished:
+            return
         if at_end:
             raise TruncatedStreamError("stream ended inside an event", why=self._counts())
         if not self.skip_bad:
@@ -1207,9 +1217,19 @@ class _Flow:
             chunk = {"error": chunk}
         if _holds_error(chunk, self.call.dialect.mark):
             raise _Failed(chunk)
-        if name == _BARE and self.call.dialect.mark not in chunk:  # a bare line between events that says nothing
+        return self._whole(data, chunk) if name == _BARE else chunk
+
+    def _whole(self, data: bytes, chunk: JSON) -> Any:
+        """A JSON body where a stream was asked for is a chunk that holds the whole reply; other bare JSON is nothing."""
+        if self.call.dialect.mark not in chunk:
             return None
-        return chunk  # a JSON body where a stream was asked for is a chunk that holds the whole reply
+        try:
+            self.call.dialect.check(chunk)
+        except ResponseError as error:
+            what = str(error.args[0])
+        else:
+            return chunk
+        raise _no_answer(self.call, self.answer, what, data)
 
     def _error_inside(self, chunk: JSON) -> LLMError:
         error = _api_error(self.call, None, self.answer.headers, chunk)
@@ -1252,8 +1272,10 @@ class _Flow:
             self.closed = True
             self.attempt.cut()
 
-    def _release(self, error: Optional[LLMError]) -> None:
-        """Give the connection back, book what was spent, finish the error: whichever way the stream ended."""
+    def _release(self) -> None:
+        """Give the connection back and book what was spent, once, whichever way the stream ended."""
+        if self.attempt.ended:
+            return
         if self.ended or self.finished:
             self.answer.drain()
         reply = self.reply()
@@ -1261,12 +1283,6 @@ class _Flow:
             self.attempt.billed = reply
         self.attempt.end(self.client.ledger)
         self.client._gate.spent(reply.usage)
-        if error is None or not self.events:  # before the first event the client's loop sees to it
-            if error is None:
-                _log_reply(self.call, reply)
-            return
-        error.response = reply
-        self.client._fail(self.call, _sealed(error, self.call))
 
 
 def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
@@ -2284,6 +2300,14 @@ class _HTTPResponse(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.wire = sock
+
+    def _read_status(self) -> Tuple[str, int, str]:
+        """The status line; interim answers (102, 103: RFC 9110, 15.2) are passed over as http.client does with 100."""
+        found: Tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        while 101 < found[1] < 200:
+            http.client.parse_headers(self.fp)
+            found = super()._read_status()  # type: ignore[misc]
+        return found
 
     def begin(self) -> None:
         super().begin()
@@ -3561,7 +3585,7 @@ def _piece_for(piece: JSON, kept: List[JSON]) -> JSON:
     if kept and index is None and (not id or kept[-1].get("id") == id):
         return kept[-1]
     for item in reversed(kept) if index is not None else ():
-        if item.get("index") == index:
+        if item.get("index") == index and (not id or item.get("id", id) == id):
             return item
     kept.append({} if index is None else {"index": index})
     return kept[-1]
@@ -4062,9 +4086,9 @@ class _Gemini(_Dialect):
             config["stopSequences"] = _as_list(config["stopSequences"])
         effort, schema = asked.get("reasoning_effort"), asked.get("schema")
         if effort:
-            budget = _GEMINI_BUDGETS.get(effort) if effort == "none" or "gemini-2" in model else None
-            level = {"thinkingLevel": effort.upper()}
-            config["thinkingConfig"] = level if budget is None else {"thinkingBudget": budget}
+            budget, level = _GEMINI_EFFORTS.get(effort, (None, effort.upper()))
+            by_budget = budget is not None and "gemini-2" in model  # which refuses a level, as later ones do a budget
+            config["thinkingConfig"] = {"thinkingBudget": budget} if by_budget else {"thinkingLevel": level}
         if schema is not None:
             config["responseMimeType"] = "application/json"
             if schema.json is not None:
@@ -4190,7 +4214,9 @@ class _Gemini(_Dialect):
             events.append(_FINISH)
 
 
-_GEMINI_BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576}  # tokens; 2.5 takes no level
+_GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
+    "none": (0, "MINIMAL"), "minimal": (512, "MINIMAL"), "low": (1024, "LOW"), "medium": (8192, "MEDIUM"),
+    "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
 
 
 def _fold_part(part: JSON, parts: List[JSON]) -> str:

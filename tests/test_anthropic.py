@@ -334,7 +334,7 @@ def test_usage(server, llm, usage, counted):
 
 
 def test_usage_of_the_last_event_replaces(server, llm):
-    """message_delta's usage is cumulative: each field there replaces message_start's, none is added, null says nothing."""
+    """message_delta's usage is cumulative: its fields replace message_start's, none is added, null says nothing."""
     last = {"input_tokens": 22397, "cache_read_input_tokens": 7, "cache_creation_input_tokens": None,
             "output_tokens": 40}
     server.sse([start(usage={"input_tokens": 2068, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 0,

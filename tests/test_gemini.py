@@ -133,7 +133,7 @@ def test_request(server, llm, name):
 
 
 @pytest.mark.parametrize("model", ["gemini-2.5-flash", "models/gemini-2.5-pro"])
-@pytest.mark.parametrize("effort", ["low", "high"])
+@pytest.mark.parametrize("effort", ["low", "high", "xhigh", "max"])
 def test_effort_before_gemini_3_is_a_budget(server, model, effort):
     """The 2.5 models refuse a thinking level and take a budget of tokens."""
     server.reply("ok")
@@ -141,6 +141,15 @@ def test_effort_before_gemini_3_is_a_budget(server, model, effort):
     thinking = server.requests[0].json["generationConfig"]["thinkingConfig"]
     assert set(thinking) == {"thinkingBudget"}
     assert thinking["thinkingBudget"] > 0
+
+
+@pytest.mark.parametrize("effort, level", [
+    ("minimal", "MINIMAL"), ("medium", "MEDIUM"), ("xhigh", "XHIGH"), ("max", "XHIGH")])
+def test_effort_since_gemini_3_is_a_level(server, effort, level):
+    """Each effort under Google's own word; there is no level above XHIGH."""
+    server.reply("ok")
+    client(server, "gemini-3-pro").chat("hi", reasoning_effort=effort)
+    assert server.requests[0].json["generationConfig"] == {"thinkingConfig": {"thinkingLevel": level}}
 
 
 @pytest.mark.parametrize("model, path", [
@@ -220,7 +229,8 @@ def reply(**fields):
 def said(text, *parts, calls=()):
     """The message of the history; `parts` are what must go back verbatim."""
     message = {"role": "assistant", "content": text}
-    told = [{"id": id, "type": "function", "function": {"name": name, "arguments": raw}} for id, name, _, raw, _ in calls]
+    told = [{"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.raw_arguments}}
+            for call in calls]
     message.update({"tool_calls": told} if told else {})
     return {**message, "llmlite": {"gemini": list(parts)}} if parts else message
 
@@ -250,6 +260,12 @@ CASES = {
         [piece({"text": "hm, ", "thought": True}), piece({"text": "so", "thought": True}), piece({"text": "Hi"}),
          body(LAST)],
         reply(text="Hi", reasoning="hm, so", message=said("Hi", THOUGHT, {"text": "Hi"}, LAST))),
+    "signed-text": (
+        body({"text": "H", "thoughtSignature": "YQ=="}, {"text": "i", "thoughtSignature": "Yg=="}, {"text": "!"}),
+        [piece({"text": "H", "thoughtSignature": "YQ=="}), piece({"text": "i", "thoughtSignature": "Yg=="}),
+         body({"text": "!"})],
+        reply(text="Hi!", message=said("Hi!", {"text": "H", "thoughtSignature": "YQ=="},
+                                       {"text": "i", "thoughtSignature": "Yg=="}, {"text": "!"}))),
     "two-tools": (
         body(SIGNED, UNSIGNED), [piece(SIGNED), piece(UNSIGNED),
                                  {**body(), "candidates": [{"finishReason": "STOP", "index": 0}]}],
@@ -281,7 +297,8 @@ CASES = {
         reply(text="Hi", citations=SOURCES, message=said("Hi"))),
     "code": (
         body({"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}}, {"text": "Hi"}),
-        [piece({"executableCode": {"code": "1"}}), piece({"codeExecutionResult": {"output": "1"}}), body({"text": "Hi"})],
+        [piece({"executableCode": {"code": "1"}}), piece({"codeExecutionResult": {"output": "1"}}),
+         body({"text": "Hi"})],
         reply(text="Hi", message=said("Hi", {"executableCode": {"code": "1"}}, {"codeExecutionResult": {"output": "1"}},
                                       {"text": "Hi"}))),
 }
@@ -450,7 +467,7 @@ ERRORS = [
 @pytest.mark.parametrize("how", ["object", "array", "inside", "raw-stream", "raw-array"])
 @pytest.mark.parametrize("status, answer, kind, attempts", ERRORS)
 def test_errors(server, status, answer, kind, attempts, how):
-    """Each error under its class, as an object or in an array, by its status or inside a 200, as a stream's raw JSON."""
+    """Each error under its class: as an object, in an array, by its status, inside a 200, as a stream's raw JSON."""
     written = json.dumps([answer] if how.endswith("array") else answer, indent=2).replace("\n", "\r\n").encode()
     inside = how in ("inside", "raw-stream")
     server.body(written, status=200 if inside else status, times=None, headers={"Content-Type": "application/json"})

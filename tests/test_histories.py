@@ -1,0 +1,279 @@
+"""Conversations with tools on every dialect, saved as JSON between turns, and carried from one dialect to another."""
+import json
+import re
+
+import pytest
+
+from tests import llmlite, testing
+
+DONE = b"data: [DONE]\n\n"
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+HI = {"role": "user", "content": "hi"}
+# The script of every conversation: two calls at once, then a third, then the answer.
+TURNS = ([("add", {"a": 1}), ("add", {"a": 2})], [("mul", {"b": 3})], "It is 6.")
+RESULTS = {"add1": {"sum": 1}, "add2": {"sum": 2}, "mul3": "six"}
+
+
+def result_of(call):
+    return RESULTS[call.name + str(next(iter(call.arguments.values())))]
+
+
+# ------------------------------------------------------------------------------------------- each dialect's side of it
+# turn(at) makes a dialect's answer as (body, events of the same as a stream); "SIG" marks what must go back verbatim
+# and may reach nobody else; heard(body) reads a request back as [(what, id, name or None, arguments or result)].
+
+
+class OpenAI:
+    path = "/v1/chat/completions"
+
+    def __init__(self, name, message=None, call=None):
+        self.name = name
+        self.message, self.call = message or {}, call or {}
+
+    def turn(self, at):
+        if isinstance(TURNS[at], str):
+            message, finish = {"role": "assistant", "content": TURNS[at]}, "stop"
+        else:
+            calls = [{"id": f"call{at}{n}wxyz", "type": "function", **self.call, "function": {
+                "name": name, "arguments": json.dumps(args)}} for n, (name, args) in enumerate(TURNS[at])]
+            message, finish = {"role": "assistant", "content": None, "tool_calls": calls, **self.message}, "tool_calls"
+        calls = message.get("tool_calls", [])
+        delta = {**message, "tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}
+        chunks = [{"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
+                  {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}, DONE]
+        return {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": finish}]}, chunks
+
+    def heard(self, body):
+        for message in body["messages"]:
+            for call in message.get("tool_calls", ()):
+                assert set(call) <= {"id", "type", "function", *self.call}
+                yield "call", call["id"], call["function"]["name"], json.loads(call["function"]["arguments"])
+            if message["role"] == "tool":
+                assert set(message) == {"role", "tool_call_id", "content"}
+                yield "result", message["tool_call_id"], None, message["content"]
+            elif message.get("content"):
+                yield "text", None, message["role"], message["content"]
+
+
+class Anthropic:
+    name, path = "anthropic", "/v1/messages"
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "SIG-anthropic"}
+
+    def turn(self, at):
+        if isinstance(TURNS[at], str):
+            blocks, reason = [{"type": "text", "text": TURNS[at]}], "end_turn"
+        else:
+            blocks = [self.thinking] + [{"type": "tool_use", "id": f"toolu_{at}{n}", "name": name, "input": args}
+                                        for n, (name, args) in enumerate(TURNS[at])]
+            reason = "tool_use"
+        body = {"id": "m", "type": "message", "role": "assistant", "content": blocks, "stop_reason": reason}
+        events = [("message_start", {"type": "message_start", "message": {**body, "content": [], "stop_reason": None}})]
+        for index, block in enumerate(blocks):
+            empty = {**block, **{name: "" for name in ("text", "thinking", "signature") if name in block}}
+            events.append(("content_block_start", {"type": "content_block_start", "index": index, "content_block": {
+                **empty, **({"input": {}} if "input" in block else {})}}))
+            for kind, key in (("text_delta", "text"), ("thinking_delta", "thinking"), ("signature_delta", "signature"),
+                              ("input_json_delta", "input")):
+                if key in block:
+                    piece = {"partial_json": json.dumps(block[key])} if key == "input" else {key: block[key]}
+                    events.append(("content_block_delta", {"type": "content_block_delta", "index": index,
+                                                           "delta": {"type": kind, **piece}}))
+            events.append(("content_block_stop", {"type": "content_block_stop", "index": index}))
+        events.append(("message_delta", {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {}}))
+        return body, [*events, ("message_stop", {"type": "message_stop"})]
+
+    def heard(self, body):
+        roles = [turn["role"] for turn in body["messages"]]
+        assert all(one != two for one, two in zip(roles, roles[1:])), roles  # all results of a turn in one message
+        for turn in body["messages"]:
+            content = turn["content"]
+            for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+                if block["type"] == "tool_use":
+                    yield "call", block["id"], block["name"], block["input"]
+                elif block["type"] == "tool_result":
+                    yield "result", block["tool_use_id"], None, block["content"]
+                elif block["type"] == "text":
+                    yield "text", None, turn["role"], block["text"]
+
+
+class Gemini:
+    name, path = "gemini", "/v1beta/models/m:"
+
+    def turn(self, at):
+        if isinstance(TURNS[at], str):
+            parts = [{"text": TURNS[at]}]
+        else:
+            parts = [{"functionCall": {"name": name, "args": args}} for name, args in TURNS[at]]
+            parts[0]["thoughtSignature"] = f"SIG-gemini-{at}"
+        body = {"candidates": [{"index": 0, "content": {"role": "model", "parts": parts}, "finishReason": "STOP"}],
+                "responseId": f"r{at}"}
+        pieces = [{"candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]} for part in parts]
+        return body, [*pieces, {"candidates": [{"index": 0, "finishReason": "STOP"}], "responseId": f"r{at}"}]
+
+    def heard(self, body):
+        for content in body["contents"]:
+            for part in content["parts"]:
+                if "functionCall" in part:
+                    yield "call", None, part["functionCall"]["name"], part["functionCall"]["args"]
+                elif "functionResponse" in part:
+                    told = part["functionResponse"]
+                    yield "result", None, told["name"], told["response"]["output"]
+                elif part.get("text"):
+                    yield "text", None, {"model": "assistant"}.get(content["role"], "user"), part["text"]
+
+
+DETAILS = [{"type": "reasoning.encrypted", "data": "SIG-openrouter", "id": "r", "index": 0, "format": "f"}]
+DIALECTS = {dialect.name: dialect for dialect in (
+    OpenAI("openai"), OpenAI("mistral"), OpenAI("vllm", {"reasoning": "SIG-vllm"}),
+    OpenAI("deepseek", {"reasoning_content": "SIG-deepseek"}), OpenAI("openrouter", {"reasoning_details": DETAILS}),
+    OpenAI("gemini-openai", {}, {"extra_content": {"google": {"thought_signature": "SIG-gemini-openai"}}}),
+    Anthropic(), Gemini())}
+KEEPS = ("deepseek", "openrouter", "gemini-openai", "anthropic", "gemini")  # those that want something back verbatim
+
+
+def client(server, name):
+    base = server.root + "/v1beta" if name == "gemini" else server.url
+    return llmlite.Client("m", provider=name, base_url=base, api_key="k-123456", retry=None)
+
+
+def ask(server, llm, dialect, at, history, how):
+    """One turn: the reply, and the request that was sent for it."""
+    body, events = dialect.turn(at)
+    if how == "chat":
+        server.json(body)
+        reply = llm.chat(history, tools=[TOOL])
+    else:
+        server.sse(events)
+        with llm.stream(history, tools=[TOOL]) as stream:
+            list(stream.events())
+        reply = stream.response
+    return reply, server.requests[-1]
+
+
+def play(server, llm, dialect, how, turns, history=(HI,)):
+    """So many turns of the script; the history after them, saved and loaded at each, and the last reply."""
+    history = list(history)
+    for at in turns:
+        reply, _ = ask(server, llm, dialect, at, history, how)
+        history += [reply.message, *(llmlite.tool_result(call, result_of(call)) for call in reply.tool_calls)]
+        history = json.loads(json.dumps(history))
+    return history, reply
+
+
+CALLS = [("add", {"a": 1}), ("add", {"a": 2}), ("mul", {"b": 3})]
+ANSWERS = [{"sum": 1}, {"sum": 2}, "six"]
+
+
+def check_heard(dialect, body, calls, texts):
+    """The request tells of so many calls, each answered in its order and under its id, and of these texts."""
+    heard = list(dialect.heard(body))
+    kinds = [what for what, *_ in heard if what != "text"]
+    assert kinds == (["call"] * 2 + ["result"] * 2 + ["call", "result"])[:2 * calls]
+    assert [(name, args) for what, _, name, args in heard if what == "call"] == CALLS[:calls]
+    results = [(id, name, value) for what, id, name, value in heard if what == "result"]
+    assert [value if dialect.name == "gemini" or value == "six" else json.loads(value)
+            for _, _, value in results] == ANSWERS[:calls]
+    assert [name for _, name, _ in results] == [
+        name if dialect.name == "gemini" else None for name, _ in CALLS[:calls]]
+    ids = [id for what, id, *_ in heard if what == "call"]
+    assert ids == [id for id, *_ in results] and (dialect.name == "gemini" or len(set(ids)) == calls)
+    assert [(role, text) for what, _, role, text in heard if what == "text"] == texts
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_conversation_with_tools(server, name, how):
+    """Two calls at once, a third, an answer: each turn tells the provider all that was before it."""
+    dialect = DIALECTS[name]
+    with client(server, name) as llm:
+        history, reply = play(server, llm, dialect, how, range(3))
+    assert (reply.text, reply.finish_reason, reply.tool_calls) == ("It is 6.", "stop", [])
+    assert [message["role"] for message in history] == [
+        "user", "assistant", "tool", "tool", "assistant", "tool", "assistant"]
+    first, second, third = server.requests
+    for request, calls in ((first, 0), (second, 2), (third, 3)):
+        assert request.path.startswith(dialect.path)
+        check_heard(dialect, request.json, calls, [("user", "hi")])
+        assert b"llmlite" not in request.body
+        assert request.body.count(b"SIG-" + name.encode()) == (name in KEEPS) * signatures(name, calls)
+
+
+def signatures(name, calls):
+    """How many signatures so many calls come with: one a turn, at gemini-openai here one a call."""
+    return calls if name == "gemini-openai" else (0, 0, 1, 2)[calls]
+
+
+def verbatim(dialect, body):
+    """What of a request the provider wants back as it was."""
+    if dialect.name == "anthropic":
+        return [turn["content"] for turn in body["messages"] if turn["role"] == "assistant"]
+    if dialect.name == "gemini":
+        return [content["parts"] for content in body["contents"] if content["role"] == "model"]
+    return [message for message in body["messages"] if message["role"] == "assistant"]
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+@pytest.mark.parametrize("name", KEEPS)
+def test_its_own_words_go_back_verbatim(server, name, how):
+    """What the provider said in its turns with tools is what it is told that it said, to the last key."""
+    dialect = DIALECTS[name]
+    with client(server, name) as llm:
+        play(server, llm, dialect, how, range(3))
+    said = [dialect.turn(at)[0] for at in (0, 1)]
+    if name == "anthropic":
+        said = [body["content"] for body in said]
+    elif name == "gemini":
+        said = [body["candidates"][0]["content"]["parts"] for body in said]
+    else:
+        said = [body["choices"][0]["message"] for body in said]
+    assert verbatim(dialect, server.requests[2].json) == said
+
+
+@pytest.mark.parametrize("turns", [1, 3], ids=["amid-tools", "after"])
+@pytest.mark.parametrize("start", DIALECTS)
+def test_a_history_goes_on_elsewhere(server, start, turns):
+    """A history begun on one dialect goes on at every other: whole, and without what is for the first one's eyes."""
+    with client(server, start) as llm:
+        history, _ = play(server, llm, DIALECTS[start], "chat", range(turns))
+    for name, dialect in DIALECTS.items():
+        with client(server, name) as llm:
+            more = [] if turns == 1 else [{"role": "user", "content": "and?"}]
+            reply, request = ask(server, llm, dialect, 2, [*history, *more], "stream")
+        assert reply.text == "It is 6."
+        texts = [("user", "hi")] + ([("assistant", "It is 6."), ("user", "and?")] if more else [])
+        check_heard(dialect, request.json, 2 if turns == 1 else 3, texts)
+        assert b"llmlite" not in request.body
+        assert set(re.findall(rb"SIG-([a-z-]*[a-z])", request.body)) == (
+            {start.encode()} if name == start and name in KEEPS else set())
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_history_goes_there_and_back(server, name):
+    """Begun on one dialect, continued on another, taken up again: the first finds its own words unchanged."""
+    dialect, other = DIALECTS[name], DIALECTS["openai" if name != "openai" else "anthropic"]
+    with client(server, name) as llm, client(server, other.name) as second:
+        history, _ = play(server, llm, dialect, "chat", [0])
+        history, _ = play(server, second, other, "stream", [1], history)
+        reply, request = ask(server, llm, dialect, 2, history, "chat")
+    assert reply.text == "It is 6."
+    check_heard(dialect, request.json, 3, [("user", "hi")])
+    assert request.body.count(b"SIG-") == (name in KEEPS) * signatures(name, 2)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_the_loop_that_is_built_in(server, name):
+    """run_tools plays the same conversation by itself."""
+    dialect, turns = DIALECTS[name], iter(range(3))
+
+    def add(a: int) -> object:
+        return {"sum": a}
+
+    def mul(b: int) -> str:
+        return "six"
+
+    server.handle(lambda request: testing.json_body(dialect.turn(next(turns))[0]))
+    with client(server, name) as llm:
+        reply = llm.run_tools("hi", [add, mul])
+    assert reply.text == "It is 6."
+    check_heard(dialect, server.requests[2].json, 3, [("user", "hi")])
+    assert len(reply.messages) == 7

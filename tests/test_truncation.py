@@ -1,0 +1,192 @@
+"""Streams cut at every single byte: never a success before the finish reason, never a lost or an invented word."""
+import json
+
+import pytest
+
+from tests import llmlite, testing
+
+SSE = {"Content-Type": "text/event-stream"}
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def data(event, end="\n\n", name=""):
+    """An event and how many of its bytes hold its data."""
+    written = f"{name}data: {event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)}".encode()
+    return written + end.encode(), len(written)
+
+
+def openai(delta=None, finish=None, **more):
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return data({"id": "c", "choices": choices, **more})
+
+
+def anthropic(kind, **fields):
+    return data({"type": kind, **fields}, name=f"event: {kind}\n")
+
+
+def delta(index, kind, **fields):
+    return anthropic("content_block_delta", index=index, delta={"type": kind, **fields})
+
+
+def gemini(*parts, **more):
+    return data({"candidates": [{"content": {"parts": list(parts)}, **more}], "usageMetadata": {"promptTokenCount": 3}},
+                "\r\n\r\n")
+
+
+def raw(text, finish=None, **more):
+    return data({"choices": [{"index": 0, "text": text, "finish_reason": finish, **more}]})
+
+
+def native(text, stop=False, **more):
+    return data({"content": text, "tokens": [7], "stop": stop, **more})
+
+
+GR, GOTT = "Gr\u00fc\u00df", " Gott\u2028"
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+CALL = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": '{"x"'}}
+MORE = {"index": 0, "function": {"arguments": ":1}"}}
+LIST = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": GR}]
+DONE = data("[DONE]")
+# Each row: an event, the text it adds, "finish" where the finish reason stands in it.
+STREAMS = {
+    "openai": [(openai({"role": "assistant", "content": ""}), ""), (openai({"content": GR}), GR),
+               (openai({"content": GOTT}), GOTT), (openai({"tool_calls": [CALL]}), ""),
+               (openai({"tool_calls": [MORE]}), ""), (openai({}, "tool_calls"), "", "finish"),
+               (openai(usage=USAGE), ""), (DONE, "")],
+    "deepseek": [(openai({"reasoning_content": "hm", "content": None}), ""), (openai({"content": GR}), GR),
+                 (openai({"tool_calls": [CALL]}), ""), (openai({"tool_calls": [MORE]}), ""),
+                 (openai({"content": ""}, "tool_calls", usage=USAGE), "", "finish"), (DONE, "")],
+    "mistral": [(openai({"role": "assistant", "content": ""}), ""), (openai({"content": LIST}), GR),
+                (openai({"content": GOTT}), GOTT),
+                (openai({"tool_calls": [{"id": "aB3dE6gH9", "function": {"name": "f", "arguments": '{"x":1}'}}]},
+                        "tool_calls", usage=USAGE), "", "finish"), (DONE, "")],
+    "anthropic": [(anthropic("message_start", message={"id": "m", "content": [], "usage": {"input_tokens": 3}}), ""),
+                  (anthropic("content_block_start", index=0, content_block={"type": "thinking", "thinking": ""}), ""),
+                  (delta(0, "thinking_delta", thinking="hm"), ""), (anthropic("ping"), ""),
+                  (anthropic("content_block_start", index=1, content_block={"type": "text", "text": ""}), ""),
+                  (delta(1, "text_delta", text=GR), GR),
+                  (anthropic("content_block_start", index=2, content_block={
+                      "type": "tool_use", "id": "t", "name": "f", "input": {}}), ""),
+                  (delta(2, "input_json_delta", partial_json='{"x":1}'), ""),
+                  (anthropic("message_delta", delta={"stop_reason": "tool_use"}, usage={"output_tokens": 2}), "",
+                   "finish"), (anthropic("message_stop"), "")],
+    "gemini": [(gemini({"text": "hm", "thought": True}), ""), (gemini({"text": GR}), GR),
+               (gemini({"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}), ""),
+               (gemini({"text": GOTT}, finishReason="STOP"), GOTT, "finish")],
+    "vllm": [(raw(GR, token_ids=[7], prompt_token_ids=[1]), GR), (raw(GOTT, token_ids=[8]), GOTT),
+             (raw("", "stop", token_ids=[2]), "", "finish"), (data({"choices": [], "usage": USAGE}), ""), (DONE, "")],
+    "llamacpp": [(native(GR), GR), (native(GOTT), GOTT),
+                 (native("", True, stop_type="eos", tokens_predicted=2), "", "finish")],
+}
+TOKENS = ("vllm", "llamacpp")
+CHUNKED = ("openai", "anthropic")
+
+
+class Cuts:
+    """What each cut of a stream may come to: offsets, and the text after each event."""
+
+    def __init__(self, name):
+        self.events, self.last = [], []  # (where its data ends, where it ends, the text so far)
+        self.wire, self.finish, text, at = b"", None, "", 0
+        for (written, size), adds, *mark in STREAMS[name]:
+            text += adds
+            self.events.append((at + size, at + len(written), text))
+            if mark:
+                self.finish = at + size
+            at += len(written)
+            self.wire += written
+        self.text = text
+
+    def after(self, size, whole):
+        """The text of the events whose data (or, `whole`, whose blank line too) came with the first `size` bytes."""
+        return next((text for data, end, text in reversed(self.events) if (end if whole else data) <= size), "")
+
+    def chunked(self):
+        """The same stream a chunk an event: (wire bytes, how many of the stream's bytes each prefix holds)."""
+        wire, held, start = b"", [0], 0
+        for _, end, _ in self.events:
+            piece = self.wire[start:end]
+            size = b"%x\r\n" % len(piece)
+            wire += size + piece + b"\r\n"
+            held += [start] * len(size) + list(range(start + 1, end + 1)) + [end] * 2
+            start = end
+        return wire + b"0\r\n\r\n", held
+
+
+def read(llm, tokens):
+    """What a stream comes to: pieces, and the Response or the error."""
+    pieces = []
+    try:
+        stream = llm.stream_tokens("Hi") if tokens else llm.stream("Hi")
+        for piece in stream:
+            pieces.append(piece.text if tokens else piece)
+    except llmlite.LLMError as error:
+        return "".join(pieces), None, error
+    return "".join(pieces), stream.response, None
+
+
+def client(server, name):
+    return llmlite.Client("m", provider=name, base_url=server.url, api_key="k", retry=None)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_cut_at_every_byte(server, name):
+    """Ended by a close that looks clean: an error with all that had come, or, once the finish reason is here, whole."""
+    cuts, sent = Cuts(name), []
+    server.handle(lambda request: testing.body(cuts.wire[:sent[-1]], framing="close", headers=SSE))
+    with client(server, name) as llm:
+        for size in range(len(cuts.wire) + 1):
+            sent.append(size)
+            text, reply, error = read(llm, name in TOKENS)
+            assert text == cuts.after(size, whole=False), size
+            if size < cuts.events[0][0]:
+                assert type(error) is llmlite.ResponseError, size
+            elif size < cuts.finish:
+                assert type(error) is llmlite.TruncatedStreamError, (size, error)
+                assert (error.response.text, error.response.finish_reason) == (text, None), size
+            else:
+                check_finished(cuts, size, reply, error)
+    assert reply is not None and reply.text == cuts.text
+
+
+def check_finished(cuts, size, reply, error):
+    """The finish reason is here: the reply is whole, or a torn event behind it is told as one."""
+    assert (reply or error.response).text == cuts.text, size
+    assert (reply or error.response).finish_reason in ("stop", "tool_calls"), size
+    assert reply or type(error) is llmlite.TruncatedStreamError, size
+    inside = not any(data <= size <= end for data, end, _ in cuts.events)
+    assert reply or inside, f"cut between events at {size}: {error}"
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_a_chunked_stream_cut_at_every_byte(server, name):
+    """The same inside chunked framing, where the cut shows: never a success before the finish reason."""
+    cuts, sent = Cuts(name), []
+    wire, held = cuts.chunked()
+    server.handle(lambda request: testing.raw(HEAD + wire[:sent[-1]]))
+    with client(server, name) as llm:
+        for size, came in enumerate(held):
+            sent.append(size)
+            text, reply, error = read(llm, False)
+            assert text in (cuts.after(came, whole=True), cuts.after(came, whole=False)), size
+            if came < cuts.finish:
+                assert reply is None, size
+                assert isinstance(error, (llmlite.StreamError if text else llmlite.LLMError)), size
+                assert getattr(error.response, "text", "") == text, size
+                assert getattr(error.response, "finish_reason", None) is None, size
+            else:
+                assert reply is None or reply.text == cuts.text, size
+        sent.append(len(wire))
+        assert read(llm, False)[1].text == cuts.text
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_the_whole_stream_says(server, name):
+    """The streams above hold what real ones do: text, reasoning, a tool call, usage."""
+    server.body(Cuts(name).wire, headers=SSE, framing="close")
+    _, reply, _ = read(client(server, name), name in TOKENS)
+    if name not in TOKENS:
+        assert [(call.name, call.arguments) for call in reply.tool_calls] == [("f", {"x": 1})]
+    if name in ("deepseek", "mistral", "anthropic", "gemini"):
+        assert reply.reasoning == "hm"
+    assert reply.usage.total_tokens > 0
