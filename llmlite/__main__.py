@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
+import pkgutil
 import sys
 import time
 from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Tuple
@@ -20,6 +22,7 @@ from . import client
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
     "seed": (int,), "reasoning_effort": (str,)}
+_COUNTS = "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "total_tokens"
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 
@@ -145,6 +148,10 @@ def _add_client_options(parser: _Parser) -> None:
                   "as it is (default: LLMLITE_MODEL)")
     parser.option("-p", "--provider", metavar="NAME", help='one that "llmlite providers" lists')
     parser.option("--base-url", metavar="URL", help="the API's address (default: the provider's)")
+    _add_deadline(parser)
+
+
+def _add_deadline(parser: _Parser) -> None:
     parser.option("--deadline", metavar="SECONDS", type=_seconds, help="for everything, retries and waits included")
 
 
@@ -172,6 +179,30 @@ def _setting(word: str) -> Tuple[str, Any]:
     raise argparse.ArgumentTypeError(f"{word!r}: {key} takes a number")
 
 
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """A file that cannot be read or written is an error that names it (main() takes a bare OSError for a lost pipe)."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise client.ConfigurationError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _schema(word: Optional[str]) -> Optional[Dict[str, Any]]:
+    """A --schema: the JSON itself, or the file that holds it."""
+    if word is None:
+        return None
+    text = word
+    with _naming("--schema" if word.lstrip().startswith("{") else word):
+        if not word.lstrip().startswith("{"):
+            with open(word, encoding="utf-8-sig") as file:
+                text = file.read()
+        schema = json.loads(text)
+        if not isinstance(schema, dict):
+            raise ValueError("a JSON schema is an object")
+    return schema
+
+
 def _client(args: argparse.Namespace) -> client.Client:
     return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline)
 
@@ -192,49 +223,85 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
     _add_client_options(parser)
     _add_ask_options(parser)
     args = parser.parse_args(words)
-    prompt = _whole_prompt(args.prompt)
+    texts, images = _contents(args.files)
+    prompt = "\n\n".join(filter(None, (*texts, args.prompt, _piped())))
     if not prompt:
         parser.error("nothing to ask: give a prompt, or text on stdin")
     if not (args.model or os.environ.get("LLMLITE_MODEL")):
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
                                         '"llmlite providers" lists the providers')
     with _client(args) as llm, _notices():
-        _report(_answer(llm, prompt, args), args)
+        _report(_answer(llm, client.user(prompt, images=images), args), args)
     return 0
 
 
 def _add_ask_options(parser: _Parser) -> None:
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
+    parser.option("-f", "--file", metavar="FILE", dest="files", action="append", default=[],
+                  help="an image, or text that goes before the prompt under its name; may be repeated")
     parser.option("-o", metavar="KEY=VALUE", dest="settings", type=_setting, action="append", default=[],
                   help="temperature=0 and the like, or any other field of the request; the value is JSON if it "
                   "parses, else text; may be repeated")
+    parser.option("--schema", metavar="SCHEMA", help="a JSON schema, or a file that holds one: print the answer as "
+                  "the JSON value it asks for")
     parser.option("--no-stream", action="store_true", help="ask for the answer in one piece")
+    _add_report_options(parser)
+    parser.option("--version", action="version", version=f"llmlite {client.__version__}", help="show the version")
+
+
+def _add_report_options(parser: _Parser) -> None:
     parser.option("--json", action="store_true", help="print one JSON object: text, usage, finish_reason and more")
     parser.option("--usage", action="store_true", help="one line on stderr: tokens, attempts, seconds")
-    parser.option("--version", action="version", version=f"llmlite {client.__version__}", help="show the version")
 
 
 def _summary(command: Callable[[List[str]], int]) -> str:
     return (command.__doc__ or "").partition("\n")[0]
 
 
-def _whole_prompt(prompt: Optional[str]) -> str:
-    """The prompt and what stdin holds, a blank line between."""
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().rstrip()
-    return "\n\n".join(filter(None, (prompt, piped)))
+def _piped() -> str:
+    """What stdin holds, unless it is a terminal."""
+    return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().rstrip()
 
 
-def _answer(llm: client.Client, prompt: str, args: argparse.Namespace) -> client.Response:
+def _contents(paths: Iterable[str]) -> Tuple[List[str], List[bytes]]:
+    """The text files, each under its name, and the images."""
+    texts, images = [], []
+    for path in paths:
+        with _naming(path), open(path, "rb") as file:
+            data = file.read()
+        if _is_image(data):
+            images.append(data)
+        else:
+            texts.append(f"{path}:\n\n{_text(path, data)}")
+    return texts, images
+
+
+def _is_image(data: bytes) -> bool:
+    try:
+        client.user("", images=[data])
+    except client.ConfigurationError:
+        return False
+    return True
+
+
+def _text(path: str, data: bytes) -> str:
+    with contextlib.suppress(UnicodeDecodeError):
+        if b"\0" not in data:
+            return data.decode("utf-8-sig").rstrip()
+    raise client.ConfigurationError(f"{path} is neither text in UTF-8 nor an image in PNG, JPEG, GIF or WebP")
+
+
+def _answer(llm: client.Client, message: Dict[str, Any], args: argparse.Namespace) -> client.Response:
     """Ask, and show the text as it comes."""
-    show = _swallow if args.json else _show
+    show = _swallow if args.json or args.schema else _show
     known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS}
     extra = {key: value for key, value in args.settings if key not in _OPTIONS}
-    known.update(system=args.system, extra=extra or None)
+    known.update(system=args.system, schema=_schema(args.schema), extra=extra or None)
     if args.no_stream:
-        reply = llm.chat(prompt, **known)
+        reply = llm.chat([message], **known)
         show([reply.text])
         return reply
-    with llm.stream(prompt, **known) as stream:
+    with llm.stream([message], **known) as stream:
         show(stream)
         return stream.response
 
@@ -249,6 +316,8 @@ def _report(reply: client.Response, args: argparse.Namespace) -> None:
     remark = "" if args.json else _remark(reply)
     if args.json:
         print(json.dumps(_as_dict(reply)))
+    elif args.schema:
+        print(json.dumps(reply.parsed))
     if remark:
         _say(remark)
     if args.usage:
@@ -258,8 +327,8 @@ def _report(reply: client.Response, args: argparse.Namespace) -> None:
 def _as_dict(reply: client.Response) -> Dict[str, Any]:
     return {
         "text": reply.text, "reasoning": reply.reasoning, "tool_calls": [call._asdict() for call in reply.tool_calls],
-        "finish_reason": reply.finish_reason,
-        "usage": {**vars(reply.usage), "total_tokens": reply.usage.total_tokens},
+        "finish_reason": reply.finish_reason, "parsed": reply.parsed,
+        "usage": {name: getattr(reply.usage, name) for name in _COUNTS},
         "model": reply.model, "id": reply.id, "request_id": reply.request_id,
         "attempts": reply.attempts, "elapsed": round(reply.elapsed, 3)}
 
@@ -376,6 +445,47 @@ def _demo_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+def _replay(words: List[str]) -> int:
+    """Send a failed request again, from the file that save_failed wrote."""
+    parser = _Parser(_replay, "llmlite replay [OPTIONS] FILE")
+    parser.word("file", metavar="FILE", help="it says where to send it; the key is today's")
+    _add_deadline(parser)
+    _add_report_options(parser)
+    parser.set_defaults(schema=None)
+    args = parser.parse_args(words)
+    with _notices():
+        reply = client.replay(args.file, deadline=args.deadline)
+    if not args.json:
+        _show([reply.text])
+    _report(reply, args)
+    return 0
+
+
+def _vendor(words: List[str]) -> int:
+    """Copy client.py, which works alone, into a project."""
+    parser = _Parser(_vendor, "llmlite vendor [OPTIONS] DEST")
+    parser.word("dest", metavar="DEST", help="a folder, or a name that ends in .py")
+    parser.option("--force", action="store_true", help="overwrite a file that differs")
+    args = parser.parse_args(words)
+    path = args.dest if args.dest.endswith(".py") else os.path.join(args.dest, "client.py")
+    source = pkgutil.get_data(client.__name__, "client.py") or b""
+    with _naming(path):
+        _copy(source, path, args.force)
+    _write(f"{path}: llmlite {client.__version__}, sha256 {hashlib.sha256(source).hexdigest()}\n")
+    return 0
+
+
+def _copy(source: bytes, path: str, force: bool) -> None:
+    """Write the file, unless it is there already."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        if file.read() == source:
+            return
+        if not force:
+            raise ValueError("the file is there and differs; --force overwrites it")
+    with open(path, "wb") as file:
+        file.write(source)
+
+
 _DEMO_PROMPT = "Why is the sky blue?"
 _DEMO_ANSWER = ("Air ", "scatters ", "blue ", "light ", "far ", "more ", "than ", "red, ", "so ", "blue ", "comes ",
                 "from ", "every ", "side.")
@@ -384,6 +494,8 @@ _COMMANDS: Dict[str, Callable[[List[str]], int]] = {
     "models": _models,
     "providers": _providers,
     "demo": _demo,
+    "replay": _replay,
+    "vendor": _vendor,
 }
 
 if __name__ == "__main__":
