@@ -96,6 +96,7 @@ _MAX_LINE = 16 << 20  # bytes: no provider sends an event near this; a line with
 _MAX_BODY = 256 << 20  # bytes, decoded: what a decompression bomb may grow to
 _MAX_HEAD = 1 << 20  # bytes: status line and headers, all "100 Continue" included
 _MAX_HEADER = 1 << 16  # bytes: one header line, as http.client has it
+_MAX_HEADERS = 200  # lines of a head: http.client takes 100
 _MAX_WORDS = 300  # characters of the server's own words in an error's one line
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
@@ -1322,7 +1323,7 @@ def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **
         request = ("POST", str(saved["path"]), dict(saved["body"]))
         provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
         client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
@@ -2327,8 +2328,8 @@ class _HTTPResponse(http.client.HTTPResponse):
         message, name, value = http.client.HTTPMessage(), "", ""
         while True:
             line = self.fp.readline(_MAX_HEADER + 1)
-            if len(line) > _MAX_HEADER:
-                raise http.client.LineTooLong("header line")
+            if len(line) > _MAX_HEADER or len(message) > _MAX_HEADERS:
+                raise _TooLarge("a head of too many or too long lines")
             text = line.decode("latin-1")
             if name and text[:1] in (" ", "\t"):  # a folded line goes on with the value before
                 value += " " + text.strip()
@@ -2978,8 +2979,8 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
     """The error for a 2xx that is no answer."""
     kind = answer.headers.get("content-type", "no Content-Type")
-    return ResponseError(f"{answer.status} but {what}", why=f"{kind}: {call.words(body)}", hint=hint, body=body,
-                         status_code=answer.status, headers=answer.headers, request_id=_request_id(answer.headers),
+    return ResponseError(f"{answer.status} but {what}", why=f"{call.words(kind)}: {call.words(body)}", hint=hint,
+                         body=body, status_code=answer.status, headers=answer.headers, request_id=_request_id(answer.headers),
                          _kind="empty")
 
 
@@ -3232,7 +3233,7 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         _log.warning("cannot save the failed request to %s: %s", folder, problem)
         try:
             os.unlink(name + ".part")
-        except OSError:  # it was not even begun
+        except (OSError, ValueError):  # it was not even begun
             pass
 
 
@@ -3567,9 +3568,9 @@ class _OpenAI(_Dialect):
                 elif key == "reasoning_content" or not delta.get("reasoning_content"):
                     events.append(Event("reasoning", value))
             elif key in ("tool_calls", "reasoning_details"):
-                _fold_pieces(_list(value), message.setdefault(key, []))
+                _fold_pieces(_list(value), _under(message, key, list))
             elif key == "function_call":
-                _fold_piece(_dict(value), message.setdefault("function_call", {}))
+                _fold_piece(_dict(value), _under(message, "function_call", dict))
             elif type(value) is list and type(message.get(key)) is list:
                 message[key] += value
             else:
@@ -3592,7 +3593,7 @@ def _first_choice(choices: Any) -> JSON:
 
 def _kept(body: JSON, key: str, index: Any) -> JSON:
     """The choice (or candidate) of a folded body that has this index."""
-    choices: List[JSON] = body.setdefault(key, [])
+    choices: List[JSON] = _under(body, key, list)
     for choice in choices:
         if choice["index"] == index:
             return choice
@@ -3623,9 +3624,16 @@ def _fold_piece(piece: JSON, kept: JSON) -> None:
         if key in _GROWING and type(value) is str:
             _gather(kept, key, value)
         elif type(value) is dict and key in ("function", "custom"):
-            _fold_piece(value, kept.setdefault(key, {}))
+            _fold_piece(value, _under(kept, key, dict))
         elif value is not None and value != "":
             kept[key] = value
+
+
+def _under(body: JSON, key: str, kind: Type[Any]) -> Any:
+    """What stands under a key of a folded body, made anew where a server has put something else there."""
+    if type(body.get(key)) is not kind:
+        body[key] = kind()
+    return body[key]
 
 
 _GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
@@ -3745,7 +3753,7 @@ class _Completions(_OpenAI):
         tokens = _tokens_of(choice)
         reason = choice.get("finish_reason")
         _gather(kept, "text", _str(choice.get("text")))
-        kept.setdefault("tokens", []).extend(tokens)
+        _under(kept, "tokens", list).extend(tokens)
         if not kept["index"]:
             events += [Event("text", token.text, token=token) for token in tokens]
         if reason:
@@ -3817,9 +3825,9 @@ class _LlamaCpp(_Dialect):
             if isinstance(piece, str):
                 _gather(body, name, piece)
             elif isinstance(piece, list):
-                body.setdefault(name, []).extend(piece)
+                _under(body, name, list).extend(piece)
         body.update(chunk)
-        body.setdefault("told", []).extend(tokens)
+        _under(body, "told", list).extend(tokens)
         events: List[_Said] = [Event("text", token.text, token=token) for token in tokens]
         return [*events, _FINISH, _END] if chunk.get("stop") is True else events
 
@@ -4041,11 +4049,11 @@ def _image_url(part: JSON) -> str:
 
 def _block_at(body: JSON, index: Any) -> JSON:
     """The block of a message that is being folded."""
-    blocks: List[JSON] = body.setdefault("content", [])
+    blocks: List[JSON] = _under(body, "content", list)
     if type(index) is not int or not 0 <= index < len(blocks) + 100:  # a hostile index must not fill the memory
         index = len(blocks)
     blocks.extend({} for _ in range(index + 1 - len(blocks)))
-    block: JSON = blocks[index]
+    block = blocks[index] = _dict(blocks[index])
     return block
 
 
@@ -4227,7 +4235,7 @@ class _Gemini(_Dialect):
         kept = _kept(body, "candidates", candidate.setdefault("index", 0))
         content = candidate.pop("content", None)
         kept.update(candidate)
-        parts: List[JSON] = kept["content"].setdefault("parts", [])
+        parts: List[JSON] = _under(kept["content"], "parts", list)
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():
             text = _fold_part(part, parts) if type(part) is dict else ""
