@@ -2329,7 +2329,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         while True:
             line = self.fp.readline(_MAX_HEADER + 1)
             if len(line) > _MAX_HEADER or len(message) > _MAX_HEADERS:
-                raise _TooLarge("a head of too many or too long lines")
+                raise http.client.LineTooLong("header line" if len(line) > _MAX_HEADER else "list of headers")
             text = line.decode("latin-1")
             if name and text[:1] in (" ", "\t"):  # a folded line goes on with the value before
                 value += " " + text.strip()
@@ -2980,8 +2980,8 @@ def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str =
     """The error for a 2xx that is no answer."""
     kind = answer.headers.get("content-type", "no Content-Type")
     return ResponseError(f"{answer.status} but {what}", why=f"{call.words(kind)}: {call.words(body)}", hint=hint,
-                         body=body, status_code=answer.status, headers=answer.headers, request_id=_request_id(answer.headers),
-                         _kind="empty")
+                         body=body, status_code=answer.status, headers=answer.headers,
+                         request_id=_request_id(answer.headers), _kind="empty")
 
 
 def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
