@@ -1,5 +1,8 @@
 """The command line: what it sends, what it prints, how it exits."""
+import base64
 import contextlib
+import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -155,6 +158,112 @@ def test_a_command_name_as_prompt(run, server, monkeypatch):
     assert sent["messages"][0]["content"] == "models" and sent["model"] == "gpt-test"
 
 
+PNG = b"\x89PNG\r\n\x1a\n\0\0"
+GIF = b"GIF89a\1\0"
+
+
+def data_uri(kind, data):
+    return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64," + base64.b64encode(data).decode()}}
+
+
+def test_text_files(ask, server, tmp_path, monkeypatch):
+    """-f puts text files before prompt and stdin, each under its name, in their order, without their last line end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_bytes(b"\xef\xbb\xbf  caf\xc3\xa9\nline\n\n")
+    (tmp_path / "page.png").write_bytes(b"<svg>no image that models take</svg>")
+    server.reply("ok")
+    assert ask("Compare", "-f", "notes.txt", "--file", "page.png", stdin="piped\n").code == 0
+    assert server.requests[0].json["messages"] == [{"role": "user", "content": (
+        "notes.txt:\n\n  caf\u00e9\nline\n\npage.png:\n\n<svg>no image that models take</svg>\n\nCompare\n\npiped")}]
+
+
+def test_text_file_alone(ask, server, tmp_path):
+    """A text file is enough to ask with."""
+    (tmp_path / "question").write_text("Why?")
+    server.reply("ok")
+    assert ask("-f", str(tmp_path / "question")).code == 0
+    assert server.requests[0].json["messages"][0]["content"] == f"{tmp_path / 'question'}:\n\nWhy?"
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+def test_images(ask, server, tmp_path, how):
+    """-f sends an image, known by its bytes whatever its name, as an image after the text, beside text files."""
+    for name, data in (("photo.txt", PNG), ("move", GIF), ("hint", b"a hint")):
+        (tmp_path / name).write_bytes(data)
+    server.reply("ok")
+    words = [word for name in ("photo.txt", "hint", "move") for word in ("-f", str(tmp_path / name))]
+    assert ask("What is this?", *words, *how).code == 0
+    assert server.requests[0].json["messages"] == [{"role": "user", "content": [
+        {"type": "text", "text": f"{tmp_path / 'hint'}:\n\na hint\n\nWhat is this?"},
+        data_uri("png", PNG), data_uri("gif", GIF)]}]
+
+
+@pytest.mark.parametrize("data, words", [
+    (b"%PDF-1.7\xff", "is neither text in UTF-8 nor an image in PNG, JPEG, GIF or WebP"),
+    (b"text\0", "is neither text"),
+    (None, ": No such file or directory"),
+])
+def test_files_that_cannot_be_sent(ask, server, tmp_path, data, words):
+    """A file that is neither text nor an image, or is not there: exit 1, one line that names it, nothing is sent."""
+    path = tmp_path / "thing"
+    if data is not None:
+        path.write_bytes(data)
+    code, out, err = ask("Hi", "-f", str(path))
+    assert (code, out) == (1, "")
+    assert one_line(err) and f"{path}{'' if words[0] == ':' else ' '}{words}" in err
+    assert not server.requests
+
+
+CITY = {"title": "city", "type": "object", "required": ["name"], "additionalProperties": False,
+        "properties": {"name": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+@pytest.mark.parametrize("where", ["word", "file"])
+def test_schema(ask, server, tmp_path, where, how):
+    """--schema takes a JSON schema or its file, sends it, and prints the value alone, as one line of JSON."""
+    word = " " + json.dumps(CITY)
+    if where == "file":
+        (tmp_path / "city.json").write_text("\ufeff" + word, encoding="utf-8")
+        word = str(tmp_path / "city.json")
+    server.reply('```json\n{\n "name": "Z\u00fcrich\x9b"\n}\n```')
+    assert ask("Where?", "--schema", word, *how) == (0, '{"name": "Z\\u00fcrich\\u009b"}\n', "")
+    assert server.requests[0].json["response_format"] == {
+        "type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}
+
+
+def test_schema_and_json(ask, server):
+    """With --json the value is one of the fields."""
+    server.reply('{"name": "Bern"}')
+    out = ask("Where?", "--schema", json.dumps(CITY), "--json").out
+    assert json.loads(out)["parsed"] == {"name": "Bern"} and json.loads(out)["text"] == '{"name": "Bern"}'
+
+
+def test_answer_that_does_not_fit_the_schema(ask, server):
+    """An answer without the value: exit 1, nothing on stdout, one line that says what is missing."""
+    server.reply('{"nom": "Bern"}')
+    code, out, err = ask("Where?", "--schema", json.dumps(CITY))
+    assert (code, out) == (1, "")
+    assert one_line(err) and "does not fit the schema" in err and "name" in err
+
+
+@pytest.mark.parametrize("word, words", [
+    ('{"type": ', "--schema: "),
+    ("missing.json", "missing.json: No such file or directory"),
+    ("list.json", "list.json: a JSON schema is an object"),
+    ("bytes.json", "bytes.json: "),
+])
+def test_what_is_no_schema(ask, server, tmp_path, monkeypatch, word, words):
+    """A --schema that is no JSON object: exit 1, one line, nothing is sent."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "bytes.json").write_bytes(b"\xff")
+    code, out, err = ask("Hi", "--schema", word)
+    assert (code, out) == (1, "")
+    assert one_line(err) and err.startswith(f"llmlite: {words}")
+    assert not server.requests
+
+
 # what is shown
 
 
@@ -169,7 +278,7 @@ def test_json(ask, server, how):
     assert 0 < shown.pop("elapsed") < 5
     call = {"id": "c1", "name": "find", "arguments": {"q": 1}, "raw_arguments": '{"q": 1}', "invalid": None}
     assert shown == {
-        "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls",
+        "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls", "parsed": None,
         "usage": {"input_tokens": 12, "output_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0,
                   "total_tokens": 15},
         "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1}
@@ -331,6 +440,10 @@ def test_deadline(ask, server):
     (["Hi", "-m"], "expected one argument"),
     (["models", "--usage"], "unrecognized arguments: --usage"),
     (["demo", "fast"], "unrecognized arguments: fast"),
+    (["-f"], "expected one argument"),
+    (["replay"], "arguments are required: FILE"),
+    (["replay", "x", "-m", "y"], "unrecognized arguments: -m y"),
+    (["vendor"], "arguments are required: DEST"),
 ])
 def test_wrong_usage_exits_2(run, words, complaint):
     """Wrong usage: exit 2 and one line on stderr that names the help."""
@@ -426,7 +539,7 @@ def test_help_and_version(run):
     """--help lists every command; a command has help of its own; --version is the package's."""
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    for name in ("models", "providers", "demo"):
+    for name in ("models", "providers", "demo", "replay", "vendor"):
         assert re.search(rf"^  {name} +\S", out, re.M)
         theirs = run(name, "--help")
         assert theirs.code == 0 and theirs.out.startswith(f"usage: llmlite {name} ")
@@ -488,3 +601,104 @@ def test_demo_leaves_the_environment_alone(run, monkeypatch):
     before = dict(os.environ)
     assert run("demo").code == 0
     assert dict(os.environ) == before
+
+
+def saved(ask, server, folder, monkeypatch, *words):
+    """The file of a call that failed."""
+    monkeypatch.setenv("LLMLITE_SAVE_FAILED", str(folder))
+    server.error(400, "no")
+    assert ask(*words).code == 1
+    monkeypatch.delenv("LLMLITE_SAVE_FAILED")
+    path, = folder.iterdir()
+    return str(path)
+
+
+@pytest.mark.parametrize("how", [[], ["--no-stream"]])
+def test_replay(ask, run, server, tmp_path, monkeypatch, how):
+    """`replay` sends a saved request again, byte for byte, and prints the answer; --usage adds its line."""
+    path = saved(ask, server, tmp_path, monkeypatch, "Hi", "-o", "temperature=0", *how)
+    server.stream(["Now it ", "works"])
+    code, out, err = run("replay", path, "--usage")
+    assert (code, out) == (0, "Now it works\n")
+    assert one_line(err) and "10 input tokens" in err
+    first, second = server.requests
+    assert (second.method, second.path, second.body) == (first.method, first.path, first.body)
+
+
+def test_replay_json(ask, run, server, tmp_path, monkeypatch):
+    """`replay --json` prints the one object and nothing else."""
+    path = saved(ask, server, tmp_path, monkeypatch, "Hi")
+    server.reply("ok")
+    code, out, err = run("replay", path, "--json")
+    assert (code, err) == (0, "") and json.loads(out)["text"] == "ok"
+
+
+def test_replay_fails_again(ask, run, server, tmp_path, monkeypatch):
+    """A request that is refused again: exit 1, one line; so is a server that outlasts --deadline."""
+    path = saved(ask, server, tmp_path, monkeypatch, "Hi")
+    server.error(404, "still no")
+    code, out, err = run("replay", path)
+    assert (code, out) == (1, "") and one_line(err) and "404 Not Found: still no" in err
+    server.raw(testing.STALL)
+    code, out, err = run("replay", path, "--deadline", "0.2")
+    assert (code, out) == (1, "") and one_line(err) and "deadline of 0.2 s" in err
+
+
+@pytest.mark.parametrize("content", [None, "{}", "no JSON"])
+def test_replay_of_another_file(run, tmp_path, content):
+    """A file that is no saved request, or is not there: exit 1, one line that names it."""
+    path = tmp_path / "thing.json"
+    if content is not None:
+        path.write_text(content)
+    code, out, err = run("replay", str(path))
+    assert (code, out) == (1, "")
+    assert one_line(err) and f"{path} is no saved request" in err
+
+
+SOURCE = os.path.join(ROOT, "llmlite", "client.py")
+
+
+@pytest.mark.parametrize("name", ["", "little_llm.py"])
+def test_vendor(run, tmp_path, name):
+    """`vendor` copies client.py into a folder or to a name, byte for byte; the line has its version and checksum."""
+    target = tmp_path / (name or "client.py")
+    digest = hashlib.sha256(open_bytes(SOURCE)).hexdigest()
+    line = f"{target}: llmlite {llmlite.__version__}, sha256 {digest}\n"
+    assert run("vendor", str(tmp_path / name)) == (0, line, "")
+    assert open_bytes(target) == open_bytes(SOURCE)
+    spec = importlib.util.spec_from_file_location("vendored_by_the_command", target)
+    assert spec.loader.get_code("vendored_by_the_command")
+
+
+def open_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def test_vendor_again(run, tmp_path):
+    """A copy that is there already is left as it is, its time too."""
+    target = tmp_path / "client.py"
+    first = run("vendor", str(target))
+    os.utime(target, (1, 1))
+    assert run("vendor", str(target)) == first
+    assert os.stat(target).st_mtime == 1
+
+
+def test_vendor_does_not_overwrite(run, tmp_path):
+    """Another file is overwritten with --force only."""
+    target = tmp_path / "client.py"
+    target.write_text("mine")
+    code, out, err = run("vendor", str(tmp_path))
+    assert (code, out) == (1, "") and one_line(err)
+    assert f"{target}: the file is there and differs; --force overwrites it" in err
+    assert target.read_text() == "mine"
+    assert run("vendor", str(tmp_path), "--force").code == 0
+    assert open_bytes(target) == open_bytes(SOURCE)
+
+
+def test_vendor_into_nowhere(run, tmp_path):
+    """A folder that is not there is not made: exit 1, one line."""
+    code, out, err = run("vendor", str(tmp_path / "missing"))
+    assert (code, out) == (1, "")
+    assert one_line(err) and "client.py: No such file or directory" in err
+    assert list(tmp_path.iterdir()) == []
