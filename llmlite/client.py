@@ -16,6 +16,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
     transport      the one place that sends, the one place that translates errors
+    answers        what a body means: an error, a reply
     arguments      what the user gave: checks, keys, providers, saved requests
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
     providers      the table: name, address, key variable, dialect, quirks
@@ -2802,6 +2803,11 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# answers
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class _Trouble:
