@@ -2,7 +2,9 @@
 import inspect
 import os
 import re
+import sys
 import textwrap
+import types
 
 import pytest
 
@@ -34,24 +36,66 @@ def blocks_of(text, language):
 
 README = text_of("README.rst")
 SKY = "Air scatters blue light more than red."
+WARM = testing.reply("It is 21.5 degrees in Rome.", times=None)
 ANSWERS = {
     "Why is the sky blue?": testing.reply(SKY, times=None),
     "And at sunset?": testing.reply("Then only the red is left.", times=None),
     "Tell me a story": testing.stream(["Once ", "upon ", "a ", "time."], times=None),
     "Tell me a long story": testing.sse([{"choices": [{"index": 0, "delta": {"content": piece}}]}
                                          for piece in ("Once ", "upon ")]),
+    "How warm is it in Rome?": testing.reply("", tool_calls=[{"name": "temperature", "arguments": {"city": "Rome"}}]),
+    "21.5": WARM,
+    "Which is the largest city of Italy?": testing.reply('{"name": "Rome", "people": 2750000}'),
+    "What is in the pictures?": testing.reply("The sky and the sea."),
+    "Once upon": testing.reply(" a time"),
 }
 
 
-def test_python_blocks_run_in_order(monkeypatch, capsys):
+def asked(request):
+    """The last words of a request, in whichever dialect."""
+    body = request.json
+    if "prompt" in body:
+        return body["prompt"]
+    message = (body.get("messages") or body["contents"])[-1]
+    content = message.get("content") or message["parts"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+def provider():
+    """The function that answers as the README's providers do."""
+    everything = iter([testing.error(400, "too much"), testing.reply("Where to begin?")])
+
+    def answer(request):
+        if request.path == "/v1/embeddings":
+            return None
+        if request.path == "/v1/models":
+            return testing.json_body({"data": [{"id": name} for name in ("a", "b", "c")]})
+        if request.json.get("model") == "gpt-retired":
+            return testing.error(404)
+        if asked(request) == [9707, 11]:
+            return testing.stream([("Once", 1), (" upon", 2)])
+        return next(everything) if asked(request) == "Tell me everything" else ANSWERS[asked(request)]
+    return answer
+
+
+def as_module(monkeypatch):
+    """A module for the README's code to be in, as classes and functions are."""
+    module = types.ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)
+    return module.__dict__
+
+
+def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
     """Every Python block runs, one after the other, against a server; each prints what its comments say."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sky.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with testing.Server() as server:
-        @server.handle
-        def answer(request):
-            return ANSWERS[request.json["messages"][-1]["content"]]
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        names = {"__name__": "readme"}
+        server.handle(provider())
+        for name in ("OPENAI", "ANTHROPIC", "GEMINI"):
+            monkeypatch.setenv(name + "_API_KEY", "sk-test-key")
+            monkeypatch.setenv(name + "_BASE_URL", server.url)
+        monkeypatch.setenv("VLLM_BASE_URL", server.url)
+        names = as_module(monkeypatch)
         blocks = blocks_of(README, "python")
         for block in blocks:
             exec(block.replace("http://localhost:8000/v1", server.url), names)
@@ -59,10 +103,10 @@ def test_python_blocks_run_in_order(monkeypatch, capsys):
             for comment in re.findall(r"^ *print\(.*\) +# (.*)$", block, re.M):
                 _, found, printed = printed.partition(comment)
                 assert found, comment
-        names["llm"].close()
-        names["local"].close()
-        assert len(blocks) == 9
-        assert len(server.requests) == 28
+        for name in ("llm", "local", "raw"):
+            names[name].close()
+        assert len(blocks) == 18
+        assert len(server.requests) == 45
         sent = server.requests[3].json
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
             "temperature": 0, "max_completion_tokens": 100, "service_tier": "flex"}
@@ -108,6 +152,22 @@ def test_retry_fields_exist():
     named = set(re.findall(r"``([a-z_]+?)(?:=\w+)?``", section_of(README, "Retries and deadlines")))
     known = {*inspect.signature(llmlite.RetryPolicy).parameters, *inspect.signature(llmlite.Client).parameters}
     assert named and named <= known
+
+
+def test_providers_listed_are_the_known_ones():
+    """The list of providers has every one, in the table's order."""
+    listed = re.search(r"^::\n\n((?:    .*\n)+)", section_of(README, "Providers"), re.M)[1].split()
+    assert listed == [name for name, _, _ in llmlite.providers()]
+
+
+def test_modules_shown_are_there():
+    """Every `python -m tests.…` of the README is a package that can be run, and its options are its own."""
+    lines = "".join(blocks_of(README, "console")).splitlines()
+    shown = [line.split() for line in lines if "-m tests." in line]
+    assert [words[3] for words in shown] == ["tests.faults", "tests.soak", "tests.benchmarks"]
+    for words in shown:
+        source = text_of(os.path.join(*words[3].split("."), "__main__.py"))
+        assert all(f'"{option}"' in source for option in words[4:] if option.startswith("--"))
 
 
 def test_requirements_are_setup_cfgs():
