@@ -37,5 +37,5 @@ def outcomes(request):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" | ", "-"))
 def test_fault(outcomes, row):
-    """The error or reply, the requests, the ledger, the time, what is left open and the next call are as they must be."""
+    """Error or reply, requests, ledger, time, what is left open and the next call are as they must be."""
     assert outcomes[row.name].wrong == []

@@ -97,10 +97,12 @@ def test_a_stream_in_a_cycle(server):
 
 FAILURES = {
     "refused": testing.error(400), "server error": testing.error(500), "lost": testing.raw(testing.RESET),
-    "closed": testing.raw(testing.CLOSE), "silent": testing.raw(testing.STALL), "half a head": testing.raw(b"HTTP/1.1 2"),
+    "closed": testing.raw(testing.CLOSE), "silent": testing.raw(testing.STALL),
+    "half a head": testing.raw(b"HTTP/1.1 2"),
     "half a body": testing.sse(['data: {"choices": []}\n\n'], end="close"), "HTML": testing.body(b"<html>"),
     "torn": testing.sse(['data: {"choices": [\n\n', "data: 1\n\n"]), "204": testing.raw(b"HTTP/1.1 204 None\r\n\r\n"),
-    "gzip": testing.body(b"none", headers={"Content-Encoding": "gzip"}), "huge": testing.raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 99999)}
+    "gzip": testing.body(b"none", headers={"Content-Encoding": "gzip"}),
+    "huge": testing.raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 99999)}
 
 
 @pytest.mark.parametrize("name", FAILURES)
@@ -118,7 +120,7 @@ def test_failures_in_a_row(server, name):
     assert settles(descriptors, before)
 
 
-# --------------------------------------------------------------------------------------------------- the program's end
+# ---------------------------------------------------------------------------------------------------- the program's end
 
 PROGRAM = """
 import sys, threading
@@ -136,7 +138,8 @@ ENDINGS = {
     "stream at its end": "stream = llm.stream('Hi'); list(stream)",
     "exit in a loop": "for _ in llm.stream('Hi'): sys.exit()",
     "a daemon in a call": "threading.Thread(target=llm.chat, args=('stall',), daemon=True).start(); llm.chat('Hi')",
-    "a daemon in a stream": "threading.Thread(target=lambda: list(llm.stream('stall')), daemon=True).start(); llm.chat('Hi')",
+    "a daemon in a stream":
+        "threading.Thread(target=lambda: [*llm.stream('stall')], daemon=True).start(); llm.chat('Hi')",
     "after an error": "\ntry: llm.chat('fail')\nexcept llmlite.LLMError as error: kept = error",
 }
 
@@ -148,13 +151,13 @@ def test_the_interpreters_end(server, name):
     server.handle(lambda request: answers.get(request.json["messages"][0]["content"], testing.stream(["He", "llo"])))
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-W", "error", "-X", "dev", "-c", PROGRAM + ENDINGS[name], server.url],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=os.path.dirname(os.path.dirname(__file__)))
+                          capture_output=True, cwd=os.path.dirname(os.path.dirname(__file__)))
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert time.monotonic() - started < 4
     assert settles(lambda: server.open_connections, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------- Ctrl-C
+# --------------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
 def interrupt():
@@ -284,18 +287,18 @@ def test_ctrl_c_at_any_moment(server, streams):
             try:
                 timer.start()
                 for again in range(200):
-                    question = "{}-{}".format(number, again)
+                    question = f"{number}-{again}"
                     assert ask(question) == question
             except KeyboardInterrupt:
                 hits += 1
             timer.join()
-            assert ask("after {}".format(number)) == "after {}".format(number)
+            assert ask(f"after {number}") == f"after {number}"
         assert hits > 60
         assert settles(lambda: server.open_connections <= 1, True)
     assert settles(lambda: server.open_connections, 0)
 
 
-# ------------------------------------------------------------------------------------------------------------- threads
+# -------------------------------------------------------------------------------------------------------------- threads
 
 
 def test_close_frees_a_blocked_reader(server):
@@ -328,7 +331,7 @@ def test_64_threads(server):
     wrong = []
 
     def work(number):
-        for text in ("wait {}".format(number), *("{} {}".format(number, again) for again in range(5))):
+        for text in (f"wait {number}", *(f"{number} {again}" for again in range(5))):
             got = llm.chat(text).text if number % 2 else "".join(llm.stream(text))
             if got != text:
                 wrong.append((text, got))

@@ -1,1 +1,1 @@
-"""The fault matrix, every fault of a network or a server in every dialect, as a table: `python -m tests.faults --help`."""
+"""The fault matrix: every fault of a network or a server in every dialect, as a table (`python -m tests.faults`)."""

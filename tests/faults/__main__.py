@@ -45,9 +45,9 @@ def main():
     table = [HEADINGS, *(runner.as_cells(*pair) for pair in zip(rows, outcomes))]
     wrong = sum(bool(outcome.wrong) for outcome in outcomes)
     print("\n".join(as_text(table)))
-    print("\n{} rows, {} wrong; {:.2f} s over the deadline at most; {} requests; {:.1f} s".format(
-        len(rows), wrong, max((outcome.over for outcome in outcomes), default=0.0),
-        sum(outcome.requests for outcome in outcomes), time.monotonic() - started))
+    over, requests = max((found.over for found in outcomes), default=0.0), sum(found.requests for found in outcomes)
+    print(f"\n{len(rows)} rows, {wrong} wrong; {over:.2f} s over the deadline at most; {requests} requests; "
+          f"{time.monotonic() - started:.1f} s")
     if args.markdown:
         with open(args.markdown, "w", encoding="utf-8") as file:
             file.write("\n".join(as_markdown(table)) + "\n")

@@ -45,7 +45,7 @@ class Peer:
     def start(self):
         self.listener = self.socket()
         self.listener.bind(("127.0.0.1", 0))
-        self.root = "{}://127.0.0.1:{}".format(self.scheme, self.listener.getsockname()[1])
+        self.root = f"{self.scheme}://127.0.0.1:{self.listener.getsockname()[1]}"
 
     def socket(self):
         return self.stack.enter_context(socket.socket())

@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
     @property
     def name(self):
-        return "{} | {} | {} | {}".format(self.fault.group, self.fault.name, self.dialect, self.mode)
+        return f"{self.fault.group} | {self.fault.name} | {self.dialect} | {self.mode}"
 
     @property
     def expected(self):
@@ -111,7 +111,8 @@ def run(row):
         caller = Caller(row, peer)
         if caller.before:
             caller.ask()
-            caller.before == "drop" and peer.server.drop_connections()
+            if caller.before == "drop":
+                peer.server.drop_connections()
         started = time.monotonic()
         error, reply = caller.failure()
         seconds = time.monotonic() - started
@@ -149,7 +150,7 @@ def next_of(caller):
     try:
         return caller.ask(deadline=cases.PATIENT).text
     except Exception as error:
-        return "{}: {}".format(type(error).__name__, error)
+        return f"{type(error).__name__}: {error}"
 
 
 def strays(known):
@@ -161,34 +162,30 @@ def strays(known):
 def judged(row, found, reply, times, stolen):
     """Yield what is not as it must be."""
     expected = row.expected
-    yield from told("outcome", found.outcome if found.outcome in expected.outcome.split("|") else None, found.outcome)
+    if found.outcome not in expected.outcome.split("|"):
+        yield f"outcome {found.outcome}"
     yield from differs("requests", found.requests, expected.requests)
     yield from ledger_of(expected, found)
     if expected.status is not None:
         yield from differs("status", found.status, expected.status)
     if not re.search(expected.says, found.says):
-        yield "the error's line lacks {!r}: {}".format(expected.says, found.says)
+        yield f"the error's line lacks {expected.says!r}: {found.says}"
     if found.outcome == "ok" and reply.text.replace("\ud800", "") != ("" if expected.empty else "Hello"):
-        yield "text {!r}".format(reply.text)
+        yield f"text {reply.text!r}"
     if found.over > GRACE:
-        yield "{:.2f} s over the deadline".format(found.over)
+        yield f"{found.over:.2f} s over the deadline"
     if found.open > most_open(row, found.outcome) or found.left or found.threads or stolen:
-        yield "left: {} connections, {} after close(), {} threads, {} requests elsewhere".format(
-            found.open, found.left, found.threads, stolen)
+        yield (f"left: {found.open} connections, {found.left} after close(), {found.threads} threads, "
+               f"{stolen} requests elsewhere")
     if found.next not in ("-", "next"):
-        yield "the next call: {}".format(found.next)
+        yield f"the next call: {found.next}"
     if row.fault.waits is not None:
         yield from waited(row.fault.waits, times)
 
 
-def told(what, right, found):
-    if right is None:
-        yield "{} {}".format(what, found)
-
-
 def differs(what, found, wanted):
     if found != wanted and wanted != -1:  # -1: any
-        yield "{} {}, not {}".format(what, found, wanted)
+        yield f"{what} {found}, not {wanted}"
 
 
 def ledger_of(expected, found):
@@ -201,12 +198,12 @@ def ledger_of(expected, found):
 
 def waited(seconds, times):
     if len(times) > 1 and not seconds - 0.002 <= times[1] - times[0] <= seconds * 1.1 + 0.3:
-        yield "waited {:.3f} s, not {}".format(times[1] - times[0], seconds)
+        yield f"waited {times[1] - times[0]:.3f} s, not {seconds}"
 
 
 def as_cells(row, found: Outcome) -> List[Any]:
     """A row of the table."""
     ledger = "/".join(str(found.ledger[name]) for name in COUNTED[:4])
     return [row.fault.group, row.fault.name, row.dialect, row.mode, found.outcome, found.status or "", found.requests,
-            "{:.2f}".format(found.seconds), "{:.2f}".format(found.over), ledger, found.open, found.left, found.threads,
+            f"{found.seconds:.2f}", f"{found.over:.2f}", ledger, found.open, found.left, found.threads,
             found.next[:12], "; ".join(found.wrong) or "right"]

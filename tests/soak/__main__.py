@@ -51,7 +51,7 @@ def is_stream(number):
     return number % 2 == 1
 
 
-# --------------------------------------------------------------------------------------------- what the log makes certain
+# ------------------------------------------------------------------------------------------- what the log makes certain
 
 
 def is_attempt(entry):
@@ -99,12 +99,12 @@ def expected(log):
             "input": sum(read for read, _ in tokens), "output": sum(written for _, written in tokens)}
 
 
-# ------------------------------------------------------------------------------------------------------------- the calls
+# ------------------------------------------------------------------------------------------------------------ the calls
 
 
 def ask(llm, number):
     """A call's outcome: its text, or its error's class; and how many attempts it took."""
-    question = "question {}".format(number)
+    question = f"question {number}"
     try:
         if not is_stream(number):
             reply = llm.chat(question)
@@ -156,7 +156,7 @@ def played(llm, calls, threads):
     return outcomes, (sizes["first"], memory())
 
 
-# -------------------------------------------------------------------------------------------------------------- the check
+# ------------------------------------------------------------------------------------------------------------ the check
 
 
 def wrong_calls(log, outcomes):
@@ -165,7 +165,7 @@ def wrong_calls(log, outcomes):
         faults = [entry[0] for entry in log.get(str(number), []) if is_attempt(entry)]
         wanted = outcome_of(faults[-1], number) if faults else "an answer"
         if (outcome, attempts) != (wanted, len(faults)) or given_up(faults, number) != len(faults):
-            yield "call {}: {!r} after {} attempts, not {!r}, dealt {}".format(number, outcome, attempts, wanted, faults)
+            yield f"call {number}: {outcome!r} after {attempts} attempts, not {wanted!r}, dealt {faults}"
 
 
 def wrong_sums(ledger, wanted):
@@ -173,7 +173,7 @@ def wrong_sums(ledger, wanted):
     found.update(input=ledger["usage"].input_tokens, output=ledger["usage"].output_tokens)
     for name, value in wanted.items():
         if found[name] != value:
-            yield "ledger: {} {}, by the server's log {}".format(name, found[name], value)
+            yield f"ledger: {name} {found[name]}, by the server's log {value}"
     if set(ledger["by_model"]) != {"soak"} or ledger["by_model"]["soak"] != ledger["usage"]:
         yield "ledger: by_model {}".format(ledger["by_model"])
 
@@ -192,7 +192,7 @@ def soak(calls, threads, seed):
     with process:
         before = descriptors(), threading.active_count()
         begun = time.monotonic()
-        llm = llmlite.Client("soak", base_url="http://127.0.0.1:{}/v1".format(port), retry=POLICY,
+        llm = llmlite.Client("soak", base_url=f"http://127.0.0.1:{port}/v1", retry=POLICY,
                              timeout=(10, READ_TIMEOUT), deadline=60)
         outcomes, (first, last) = played(llm, calls, threads)
         seconds = time.monotonic() - begun
@@ -204,7 +204,7 @@ def soak(calls, threads, seed):
     if after != before:
         wrong.append("left: {} descriptors, {} threads, {} and {} before".format(*after, *before))
     if last - first > GROWTH:
-        wrong.append("memory grew from {:.1f} to {:.1f} MiB".format(first, last))
+        wrong.append(f"memory grew from {first:.1f} to {last:.1f} MiB")
     faults = Counter(fault for dealt in told["log"].values() for fault, _ in dealt)
     return wrong, {"seconds": seconds, "requests": told["requests"], "connections": told["connections"],
                    "faults": faults, "ledger": wanted, "memory": (first, last)}
@@ -227,7 +227,7 @@ def main():
     logging.getLogger("llmlite").setLevel(logging.ERROR)
     wrong, found = soak(args.calls, args.threads, args.seed)
     print("\n".join(summary(args.calls, args.threads, args.seed, found)))
-    print("\n".join(["WRONG: {}".format(len(wrong)), *wrong[:50]]) if wrong else "all right")
+    print("\n".join([f"WRONG: {len(wrong)}", *wrong[:50]]) if wrong else "all right")
     return 1 if wrong else 0
 
 

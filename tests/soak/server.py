@@ -12,9 +12,11 @@ from collections import Counter
 from tests import testing
 
 # What befalls a request. "good", "dripped" and "empty" are answers, all the others failures.
-CHAT = ("429", "500", "503", "reset before the head", "reset in the body", "cut body", "HTML", "error in a 200", "empty",
+CHAT = ("429", "500", "503", "reset before the head", "reset in the body", "cut body", "HTML", "error in a 200",
+    "empty",
         "silent", "silent in the body", "broken JSON", "dripped")
-STREAM = ("429", "500", "503", "reset before the head", "reset in the body", "cut body", "HTML", "error in a 200", "empty",
+STREAM = ("429", "500", "503", "reset before the head", "reset in the body", "cut body", "HTML", "error in a 200",
+    "empty",
           "silent", "silent in the body", "torn event", "error in the middle", "cut before the first event", "dripped")
 RARE = ("silent", "silent in the body")  # each costs a read timeout
 
@@ -25,7 +27,7 @@ def usage(number):
 
 
 def answer(number):
-    return "answer {}".format(number)
+    return f"answer {number}"
 
 
 def pieces(number):
@@ -52,7 +54,7 @@ class Chaos:
 
     def deal(self, number, attempt, streams):
         """The fault of a question's attempt: the same for the same seed."""
-        dice = random.Random("{}/{}/{}".format(self.seed, number, attempt))
+        dice = random.Random(f"{self.seed}/{number}/{attempt}")
         if dice.random() >= 0.2:
             return "good"
         fault = dice.choice(STREAM if streams else CHAT)
@@ -64,7 +66,7 @@ def play(fault, number, streams, shape):
     good = testing.stream(pieces(number), usage=usage(number), framing="chunked")
     parts = good.content(shape).pieces
     kind = "text/event-stream" if streams else "application/json"
-    begun = "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n".format(kind).encode()
+    begun = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     half = b"".join(parts[:3]) if streams else parts[0][:len(parts[0]) // 2]
     half = b"%x\r\n%b\r\n" % (len(half), half)
     if fault in ("429", "500", "503"):

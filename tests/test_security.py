@@ -1,0 +1,536 @@
+"""Attacks, each tried: keys that would leak, requests that would stray, servers that mean harm, files that tell."""
+import copy
+import glob
+import json
+import logging
+import os
+import pickle
+import random
+import re
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import traceback
+
+import pytest
+import requests
+import urllib3
+
+from tests import llmlite, testing
+
+KEY = "sk-Secret0123456789"
+BASES = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta", "completions": "/v1", "llamacpp": "/v1"}
+HEADERS = {"openai": "Authorization", "completions": "Authorization", "llamacpp": "Authorization",
+           "anthropic": "x-api-key", "gemini": "x-goog-api-key", "azure": "api-key"}
+EVERY = pytest.mark.parametrize("dialect", list(BASES))
+BOTH = pytest.mark.parametrize("mode", ["chat", "stream"])
+
+
+def client(server, dialect="openai", key=KEY, **options):
+    provider = "openai" if dialect == "completions" else dialect
+    options.setdefault("retry", None)
+    return llmlite.Client("m", provider=provider, base_url=server.root + BASES.get(dialect, "/v1"), api_key=key,
+        **options)
+
+
+def ask(llm, dialect="openai", mode="chat", text="Hi", **options):
+    """The reply, whole, in any dialect."""
+    raw = dialect in ("completions", "llamacpp")
+    if mode == "chat":
+        return (llm.complete if raw else llm.chat)(text, **options)
+    stream = (llm.stream_tokens if raw else llm.stream)(text, **options)
+    for _ in stream.events():
+        pass
+    return stream.response
+
+
+def fails(llm, *args, **options):
+    with pytest.raises(llmlite.LLMError) as caught:
+        ask(llm, *args, **options)
+    return caught.value
+
+
+# ---------------------------------------------------------------------------------------------------- where keys may go
+
+
+@BOTH
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("dialect", [*BASES, "azure"])
+def test_redirects_go_nowhere(server, dialect, status, own, mode):
+    """A redirect to another host is an error, in each dialect, over a user's session too: nobody there is asked."""
+    with testing.Server() as other, requests.Session() as session:
+        server.body(b"", status=status, headers={"Location": other.url + "/chat/completions"})
+        with client(server, dialect, session=None if own else session) as llm:
+            error = fails(llm, dialect, mode)
+        assert (type(error), error.status_code) == (llmlite.APIError, status)
+        assert server.requests[0].headers[HEADERS[dialect]].endswith(KEY)
+        assert (other.connections, len(server.requests)) == (0, 1)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+@EVERY
+def test_netrc(server, monkeypatch, tmp_path, dialect, own):
+    """~/.netrc neither replaces the key nor adds a login beside it."""
+    (tmp_path / "netrc").write_text("default login eve password stolen\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.reply("ok")
+    with requests.Session() as session, client(server, dialect, session=None if own else session) as llm:
+        ask(llm, dialect)
+    sent = server.requests[0].headers
+    assert sent[HEADERS[dialect]].endswith(KEY)
+    assert sent.get("Authorization", "").endswith(KEY) or "Authorization" not in sent
+
+
+@pytest.mark.parametrize("url", [
+    "http://localhost.evil.example/v1", "http://127.0.0.1.evil.example/v1", "http://localhost@evil.example/v1",
+    "http://127.0.0.1:80@evil.example/v1", "http://evil.example/localhost", "http://evil.example?localhost",
+    "http://evil.example#@localhost/", "http://localhost-evil.example/", "http://127.evil.example", "http://localhost.",
+    "http://0x7f.evil.example", "http://xn--localhost.example", "http://evil.example\\@localhost/v1",
+    "http://localhost\\@evil.example/v1", "http://localhost%2eevil.example/v1", "http://evil.example:80\t@localhost/",
+    "https://api.openai.com.evil.example/v1", "https://api.openai.com@evil.example/v1",
+    "https://evil.example/api.openai.com", "https://api-openai.com/v1", "https://api.openai.com%2eevil.example/v1"])
+def test_look_alikes_get_no_key(monkeypatch, url):
+    """A host that only looks like this machine, or like a provider, is given no key: the client is refused."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        llmlite.Client("m", base_url=url)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [
+    "http://localhost:8000/v1", "http://LOCALHOST/", "http://127.0.0.1:1/", "http://127.9.9.9/", "http://[::1]:80/v1",
+    "http://u:p@localhost/", "http://localhost?x=@evil.example", "http://localhost#@evil.example",
+    "http://localhost:80?@evil.example/", "http://localhost;evil.example", "http://localhost/\\@evil.example/"])
+def test_parsers_agree_on_this_machine(url):
+    """What passes for this machine is this machine for urllib3 too, which connects."""
+    try:
+        llmlite.Client("m", base_url=url).close()
+    except llmlite.ConfigurationError:
+        return
+    host = urllib3.util.parse_url(url).host.strip("[]")
+    assert host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host)
+
+
+# --------------------------------------------------------------------------------------------- what goes into a request
+
+
+@pytest.mark.parametrize("tail", ["\r\nX-Evil: 1", "\n", "\r", "\0", "\x7f", "\u2028", "\u20ac"])
+@pytest.mark.parametrize("late", [False, True], ids=["given", "asked for"])
+@EVERY
+def test_key_with_control_characters(server, dialect, tail, late):
+    """A key that would begin a header of its own is refused without being shown; nothing is sent."""
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        ask(client(server, dialect, key=(lambda: KEY + tail) if late else KEY + tail), dialect)
+    assert KEY not in "".join(traceback.format_exception_only(type(caught.value), caught.value))
+    assert not server.requests
+
+
+@pytest.mark.parametrize("headers", [
+    {"X-A": "a\r\nX-Evil: 1"}, {"X-A": "a\n b"}, {"X-A": "\0"}, {"X-A\r\nX-Evil": "1"}, {"X-A: b\r\nX-Evil": "1"},
+    {"": "a"}, {"X A": "a"}, {"X-A": "\u20ac"}, {"X:A": "b"}])
+@pytest.mark.parametrize("once", [False, True], ids=["client", "call"])
+def test_header_injection(server, headers, once):
+    """A header's name or value that would begin another one is refused; nothing is sent."""
+    with pytest.raises(llmlite.ConfigurationError):
+        if once:
+            client(server).chat("Hi", headers=headers)
+        client(server, headers=headers)
+    assert not server.requests
+
+
+NAMES = ["../../../v1/files", "..", ".", "a/../../b", "m?key=stolen", "m#frag", "m\r\nX-Evil: 1",
+    "m\r\n\r\nGET /evil HTTP/1.1",
+         "m%2f..%2f", "m:generateContent?x=", "m\0", "m n", "//evil.example/x", "http://evil.example", "m\u2028",
+         "\u00fc", "models/../x", "models/x?y", "tunedModels/../../x", "@evil.example", "m;p", "m&n=1", "\\..\\m"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@BOTH
+@EVERY
+def test_model_names(server, dialect, name, mode):
+    """A model's name cannot leave its place: one request, to the dialect's own path, the name where it belongs."""
+    server.handle(lambda request: testing.reply("ok"))
+    with client(server, dialect) as llm:
+        ask(llm, dialect, mode, model=name)
+    sent, = server.requests
+    assert len(sent.head.split(b"\r\n")[0].split(b" ")) == 3
+    assert not {"x-evil", "evil"} & set(sent.headers)
+    path, _, query = sent.path.partition("?")
+    if dialect != "gemini":
+        assert re.fullmatch("/v1/(chat/completions|completions|messages)|/completion", sent.path)
+        assert dialect == "llamacpp" or sent.json["model"] == name
+        return
+    assert re.fullmatch(r"/v1beta/(models|tunedModels)/[^/?#]+:(stream)?[gG]enerateContent", path)
+    assert query == ("alt=sse" if mode == "stream" else "")
+    assert requests.utils.unquote(path[len("/v1beta/"):].rpartition(":")[0]) in (name, "models/" + name)
+
+
+# ------------------------------------------------------------------------------------------------------ hostile servers
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\r\nERROR root: forged\x00\x08\u202e\x9b31m\u2028"
+
+
+def evil_replies(text):
+    """Ways to bring a text in front of somebody's eyes."""
+    data = json.dumps(text).encode()
+    good = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    raw = text.encode("utf-8", "surrogateescape")
+    return {
+        "error": testing.error(400, text), "code": testing.error(400, "x", code=text, type=text),
+        "bytes": testing.body(raw, status=500), "page": testing.body(b"<html>" + raw),
+        "not JSON": testing.body(raw), "inside": testing.json_body({"error": text}),
+        "event": testing.sse([good, b"event: error\ndata: " + data + b"\n\n"]),
+        "torn": testing.sse([good, b'data: {"' + raw.replace(b"\r\n", b"") + b"\n\n"]),
+        "stray": testing.sse([raw]), "keys": testing.json_body({"error": {text: text}, text: text}, status=401),
+        "finish": testing.json_body({"choices": [{"finish_reason": "error", "error": {"message": text}}]})}
+
+
+@BOTH
+@pytest.mark.parametrize("name", evil_replies(""))
+def test_control_characters(server, caplog, name, mode):
+    """No control character of a server's reaches a terminal: errors and log records are one printable line."""
+    caplog.set_level(logging.DEBUG)
+    server.handle(lambda request: evil_replies(EVIL)[name])
+    with client(server, retry=llmlite.RetryPolicy(max_retries=1, backoff=0.001)) as llm:
+        error = fails(llm, mode=mode)
+    lines = [str(error), *(record.getMessage() for record in caplog.records if record.name == "llmlite")]
+    assert all(line.isprintable() for line in lines), lines
+
+
+@pytest.mark.parametrize("header", [b"Retry-After: \x1b[2J", b"x-request-id: \x1b[2J\xff",
+    b"x-ratelimit-remaining: \x1b[2J",
+                                    b"Location: \x1b[2J\xff", b"Content-Type: \x1b[2J\xff"])
+@pytest.mark.parametrize("status", [b"200", b"302", b"429"])
+def test_control_characters_in_headers(server, caplog, header, status):
+    """Nor of its headers."""
+    caplog.set_level(logging.DEBUG)
+    server.raw(b"HTTP/1.1 " + status + b" \x1b[2J\r\n" + header + b"\r\nContent-Length: 1\r\n\r\nx")
+    with client(server) as llm:
+        error = fails(llm)
+    lines = [str(error), *(record.getMessage() for record in caplog.records if record.name == "llmlite")]
+    assert all(line.isprintable() for line in lines), lines
+
+
+def traces(error):
+    """All that an error shows or carries, as text."""
+    shown = [str(error), repr(error), "".join(traceback.format_exception(type(error), error, error.__traceback__))]
+    held = [repr(vars(item)) + repr(item.args) for item in (error, error.last_error) if item is not None]
+    kept = [repr(vars(error.response))] if error.response is not None else []
+    headers = [repr(dict(getattr(error, "headers", {})))]
+    return "\n".join([*shown, *held, *kept, *headers, pickle.dumps(error).decode("latin-1")])
+
+
+@BOTH
+@pytest.mark.parametrize("name", evil_replies(""))
+def test_the_key_sent_back(server, caplog, tmp_path, name, mode):
+    """A server that sends the key back, in body and headers, finds it masked in every place a text can get to."""
+    caplog.set_level(logging.DEBUG)
+    echo = {"x-request-id": KEY, "X-" + KEY: KEY, "x-ratelimit-limit": KEY, "www-authenticate": "Bearer " + KEY}
+
+    def answer(request):
+        shape = testing.shape_of(request)
+        reply = evil_replies("your key " + KEY + " is bad")[name]
+        content = reply.content(shape)
+        return testing.body(content.pieces, status=reply.status, headers={**echo, "Content-Type": content.content_type})
+
+    server.handle(answer)
+    with client(server, retry=llmlite.RetryPolicy(max_retries=1, backoff=0.001), save_failed=str(tmp_path)) as llm:
+        error = fails(llm, mode=mode)
+        assert KEY not in repr(llm) + repr(llm.ledger)
+    assert KEY.lower() not in traces(error).lower()
+    assert KEY.lower() not in caplog.text.lower()
+    saved, = glob.glob(str(tmp_path / "*"))
+    with open(saved) as file:
+        assert KEY.lower() not in file.read().lower()
+
+
+@EVERY
+def test_the_key_is_in_no_url(server, caplog, dialect):
+    """The key travels in one header, whatever the dialect."""
+    server.handle(lambda request: testing.reply("ok"))
+    with client(server, dialect) as llm:
+        ask(llm, dialect)
+        ask(llm, dialect, "stream")
+    for request in server.requests:
+        assert KEY not in request.path and KEY.encode() not in request.body
+        assert request.head.count(KEY.encode()) == 1
+
+
+ODD = [None, [], {}, "", 0, -1, 1.5, True, "x", ["x"], [None], {"a": 1}, [[]], [{}], 10 ** 400, float("inf"), "\ud800",
+       "9" * 5000, {"error": "x"}, [{"error": 1}]]
+
+
+def places(value, path=()):
+    """The path of every value inside a value."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def mangled(value, dice):
+    """The value with one to three of the values in it odd, or gone."""
+    value = copy.deepcopy(value)
+    for _ in range(dice.choice([1, 1, 2, 3])):
+        found = list(places(value))
+        if found:
+            *way, last = dice.choice(found)
+            inner = value
+            for key in way:
+                inner = inner[key]
+            inner[last] = copy.deepcopy(dice.choice(ODD))
+    return value
+
+
+def mangled_answer(request, dice):
+    """A good answer, or an error, with odd values in it."""
+    shape = testing.shape_of(request)
+    if dice.random() < 0.25:
+        error = testing.error(dice.choice([400, 429, 500]), retry_after=1).content(shape)
+        return testing.json_body(mangled(json.loads(error.pieces[0]), dice), status=dice.choice([200, 400, 429, 500]))
+    raw = shape.dialect.__class__.__name__ in ("_Text", "_Native")
+    more = {} if raw else {"tool_calls": [{"name": "f", "arguments": {"a": 1}}], "reasoning": ["hm"]}
+    content = testing.stream([("He", 1), ("llo", 2)], **more).content(shape)
+    if not shape.stream:
+        return testing.json_body(mangled(json.loads(content.pieces[0]), dice))
+    return testing.sse([mangled_event(event, dice) for event in content.pieces])
+
+
+def mangled_event(event, dice):
+    head, mark, data = event.partition(b"data: ")
+    if dice.random() < 0.6 or not data.startswith(b"{"):
+        return event
+    return head + mark + json.dumps(mangled(json.loads(data), dice)).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("seed", range(2))
+@EVERY
+def test_odd_values(server, dialect, seed):
+    """From JSON with odd values in odd places come replies of the right types or LLMErrors, which pickle."""
+    dice = random.Random(seed)
+    server.handle(lambda request: mangled_answer(request, dice))
+    with client(server, dialect) as llm:
+        for number in range(150):
+            try:
+                reply = ask(llm, dialect, "stream" if number % 2 else "chat")
+            except llmlite.LLMError as error:
+                assert str(pickle.loads(pickle.dumps(error))) == str(error)
+            else:
+                assert isinstance(reply.text, str) and isinstance(reply.usage.total_tokens, int)
+                assert reply.finish_reason is None or isinstance(reply.finish_reason, str)
+                assert isinstance(json.dumps(reply.message) + repr(reply) + repr(reply.tool_calls), str)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [
+    '{"error": %s}', '{"error": {"message": %s}}', '{"error": {"details": %s}}', '{"message": %s}', "%s",
+    '{"choices": [{"message": {"content": %s}, "finish_reason": "stop"}]}', '{"choices": [{"delta": %s}]}',
+    '{"choices": [{"delta": {"tool_calls": %s}}]}', '{"choices": [{"message": {"tool_calls": %s}}], "usage": %s}'])
+@pytest.mark.parametrize("status", [200, 400])
+def test_deep_json(server, tmp_path, shape, status, mode):
+    """JSON nested as deep as it still can be read, or too deep, gives replies and LLMErrors, also with save_failed."""
+    depths = [*range(10, 1001, 55), *range(930, 1000, 9), 3000, 20000]
+
+    def answer(request):
+        depth = depths[len(server.requests) - 1]
+        return testing.body(shape.replace("%s", "[" * depth + "]" * depth).encode(), status=status)
+
+    server.handle(answer)
+    with client(server, save_failed=str(tmp_path)) as llm:
+        for _ in depths:
+            try:
+                ask(llm, mode=mode)
+            except llmlite.LLMError as error:
+                assert len(str(error)) < 700
+
+
+# -------------------------------------------------------------------------------------------------------------- proxies
+
+
+@BOTH
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("how", ["refused", "407", "garbage"])
+def test_proxy_credentials(server, monkeypatch, caplog, tmp_path, scheme, how, mode):
+    """A proxy's password is in no text, however the proxy fails."""
+    caplog.set_level(logging.DEBUG)
+    replies = {"407": testing.error(407), "garbage": testing.raw(b"nonsense\r\n"),
+        "echo": testing.error(502, "for eve:hunter2345")}
+    server.handle(lambda request: replies[how])
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1] if how == "refused" else server.port
+        monkeypatch.setenv(scheme + "_proxy", f"http://eve:hunter2345@127.0.0.1:{port}")
+        monkeypatch.setenv("no_proxy", "")
+        with llmlite.Client("m", base_url=scheme + "://api.example/v1", api_key=KEY, save_failed=str(tmp_path),
+                            retry=None) as llm:
+            error = fails(llm, mode=mode)
+    texts = [traces(error), caplog.text, *(open_text(path) for path in tmp_path.iterdir())]
+    assert not any("hunter2345" in text or KEY in text for text in texts)
+    if how in ("407", "garbage") and scheme == "https":
+        assert b"CONNECT" in server.requests[0].head and KEY.encode() not in server.requests[0].head
+
+
+def open_text(path):
+    return path.read_text()
+
+
+@BOTH
+def test_userinfo_of_the_base_url(server, caplog, tmp_path, mode):
+    """A password in the base URL is in no text and no saved file."""
+    caplog.set_level(logging.DEBUG)
+    server.error(500)
+    with llmlite.Client("m", base_url=server.url.replace("//", "//eve:hunter2345@"), api_key=KEY, retry=None,
+                        save_failed=str(tmp_path)) as llm:
+        error = fails(llm, mode=mode)
+        assert "hunter2345" not in repr(llm)
+    texts = [traces(error), caplog.text, *(open_text(path) for path in tmp_path.iterdir())]
+    assert not any("hunter2345" in text for text in texts)
+
+
+# ---------------------------------------------------------------------------------------------------------- saved files
+
+
+@BOTH
+@EVERY
+def test_saved_files(server, tmp_path, dialect, mode):
+    """A failed request's file is its owner's alone, whole, and without the key; its folder is made."""
+    server.error(400)
+    folder = tmp_path / "a" / "b"
+    with client(server, dialect, save_failed=str(folder), headers={"X-Auth-Token": KEY + "-too",
+            "X-Plain": "yes"}) as llm:
+        fails(llm, dialect, mode)
+    path, = folder.iterdir()
+    assert path.suffix == ".json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert KEY not in text and '"yes"' in text
+    assert json.loads(text)["body"] == server.requests[0].json
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_saved_files_under_a_umask(server, tmp_path, umask):
+    """Nobody else can read it even where the umask would let them."""
+    server.error(400)
+    before = os.umask(umask)
+    try:
+        with client(server, save_failed=str(tmp_path)) as llm:
+            fails(llm)
+    finally:
+        os.umask(before)
+    path, = tmp_path.iterdir()
+    assert not stat.S_IMODE(path.stat().st_mode) & 0o177
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/dev/full", "/proc/nowhere", "no\0name", "x" * 300, "link"])
+@BOTH
+def test_a_folder_that_cannot_be_written(server, tmp_path, caplog, folder, mode):
+    """The call's own error comes out, the log says why there is no file, and nothing half-written lies about."""
+    (tmp_path / "file").write_text("taken")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "deeper")
+    server.error(402, "no money")
+    with client(server, save_failed=os.path.join(str(tmp_path), folder)) as llm:
+        error = fails(llm, mode=mode)
+    assert type(error) is llmlite.PaymentRequiredError and "no money" in str(error)
+    assert error.__cause__ is None and error.__context__ is None
+    assert "cannot save" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+FULL = """
+import resource, signal, sys
+from tests import llmlite
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+try:
+    llmlite.Client("m", base_url=sys.argv[1], save_failed=sys.argv[2], retry=None).chat("Hi")
+except llmlite.PaymentRequiredError as error:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are a Unix's")
+def test_a_disk_that_is_full(server, tmp_path):
+    """A file that cannot be written to its end is not there at all, and the call's own error comes out."""
+    server.error(402)
+    done = subprocess.run([sys.executable, "-c", FULL, server.url, str(tmp_path)], capture_output=True,
+                          cwd=os.path.dirname(os.path.dirname(__file__)))
+    assert (done.returncode, b"cannot save" in done.stderr) == (7, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_files_appear_whole(server, tmp_path):
+    """However many calls fail at once, each has its own file, and no reader ever sees half of one."""
+    server.handle(lambda request: testing.error(400, "x" * 100_000))
+    with client(server, save_failed=str(tmp_path)) as llm:
+        stop, torn, seen = threading.Event(), [], set()
+        reader = reading(tmp_path, stop, torn, seen)
+        for _ in range(40):
+            fails(llm)
+        stop.set()
+        reader.join()
+    assert not torn
+    assert seen and len(list(tmp_path.glob("*.json"))) == 40
+    assert not list(tmp_path.glob("*.part"))
+
+
+def reading(folder, stop, torn, seen):
+    """A thread that reads every file that appears."""
+    def read():
+        while not stop.is_set():
+            for path in set(folder.glob("*.json")) - seen:
+                seen.add(path)
+                try:
+                    json.loads(path.read_text())
+                except ValueError:
+                    torn.append(path)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+@BOTH
+@EVERY
+def test_replay(server, monkeypatch, tmp_path, dialect, mode):
+    """replay() sends the same bytes to the same path, with today's key, and hands back the reply."""
+    server.error(500)
+    with client(server, dialect, key=KEY, save_failed=str(tmp_path)) as llm:
+        fails(llm, dialect, mode, text="Gr\u00fc\u00dfe \U0001f600 \u2028", max_tokens=7, extra={"custom": [1, None]})
+    path, = tmp_path.iterdir()
+    server.reply("again")
+    reply = llmlite.replay(str(path), api_key="sk-Today00000000")
+    first, second = server.requests
+    assert (second.body, second.path, second.method) == (first.body, first.path, first.method)
+    assert second.headers[HEADERS[dialect]].endswith("sk-Today00000000")
+    assert KEY.encode() not in second.head
+    assert reply.text == "again"
+
+
+def test_replay_takes_the_key_of_the_environment(server, monkeypatch, tmp_path):
+    """Without api_key= the provider's variable is asked."""
+    server.error(500)
+    with client(server, save_failed=str(tmp_path)) as llm:
+        fails(llm)
+    path, = tmp_path.iterdir()
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-Fresh0000000")
+    server.reply("again")
+    assert llmlite.replay(str(path)).text == "again"
+    assert server.requests[1].headers["authorization"] == "Bearer sk-Fresh0000000"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"nonsense", b'{"path": 1}', b"\xff\xfe", b"null",
+    b"[" * 100_000,
+                                     b'{"path": "/x", "body": {}, "provider": "openai", "model": "m", "base_url": "x"}',
+                                     b'{"path": "/x", "body": {}, "provider": [], "model": "m", "base_url": "http://x"}',
+                                     b'{"path": "/x", "body": 3, "provider": "openai", "model": "m", "base_url": "http://x"}'],
+                         ids=lambda content: content[:60].decode("latin-1"))
+def test_replay_of_another_file(tmp_path, content):
+    """A file that is no saved request is a ConfigurationError that names it."""
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(llmlite.ConfigurationError):
+        llmlite.replay(str(path), api_key=KEY)
+    with pytest.raises(llmlite.ConfigurationError, match="missing"):
+        llmlite.replay(str(tmp_path / "missing"), api_key=KEY)
