@@ -764,7 +764,8 @@ class Client:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
-        llama.cpp (provider "llamacpp").  The other arguments are those of `chat`.
+        llama.cpp (provider "llamacpp").  A server that tells several ids and one text has it stand with the last of
+        them; `logprobs` makes it tell each token's own.  The other arguments are those of `chat`.
         """
         reply: Response = self._ask("_raw", locals(), stream=False)
         return reply
@@ -1321,15 +1322,20 @@ def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **
     try:
         with open(path, encoding="utf-8") as file:
             saved = json.load(file)
-        request = ("POST", str(saved["path"]), dict(saved["body"]))
+        request = (str(saved["method"]), str(saved["path"]), saved["body"])
         provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
+        if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
+            raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
+                                     hint="give api_key=: a file must not send your key where it likes")
         client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
-    kind = client._raw if saved.get("raw") else client._chat
-    dialect = type(kind)(**{**vars(kind), "build": lambda *_: request})
+    tasks: Dict[Any, _Dialect] = {"completion": client._raw, "embeddings": _Embedding(client._chat),
+                                  "models": _ModelList(client._chat, "")}
+    dialect = tasks.get(saved.get("task"), client._chat)
+    vars(dialect)["build"] = lambda *_: request
     with client:
         for ask in client._within({"deadline": _UNSET, "timeout": _UNSET}):
             result = client._perform(client._plan(dialect, ask, bool(saved.get("stream"))))
@@ -2347,6 +2353,12 @@ class _HTTPResponse(http.client.HTTPResponse):
         whole = self._whole_chunks() if self.chunked and not self.chunk_left and self.fp else b""
         return whole or super().read1(n)
 
+    def _read_next_chunk_size(self) -> int:
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise ValueError("a chunk size below zero")
+        return size
+
     def _whole_chunks(self) -> bytes:
         source: Any = self.fp
         buffered, chunks, at = source.peek(), [], 0 if self.chunk_left is None else 2  # 2: the last chunk's CRLF
@@ -2356,7 +2368,7 @@ class _HTTPResponse(http.client.HTTPResponse):
                 end = start + int(buffered[at:start], 16)
             except ValueError:  # the size line is cut, has an extension or is broken: http.client sees to it
                 break
-            if end == start or buffered[end:end + 2] != b"\r\n":
+            if end <= start or buffered[end:end + 2] != b"\r\n":
                 break
             chunks.append(buffered[start:end])
             at = end + 2
@@ -2376,7 +2388,11 @@ class _Bounded:
         if attempt is None:
             return super()._new_conn()  # type: ignore[misc]
         attempt.reused = False
-        for address in _addresses(host, self.port):
+        try:
+            addresses = _addresses(host, self.port, attempt)
+        except socket.gaierror as caught:
+            raise urllib3.exceptions.NewConnectionError(self, str(caught)) from caught
+        for address in addresses:
             try:
                 self._dns_host, self.timeout = address, attempt.left(attempt.call.connect)
                 sock = super()._new_conn()  # type: ignore[misc]
@@ -2413,12 +2429,25 @@ class _Bounded:
         return _HTTPResponse(_Wire(sock, attempt, in_head=True), *args, **kwargs)
 
 
-def _addresses(host: str, port: int) -> List[str]:
+def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
     """The addresses of a host, in the system's order; urllib3 alone would give each the whole connect timeout."""
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return [host]  # urllib3 meets the same error, and says it better
+    found: List[Any] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.append(error)
+
+    if attempt.deadline == math.inf or re.fullmatch(r"[0-9.]+|\[?[0-9a-f:]+\]?", host):
+        look_up()
+    else:  # the system's resolver takes no timeout: a thread is the only way to leave it in time
+        thread = threading.Thread(target=look_up, daemon=True)
+        thread.start()
+        thread.join(attempt.left(None))
+        attempt.left(None)
+    if isinstance(found[0], Exception):
+        raise found[0]
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -3138,7 +3167,7 @@ def _find_provider(model: Optional[str], provider: Optional[str],
     if provider is not None and provider not in _PROVIDERS:
         raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or ""))
-    variable = row.name.upper().replace("-", "_") + "_BASE_URL"
+    variable = _base_url_variable(row.name)
     url = base_url or os.environ.get(variable) or row.base_url
     if "{resource}" in url:
         if not os.environ.get("AZURE_OPENAI_ENDPOINT"):
@@ -3203,6 +3232,18 @@ def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], s
     return ""
 
 
+def _is_own_address(provider: Optional[str], url: str) -> bool:
+    """Whether an address is one that a provider's key from the environment is meant for."""
+    parts = urlsplit(url)
+    known = [_PROVIDERS[provider].base_url, os.environ.get(_base_url_variable(provider), "")] if provider else []
+    return _is_loopback(parts.hostname or "") or any(
+        parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, urlsplit(each).hostname) for each in known)
+
+
+def _base_url_variable(provider: str) -> str:
+    return provider.upper().replace("-", "_") + "_BASE_URL"
+
+
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
@@ -3220,7 +3261,7 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url),
-        "path": call.path, "stream": call.streams, "raw": call.dialect.tokens,
+        "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
         "headers": {name: "***" if re.search(_SECRET_HEADER, name) else value
                     for name, value in _request_headers(call).items()},
         "body": None if call.payload is None else json.loads(call.payload),
@@ -3342,6 +3383,7 @@ class _Dialect:
     """A wire format, as pure functions over dicts; what differs within a family is an attribute or an override."""
 
     voice = ""  # the name under which its own words ride in a message of the history
+    task = "chat"  # what it is for, in a saved request
     mark = ""  # the key that every good body and chunk has
     tokens = False  # whether a stream's pieces are Tokens
     path = ""
@@ -3374,6 +3416,10 @@ class _Dialect:
         """The request for what was asked: (method, path, body)."""
         raise NotImplementedError
 
+    def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
+        """The request that embeds texts: (path, body)."""
+        raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
+
     def check(self, body: JSON) -> None:
         """Raise ResponseError if a body holds no reply, _Failed if it says that it failed."""
 
@@ -3388,6 +3434,8 @@ class _Dialect:
 
 class _ModelList(_Dialect):
     """One page of the list of models, in the dialect of a provider."""
+
+    task = "models"
 
     def __init__(self, of: _Dialect, page: str) -> None:
         super().__init__(headers=of.headers, path=of.models_path + page)
@@ -3420,11 +3468,14 @@ class _ModelList(_Dialect):
 class _Embedding(_Dialect):
     """One request for embeddings, in the dialect of a provider."""
 
+    task = "embeddings"
+
     def __init__(self, of: _Dialect) -> None:
         super().__init__(headers=of.headers, of=of)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        path, body = self.of.embedding(model, asked["texts"])  # type: ignore[attr-defined]
+        of: _Dialect = vars(self)["of"]
+        path, body = of.embedding(model, asked["texts"])
         return "POST", path, _merged(body, asked.get("extra", {}))
 
     def check(self, body: JSON) -> None:
@@ -3500,7 +3551,6 @@ class _OpenAI(_Dialect):
         return {"type": "json_schema", "json_schema": {"name": schema.name, "schema": schema.json, **strict}}
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
-        """The request that embeds texts: (path, body)."""
         return "/embeddings", {"model": model, "input": texts, "encoding_format": "float"}
 
     def check(self, body: JSON) -> None:
@@ -3736,6 +3786,7 @@ def _nine_letters(id: Any) -> str:
 class _Completions(_OpenAI):
     """Raw completions at OpenAI-compatible servers: a prompt of text or token ids, tokens back."""
 
+    task = "completion"
     path = "/completions"
     tokens = True
     ask: JSON = {}  # what a provider must be asked for so that token ids come
@@ -3799,6 +3850,7 @@ def _pairs(ids: List[Any], weights: List[Any], count: int) -> List[Tuple[Any, An
 class _LlamaCpp(_Dialect):
     """llama.cpp's own completion, which tells the token ids."""
 
+    task = "completion"
     mark = "content"
     tokens = True
     path = "/completion"

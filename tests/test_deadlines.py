@@ -416,3 +416,21 @@ def test_idle_after_the_finish_reason_is_no_error(server):
     with timed(0.14, 0.15 + GRACE):
         reply = ask(llm, "stream")
     assert (reply.text, reply.finish_reason) == ("Hello", "stop")
+
+
+def test_a_slow_name_lookup_is_left_in_time(monkeypatch):
+    """The system's resolver takes no timeout; a deadline holds all the same, and the lookup's thread ends with it."""
+    released = threading.Event()
+
+    def slow(*args):
+        released.wait(5)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    llm = llmlite.Client("m", base_url="http://far.example/v1", api_key="k", retry=None)
+    started = time.monotonic()
+    with pytest.raises(llmlite.DeadlineExceededError):
+        llm.chat("Hi", deadline=0.2)
+    assert time.monotonic() - started < 0.45
+    assert llm.ledger.unknown == 0
+    released.set()

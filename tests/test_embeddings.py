@@ -94,3 +94,11 @@ def test_pages_of_models(server):
     with client(server, "gemini") as llm:
         assert llm.models() == ["a", "b"]
     assert "pageToken=t%2F1" in server.requests[3].path
+
+
+def test_a_provider_without_embeddings(server):
+    """A provider that offers none is told apart before anything is sent."""
+    llm = llmlite.Client("m", provider="anthropic", base_url=server.url, api_key="k-123456")
+    with pytest.raises(llmlite.ConfigurationError, match="embed"):
+        llm.embed(["a"])
+    assert not server.requests

@@ -534,3 +534,37 @@ def test_replay_of_another_file(tmp_path, content):
         llmlite.replay(str(path), api_key=KEY)
     with pytest.raises(llmlite.ConfigurationError, match="missing"):
         llmlite.replay(str(tmp_path / "missing"), api_key=KEY)
+
+
+def test_replay_sends_no_key_where_a_file_likes(server, monkeypatch, tmp_path):
+    """A file that names another address gets no key from the environment, unless its owner gives one."""
+    path = tmp_path / "theirs.json"
+    saved = {"provider": "openai", "model": "m", "base_url": "https://evil.example/v1", "method": "POST",
+             "path": "/chat/completions", "body": {"model": "m", "messages": []}, "stream": False, "task": "chat"}
+    path.write_text(json.dumps(saved))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(llmlite.ConfigurationError, match="evil.example.*api_key=") as caught:
+        llmlite.replay(str(path))
+    assert KEY not in str(caught.value)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    path.write_text(json.dumps({**saved, "base_url": server.url}))
+    server.reply("again")
+    assert llmlite.replay(str(path)).text == "again"
+
+
+@pytest.mark.parametrize("call, answer", [
+    (lambda llm: llm.embed(["a"]), {"data": [{"index": 0, "embedding": [1]}]}),
+    (lambda llm: llm.models(), {"data": [{"id": "m"}]}),
+    (lambda llm: llm.complete("a"), {"choices": [{"index": 0, "text": "b", "finish_reason": "stop"}]}),
+], ids=["embed", "models", "complete"])
+def test_replay_of_every_kind_of_call(server, tmp_path, call, answer):
+    """Whatever call was saved goes out again as it was, and its answer is read as what it is."""
+    server.error(400)
+    server.json(answer)
+    llm = llmlite.Client("m", base_url=server.url, save_failed=str(tmp_path))
+    with pytest.raises(llmlite.BadRequestError):
+        call(llm)
+    reply = llmlite.replay(str(next(tmp_path.iterdir())))
+    first, again = server.requests
+    assert (first.method, first.path, first.body) == (again.method, again.path, again.body)
+    assert reply.parsed in ([[1]], ["m"], None) and reply.text in ("", "b")
