@@ -99,6 +99,7 @@ _MAX_HEAD = 1 << 20  # bytes: status line and headers, all "100 Continue" includ
 _MAX_HEADER = 1 << 16  # bytes: one header line, as http.client has it
 _MAX_HEADERS = 200  # lines of a head: http.client takes 100
 _MAX_WORDS = 300  # characters of the server's own words in an error's one line
+_SEARCHED = 129  # choices or calls of a stream looked through for an index: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
@@ -576,6 +577,14 @@ def _read_schema(call: _Call, reply: Response) -> None:
                           response=reply) from None
 
 
+def _json_text(value: Any) -> str:
+    """A decoded value as JSON again; "" where it is nested too deep for that."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        return ""
+
+
 def _arguments_of(function: JSON) -> JSON:
     """The arguments of a call in the history, as an object."""
     return _decode_arguments(_str(function.get("arguments")))[0]
@@ -583,7 +592,7 @@ def _arguments_of(function: JSON) -> JSON:
 
 def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
     """A ToolCall from what came over the wire: arguments as JSON text, or as an object already."""
-    raw = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    raw = arguments if isinstance(arguments, str) else _json_text(arguments or {})
     decoded, invalid = _decode_arguments(raw)
     return ToolCall(_str(id), _str(name), decoded, raw, invalid)
 
@@ -1202,6 +1211,7 @@ class _Flow:
         self._skip(data, "is torn")
 
     def _skip(self, data: bytes, why: str) -> None:
+        self.attempt.left(None)  # a million of them take their time too
         if not self.bad:
             _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
                          self.call.words(data))
@@ -1281,7 +1291,7 @@ class _Flow:
             return
         if self.ended or self.finished:
             self.answer.drain()
-        reply = self.reply()
+        self.done = reply = self.reply()
         if self.attempt.billed is not None:
             self.attempt.billed = reply
         self.attempt.end(self.client.ledger)
@@ -2178,8 +2188,9 @@ class _EventDecoder:
                     if data:
                         yield name, data[0] if len(data) == 1 else b"\n".join(data)
                         data, size = [], 0
-                        while self.again:
-                            yield name, self.again.pop(0)
+                        again, self.again = self.again, []
+                        for one in again:
+                            yield name, one
                     name = b""
                 elif line[:6] == b"event:":
                     name = line[6:].strip()
@@ -2207,7 +2218,7 @@ class _BareJSON:
 
     def __init__(self) -> None:
         self._lines: List[bytes] = []
-        self._size = self._tries = 0
+        self._size = self._tried = 0
 
     def feed(self, line: bytes) -> Optional[bytes]:
         """The whole JSON text, when `line` completes it."""
@@ -2217,15 +2228,15 @@ class _BareJSON:
         self._size += len(line)
         if self._size > _MAX_LINE:
             raise _TooLarge(f"bare lines of over {_MAX_LINE >> 20} MiB")
-        if line.rstrip()[-1:] not in (b"}", b"]") or self._tries > 100:  # a hostile server's time is its own
+        if line.rstrip()[-1:] not in (b"}", b"]") or self._tried > _MAX_LINE:  # bytes: what a try costs
             return None
-        self._tries += 1
+        self._tried += self._size
         text = self.rest()
         try:
             json.loads(text.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return None
-        self._lines, self._size, self._tries = [], 0, 0
+        self._lines, self._size, self._tried = [], 0, 0
         return text
 
     def rest(self) -> bytes:
@@ -2850,8 +2861,8 @@ class _Trouble:
         words = [inner.get(name) for name in ("message", "detail", "title")]
         self.message = _first_text(error, *words, outer.get("message"), body)
         self.code = _first(inner.get("code"), outer.get("code"))
-        self.type = _first(inner.get("type"), inner.get("status") if isinstance(inner.get("status"), str) else None)
-        self.request_id = _first(outer.get("request_id"), outer.get("responseId"))
+        self.type = _str(inner.get("type")) or _str(inner.get("status")) or None
+        self.request_id = _str(outer.get("request_id")) or _str(outer.get("responseId")) or None
         self.numbers = (self.code, inner.get("status_code"), outer.get("status_code"), inner.get("status"))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
@@ -3047,11 +3058,13 @@ _SECRET_HEADER = r"(?i)auth|key|token|cookie|secret"
 
 def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
     """`value` with every secret in it replaced: a server may echo the key, anywhere and however deep."""
+    if not secrets:
+        return value
     if isinstance(value, str):
         for secret in secrets:
             value = re.sub(re.escape(secret), "***", value, flags=re.I)  # a header's name comes in lower case
     elif isinstance(value, bytes):
-        return _masked(value.decode("latin-1"), secrets).encode("latin-1") if secrets else value
+        return _masked(value.decode("latin-1"), secrets).encode("latin-1")
     elif depth > 200:
         return "..."
     elif isinstance(value, Response):
@@ -3326,7 +3339,7 @@ def _str(value: Any) -> str:
 
 
 def _int(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, 1 << 53) if isinstance(value, int) and value > 0 else 0
 
 
 def _first(*values: Any) -> Any:
@@ -3336,7 +3349,7 @@ def _first(*values: Any) -> Any:
 def _first_text(*values: Any) -> str:
     """The first that says something, as text."""
     value = next((value for value in values if value and not isinstance(value, dict)), "")
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else _json_text(value)
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
@@ -3460,9 +3473,9 @@ class _ModelList(_Dialect):
     @staticmethod
     def next_page(body: JSON) -> str:
         """What asks for the page after this one; "" after the last."""
-        if body.get("nextPageToken"):
-            return "&pageToken=" + quote(str(body["nextPageToken"]), safe="")
-        return "&after_id=" + quote(str(body.get("last_id")), safe="") if body.get("has_more") is True else ""
+        name = "pageToken" if body.get("nextPageToken") else "after_id" if body.get("has_more") is True else ""
+        value = str(body.get("nextPageToken") or body.get("last_id"))
+        return f"&{name}={quote(value, safe='', errors='replace')}" if name else ""
 
 
 class _Embedding(_Dialect):
@@ -3494,10 +3507,11 @@ class _Embedding(_Dialect):
 
 def _floats(value: Any) -> List[float]:
     """A vector: a list of numbers, or base64 of little-endian float32."""
-    if isinstance(value, str):
-        data = base64.b64decode(value)
-        return list(struct.unpack(f"<{len(data) // 4}f", data))
-    return _list(value)
+    try:
+        data = base64.b64decode(value) if isinstance(value, str) else b""
+        return list(struct.unpack(f"<{len(data) // 4}f", data)) or _list(value)
+    except (ValueError, struct.error):
+        return []
 
 
 def _merged(body: JSON, extra: JSON) -> JSON:
@@ -3568,10 +3582,11 @@ class _OpenAI(_Dialect):
         raw_finish = choice.get("finish_reason")
         finish = _finish_of(raw_finish, calls)
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = Response(text=text or refusal, reasoning=reasoning, tool_calls=calls, raw=body,
+        reply = Response(text=text + refusal, reasoning=reasoning, tool_calls=calls, raw=body,
                          raw_finish_reason=raw_finish,
                          finish_reason="content_filter" if refusal and finish == "stop" else finish,
-                         usage=_openai_usage(body, choice), model=_str(body.get("model")), id=body.get("id"),
+                         usage=_openai_usage(body, choice), model=_str(body.get("model")),
+                         id=_str(body.get("id")) or None,
                          citations=_list(_first(body.get("citations"), message.get("annotations"))))
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
                for key in self.echo if message.get(key)}
@@ -3598,7 +3613,7 @@ class _OpenAI(_Dialect):
         kept = _kept(body, "choices", choice.get("index"))
         message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
-        if not kept["index"]:  # index 0, or none
+        if kept["index"] == 0:
             events += said
         if reason:
             events.append(_FINISH)
@@ -3650,7 +3665,8 @@ def _first_choice(choices: Any) -> JSON:
 def _kept(body: JSON, key: str, index: Any) -> JSON:
     """The choice (or candidate) of a folded body that has this index."""
     choices: List[JSON] = _under(body, key, list)
-    for choice in choices:
+    index = index if type(index) is int else 0
+    for choice in choices[:-_SEARCHED:-1]:
         if choice["index"] == index:
             return choice
     choices.append({"index": index, "message": {}} if key == "choices" else {"index": index, "content": {}})
@@ -3668,7 +3684,8 @@ def _piece_for(piece: JSON, kept: List[JSON]) -> JSON:
     index, id = piece.get("index"), piece.get("id")
     if kept and index is None and (not id or kept[-1].get("id") == id):
         return kept[-1]
-    for item in reversed(kept) if index is not None else ():
+    new = not kept or (len(kept) == index and kept[-1].get("index") == len(kept) - 1)  # the usual: no need to search
+    for item in kept[:-_SEARCHED:-1] if index is not None and not new else ():
         if item.get("index") == index and (not id or item.get("id", id) == id):
             return item
     kept.append({} if index is None else {"index": index})
@@ -3705,7 +3722,9 @@ def _content_text(content: Any) -> Tuple[str, str]:
         return content, ""
     parts = [_dict(part) for part in _list(content)]
     text = "".join(_str(part.get("text")) for part in parts if part.get("type") != "thinking")
-    thoughts = "".join(_content_text(part.get("thinking"))[0] for part in parts if part.get("type") == "thinking")
+    inner = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
+    thoughts = "".join(_str(_dict(one).get("text")) for found in inner for one in (
+        _list(found) if not isinstance(found, str) else [{"text": found}]))
     return text, thoughts
 
 
@@ -3803,7 +3822,7 @@ class _Completions(_OpenAI):
         raw_finish = choice.get("finish_reason")
         return Response(text=_str(choice.get("text")), tokens=tokens, raw=body, raw_finish_reason=raw_finish,
                         finish_reason=_finish_of(raw_finish, ()), usage=_openai_usage(body, choice),
-                        model=_str(body.get("model")), id=body.get("id"))
+                        model=_str(body.get("model")), id=_str(body.get("id")) or None)
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
         kept = _kept(body, "choices", choice.get("index"))
@@ -3811,7 +3830,7 @@ class _Completions(_OpenAI):
         reason = choice.get("finish_reason")
         _gather(kept, "text", _str(choice.get("text")))
         _under(kept, "tokens", list).extend(tokens)
-        if not kept["index"]:
+        if kept["index"] == 0:
             events += [Event("text", token.text, token=token) for token in tokens]
         if reason:
             events.append(_FINISH)
@@ -4009,7 +4028,7 @@ class _Anthropic(_Dialect):
                          citations=[cited for block in blocks for cited in _list(block.get("citations"))],
                          raw={**body, "content": blocks}, raw_finish_reason=raw_finish,
                          finish_reason=_finish_of(raw_finish, calls), usage=_anthropic_usage(_dict(body.get("usage"))),
-                         model=_str(body.get("model")), id=body.get("id"))
+                         model=_str(body.get("model")), id=_str(body.get("id")) or None)
         plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
         reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
         return reply
@@ -4049,6 +4068,8 @@ class _Anthropic(_Dialect):
         name, key = _ANTHROPIC_DELTAS.get(kind if isinstance(kind, str) else "", ("", ""))
         piece = delta.get(name)
         if isinstance(piece, str):
+            if "type" not in block:  # the event that opened the block was lost
+                block["type"] = {"input": "tool_use"}.get(key, key)
             _gather(block, key, piece)
             if key == "text":
                 return [piece]
@@ -4261,7 +4282,8 @@ class _Gemini(_Dialect):
         candidate = _first_choice(body.get("candidates"))
         parts = [_dict(part) for part in _list(_dict(candidate.get("content")).get("parts"))]
         found = [_dict(part["functionCall"]) for part in parts if "functionCall" in part]
-        stem = _str(body.get("responseId")) or "call"
+        stem_id = _str(body.get("responseId")) or None
+        stem = stem_id or "call"
         calls = [_tool_call(call.get("id") or f"{stem}_{at}", call.get("name"), call.get("args"))
                  for at, call in enumerate(found)]
         raw_finish = candidate.get("finishReason")
@@ -4271,7 +4293,7 @@ class _Gemini(_Dialect):
                          tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish,
                          finish_reason="content_filter" if blocked else _finish_of(raw_finish, calls),
                          usage=_gemini_usage(_dict(body.get("usageMetadata"))), model=_str(body.get("modelVersion")),
-                         id=body.get("responseId"), request_id=body.get("responseId"),
+                         id=stem_id, request_id=stem_id,
                          citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")))
         plain = all(set(part) == {"text"} for part in parts)
         reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
@@ -4314,7 +4336,8 @@ _PLAIN_PART = {"text", "thought"}
 def _fold_part(part: JSON, parts: List[JSON]) -> str:
     """Append a part, plain text to plain text; a part with a signature stays as it came.  Returns its text."""
     text = _str(part.get("text"))
-    if parts and part.keys() == parts[-1].keys() and part.keys() <= _PLAIN_PART:
+    if parts and part.keys() == parts[-1].keys() and part.keys() <= _PLAIN_PART and (
+            len(part) == 1 or part.get("thought") == parts[-1].get("thought")):
         _gather(parts[-1], "text", text)
     elif part:
         parts.append(part)

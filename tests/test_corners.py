@@ -1,0 +1,157 @@
+"""Corners that no other file reaches: what is seldom met, and must hold all the same."""
+import inspect
+import io
+import zlib
+
+import pytest
+import requests
+from requests.adapters import BaseAdapter
+
+from tests import llmlite, testing
+from tests.test_processes import forked, forking
+
+SSE = {"Content-Type": "text/event-stream"}
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
+WHOLE = EVENT.replace(b"null", b'"stop"') + b"data: [DONE]\n\n"
+
+
+class Canned(BaseAdapter):
+    """A user's adapter without sockets: each request gets the same stream."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def send(self, request, **options):
+        response = requests.Response()
+        response.status_code, response.url, response.request = 200, request.url, request
+        response.headers["Content-Type"] = SSE["Content-Type"]
+        response.raw = io.BytesIO(self.data)
+        return response
+
+    def close(self):
+        pass
+
+
+def over(data):
+    """A client over such an adapter."""
+    session = requests.Session()
+    session.mount("http://", Canned(data))
+    return llmlite.Client("m", base_url="http://localhost:1", session=session, retry=None)
+
+
+def test_help_shows_defaults_in_words():
+    """The signatures that help() shows say "unset" where None means something, and no address in memory."""
+    shown = str(inspect.signature(llmlite.Client.chat))
+    assert "deadline: 'Optional[float]' = unset" in shown
+    assert "0x" not in shown
+
+
+def test_a_rate_limit_shows_its_numbers():
+    """repr() of a RateLimit is what makes it."""
+    assert repr(llmlite.RateLimit(60, tokens_per_minute=9.5)) == (
+        "RateLimit(requests_per_minute=60, tokens_per_minute=9.5)")
+
+
+def test_a_tool_that_outlasts_the_deadline(server):
+    """The deadline of run_tools() covers the tools' own time: no further request is made."""
+    server.reply("", tool_calls=[{"name": "slow", "arguments": {}}])
+    ended = []
+
+    def slow():
+        """Waits until the deadline is over."""
+        server.wait_for(2, timeout=0.35)
+        ended.append(True)
+
+    llm = llmlite.Client("m", base_url=server.url, retry=None)
+    with llm, pytest.raises(llmlite.DeadlineExceededError, match="deadline of 0.3 s ran out"):
+        llm.run_tools("Hi", [slow], deadline=0.3)
+    assert ended == [True]
+    assert len(server.requests) == 1
+
+
+def test_a_stream_whose_only_choice_is_not_the_first(llm, server):
+    """A server that numbers its one choice 1: the text is told, at the end at the latest, and is on the reply."""
+    server.body(WHOLE.replace(b'"index":0', b'"index":1'), headers=SSE)
+    stream = llm.stream("Hi")
+    assert "".join(stream) == stream.response.text == "hi"
+    assert stream.response.finish_reason == "stop"
+
+
+def test_lists_in_deltas_are_joined(llm, server):
+    """Annotations that come a few in each delta are all on the reply, in order."""
+    delta = 'data: {"choices":[{"index":0,"delta":{"content":"x","annotations":[{"n":%d}]}}]}\n\n'
+    server.body((delta % 1 + delta % 2).encode() + WHOLE, headers=SSE)
+    stream = llm.stream("Hi")
+    assert "".join(stream) == "xxhi"
+    assert stream.response.citations == [{"n": 1}, {"n": 2}]
+
+
+def test_closing_a_stream_that_has_no_socket():
+    """close() of a stream over a user's adapter without sockets ends it, and the ledger books it."""
+    llm = over(EVENT * 3)
+    stream = llm.stream("Hi")
+    assert next(stream) == "hi"
+    stream.close()
+    assert list(stream) == []
+    assert (llm.ledger.calls, llm.ledger.failed) == (1, 0)
+
+
+def test_closing_a_stream_that_the_server_has_reset(llm, server):
+    """close() raises nothing where the connection is gone already, and the next call gets a new one."""
+    server.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + EVENT, testing.RESET)
+    stream = llm.stream("Hi")
+    assert next(stream) == "hi"
+    assert server.wait_idle(1)
+    stream.close()
+    assert stream.text == "hi"
+    server.reply("ok")
+    assert llm.chat("Hi").text == "ok"
+    assert server.connections == 2
+
+
+@forking
+def test_fork_with_an_adapter_of_another_kind():
+    """A child uses a session whose adapter is no HTTPAdapter as its parent did."""
+    llm = over(WHOLE)
+    assert "".join(llm.stream("Hi")) == "hi"
+    assert forked(lambda: "".join(llm.stream("Hi")))() == "hi"
+
+
+def test_bare_lines_beyond_the_limit(llm, server):
+    """JSON between events that goes on for over 16 MiB of lines is refused, not gathered for ever."""
+    server.body(EVENT + b"[\n" + (b" " * (1 << 20) + b"0,\n") * 17 + WHOLE, headers=SSE)
+    stream = llm.stream("Hi")
+    with pytest.raises(llmlite.StreamError, match="answer refused: .*bare lines of over 16 MiB"):
+        list(stream)
+    assert stream.text == "hi"
+
+
+@pytest.mark.parametrize("size, count", [(86, 763), (113, 580), (149, 440), (164, 400), (163, 6433)])
+def test_deflate_whose_last_bytes_come_late(llm, server, size, count):
+    """Raw deflate has no trailer: an event that is still inside the inflater when its input ends is not lost.
+
+    With these sizes zlib has taken all of its input when it is as far as a piece of 64 KiB, or of 1 MiB.
+    """
+    event = EVENT.replace(b"null", b'"stop"').rstrip()
+    event += b" " * (size - len(event) - 2) + b"\n\n"
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(event * count) + packer.flush()
+    server.body(packed, headers={**SSE, "Content-Encoding": "deflate"})
+    assert "".join(llm.stream("Hi")) == "hi" * count
+
+
+def test_a_socks_proxy_without_its_package(llm, server, monkeypatch):
+    """A SOCKS proxy that requests cannot use is an LLMError that names it, not requests' own exception."""
+    try:
+        import socks  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("PySocks is installed")
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(llmlite.APIConnectionError, match="SOCKS"):
+        llm.chat("Hi")
+    assert server.requests == []
