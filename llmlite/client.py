@@ -96,10 +96,13 @@ Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 _MAX_LINE = 16 << 20  # bytes: no provider sends an event near this; a line without end must not eat the memory
 _MAX_BODY = 256 << 20  # bytes, decoded: what a decompression bomb may grow to
 _MAX_HEAD = 1 << 20  # bytes: status line and headers, all "100 Continue" included
+_MAX_MODELS = 100_000  # names: a server whose pages never end must not hold the caller for ever
+_LARGE = 800  # bytes: a chunk below it cannot be nested so deep that it matters
+_MAX_DEPTH = 100  # levels of a body's JSON: deeper is no answer, and could be neither pickled nor copied
 _MAX_HEADER = 1 << 16  # bytes: one header line, as http.client has it
 _MAX_HEADERS = 200  # lines of a head: http.client takes 100
 _MAX_WORDS = 300  # characters of the server's own words in an error's one line
-_SEARCHED = 129  # choices or calls of a stream looked through for an index: a hostile server may invent any number
+_MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
@@ -812,12 +815,12 @@ class Client:
         """The ids of the models the provider offers."""
         names: List[str] = []
         page = ""
-        for ask in self._within(locals()):
+        for ask in self._within(locals()):  # pragma: no branch: it runs on, or raises
             pages = _ModelList(self._chat, page)
             reply = self._perform(self._plan(pages, ask, stream=False))
             names += reply.parsed
             page = pages.next_page(reply.raw)
-            if not page or not reply.parsed:
+            if not page or not reply.parsed or len(names) > _MAX_MODELS:
                 break
         return names
 
@@ -1135,7 +1138,7 @@ class _Flow:
             except (ValueError, StopIteration, RecursionError):
                 chunk, end, text = _UNSET, 0, ""
             if (type(chunk) is not dict or mark not in chunk or "error" in chunk or end != len(text)
-                    or name and name in _ODD_NAMES):
+                    or name and name in _ODD_NAMES or end > _LARGE):
                 chunk = self._odd(name, data, chunk, text[end:], decoder)
                 if self.ended:
                     break
@@ -1219,7 +1222,7 @@ class _Flow:
 
     def _odd(self, name: bytes, data: bytes, chunk: Any, rest: str, decoder: _EventDecoder) -> Any:
         """A chunk that is not the usual one: an error, a whole reply in one piece, or nothing of use."""
-        if chunk is _UNSET or (rest and not rest.isspace()):
+        if chunk is _UNSET or (rest and not rest.isspace()) or (len(data) > _LARGE and not _is_shallow(chunk)):
             chunk = self._unreadable(name, data, decoder)
         if type(chunk) is list and chunk:
             chunk = chunk[0]
@@ -1971,7 +1974,7 @@ class _Gate:
             if time.monotonic() + delay > call.deadline:
                 raise DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=delay,
                                             why=f"the client's calls are held back for {delay:.1f} s more")
-            time.sleep(delay)
+            time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
     def _delay(self, call: _Call) -> float:
         now = time.monotonic()
@@ -2322,12 +2325,10 @@ class _HTTPResponse(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read the head as http.client does, less the email parser, which takes a fifth of a call's time."""
-        if self.headers is not None:
-            return
-        version, status, reason = self._read_status()
+        version, status, reason = self._read_status()  # type: ignore[attr-defined]
         while 100 <= status < 200 and status != 101:  # interim answers (RFC 9110, 15.2): the real one follows
             self._read_headers()
-            version, status, reason = self._read_status()
+            version, status, reason = self._read_status()  # type: ignore[attr-defined]
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise http.client.UnknownProtocol(version)
         self.code = self.status = status
@@ -2337,9 +2338,9 @@ class _HTTPResponse(http.client.HTTPResponse):
         self.chunk_left = None
         length = self.msg.get("content-length", "")
         self.length = int(length) if not self.chunked and re.fullmatch("[0-9]{1,18}", length) else None
-        if status in (101, 204, 304) or self._method == "HEAD":
+        if status in (101, 204, 304) or self._method == "HEAD":  # type: ignore[attr-defined]
             self.length = 0
-        self.will_close = self._check_close() or not (self.chunked or self.length is not None)
+        self.will_close = self._check_close() or not (self.chunked or self.length is not None)  # type: ignore[attr-defined]
         self.wire.in_head = False
 
     def _read_headers(self) -> http.client.HTTPMessage:
@@ -2396,8 +2397,6 @@ class _Bounded:
 
     def _new_conn(self: Any) -> Any:
         attempt, host, error = self.local.attempt, self._dns_host, None
-        if attempt is None:
-            return super()._new_conn()  # type: ignore[misc]
         attempt.reused = False
         try:
             addresses = _addresses(host, self.port, attempt)
@@ -2418,26 +2417,20 @@ class _Bounded:
 
     def send(self: Any, data: Any) -> None:
         attempt = self.local.attempt
-        if attempt is not None:
-            if self.sock is None and self.auto_open:
-                self.connect()
-            if self.sock is not None:
-                self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
-            attempt.sent = True
+        if self.sock is None:
+            self.connect()
+        self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
+        attempt.sent = True
         super().send(data)  # type: ignore[misc]
 
     def _tunnel(self: Any) -> None:
         try:
             super()._tunnel()  # type: ignore[misc]
         finally:
-            if self.local.attempt is not None:
-                self.local.attempt.sent = False  # that was for the proxy
+            self.local.attempt.sent = False  # that was for the proxy
 
-    def response_class(self, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
-        attempt = self.local.attempt
-        if attempt is None:
-            return http.client.HTTPResponse(sock, *args, **kwargs)
-        return _HTTPResponse(_Wire(sock, attempt, in_head=True), *args, **kwargs)
+    def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
+        return _HTTPResponse(_Wire(sock, self.local.attempt, in_head=True), *args, **kwargs)
 
 
 def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
@@ -2501,16 +2494,15 @@ class _Reconnect(urllib3.Retry):
 
     def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
                   _pool: Any = None, _stacktrace: Any = None) -> _Reconnect:
-        attempt = self.local.attempt
-        if attempt is None or (_is_stale(error, attempt)):
+        attempt: Any = self.local.attempt
+        if _is_stale(error, attempt):
             return self
         if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
             raise error  # the request was on its way: our own loop decides
         again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
-        policy = attempt.call.policy
-        if policy is not None:
-            attempt.left(None)
-            time.sleep(min(policy._delay("normal", len(self.history)), attempt.left(math.inf) or 0.0))
+        policy: RetryPolicy = attempt.call.policy  # there is one: without, `super` raises
+        attempt.left(None)
+        time.sleep(min(policy._delay("normal", len(self.history)), attempt.left(math.inf) or 0.0))
         return again
 
 
@@ -2536,7 +2528,7 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):
+        if not proxy.lower().startswith("socks"):  # pragma: no branch: SOCKS needs a package that tests have not
             self._bind(manager)
             manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
         return manager
@@ -2696,7 +2688,7 @@ class _Answer:
         self._http: Any = getattr(response.raw, "_fp", None)  # http.client's response, or what a mock put in its place
         self.status = attempt.status = response.status_code
         self.headers = response.headers
-        self._whole = self._released = False
+        self._whole = False
         if attempt.wire is None:
             _bound(self._http, attempt)
 
@@ -2752,9 +2744,6 @@ class _Answer:
 
     def release(self) -> None:
         """Hand the connection back if the answer was read to its end, else close it."""
-        if self._released:
-            return
-        self._released = True
         if self._whole and isinstance(self._http, http.client.HTTPResponse):
             self._http.close()
             self._response.raw.release_conn()
@@ -2979,9 +2968,19 @@ def _request_id(headers: Mapping[str, str]) -> Optional[str]:
 def _json_or(other: Any, payload: bytes) -> Any:
     """What JSON says, or `other` if it is none."""
     try:
-        return json.loads(payload.decode("utf-8-sig", "replace"))
+        value = json.loads(payload.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return other
+    return value if payload.count(b"[") + payload.count(b"{") < _MAX_DEPTH or _is_shallow(value) else other
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether a value is nested no deeper than what pickles, copies and prints."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [item for outer in level if isinstance(outer, (dict, list))
+                 for item in (outer.values() if isinstance(outer, dict) else outer)]
+    return not level
 
 
 def _holds_error(body: JSON, mark: str) -> bool:
@@ -3070,7 +3069,7 @@ def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
     elif isinstance(value, Response):
         vars(value).update({name: _masked(item, secrets, depth + 1) for name, item in vars(value).items()})
     elif isinstance(value, (list, tuple)):
-        items = [_masked(item, secrets, depth + 1) for item in value]
+        items = [item if type(item) in (int, float) else _masked(item, secrets, depth + 1) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     elif isinstance(value, (dict, requests.structures.CaseInsensitiveDict)):
         return type(value)({_masked(key, secrets): _masked(item, secrets, depth + 1) for key, item in value.items()})
@@ -3666,9 +3665,11 @@ def _kept(body: JSON, key: str, index: Any) -> JSON:
     """The choice (or candidate) of a folded body that has this index."""
     choices: List[JSON] = _under(body, key, list)
     index = index if type(index) is int else 0
-    for choice in choices[:-_SEARCHED:-1]:
+    for choice in reversed(choices):
         if choice["index"] == index:
             return choice
+    if len(choices) >= _MAX_CALLS:
+        raise _TooLarge(f"a reply of over {_MAX_CALLS} choices")
     choices.append({"index": index, "message": {}} if key == "choices" else {"index": index, "content": {}})
     return choices[-1]
 
@@ -3685,9 +3686,11 @@ def _piece_for(piece: JSON, kept: List[JSON]) -> JSON:
     if kept and index is None and (not id or kept[-1].get("id") == id):
         return kept[-1]
     new = not kept or (len(kept) == index and kept[-1].get("index") == len(kept) - 1)  # the usual: no need to search
-    for item in kept[:-_SEARCHED:-1] if index is not None and not new else ():
+    for item in reversed(kept) if index is not None and not new else ():
         if item.get("index") == index and (not id or item.get("id", id) == id):
             return item
+    if len(kept) >= _MAX_CALLS:
+        raise _TooLarge(f"a reply of over {_MAX_CALLS} tool calls")
     kept.append({} if index is None else {"index": index})
     return kept[-1]
 
