@@ -622,8 +622,13 @@ class Ledger:
         self._clear()
 
     def _clear(self) -> None:
-        self.usage = _NO_USAGE
-        self.calls = self.attempts = self.retries = self.empty = self.failed = self.unknown = 0
+        self.usage: Usage = _NO_USAGE
+        self.calls: int = 0
+        self.attempts: int = 0
+        self.retries: int = 0
+        self.empty: int = 0
+        self.failed: int = 0
+        self.unknown: int = 0
         self.by_model: Dict[str, Usage] = {}
 
     def snapshot(self) -> JSON:
@@ -2446,7 +2451,7 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
     if attempt.deadline == math.inf or re.fullmatch(r"[0-9.]+|\[?[0-9a-f:]+\]?", host):
         look_up()
     else:  # the system's resolver takes no timeout: a thread is the only way to leave it in time
-        thread = threading.Thread(target=look_up, daemon=True)
+        thread = threading.Thread(target=look_up, name="name lookup", daemon=True)
         thread.start()
         thread.join(attempt.left(None))
         attempt.left(None)

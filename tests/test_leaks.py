@@ -78,7 +78,7 @@ def test_a_stream_that_is_left(server, dialect, leave):
     before = descriptors()
     leave(lambda: getattr(llm, method)("Hi"))
     assert settles(lambda: server.open_connections, 0)
-    assert settles(descriptors, before)
+    assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
     assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.failed, llm.ledger.unknown) == (1, 1, 0, 0)
 
 
@@ -117,7 +117,7 @@ def test_failures_in_a_row(server, name):
                     ask("Hi")
         assert settles(lambda: server.open_connections <= 1, True)
     assert settles(lambda: server.open_connections, 0)
-    assert settles(descriptors, before)
+    assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
 
 
 # ---------------------------------------------------------------------------------------------------- the program's end
@@ -346,5 +346,5 @@ def test_64_threads(server):
         assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.failed) == (384, 384, 0)
         assert (server.connections, server.open_connections) == (64, 64)
     assert settles(lambda: server.open_connections, 0)
-    assert settles(descriptors, before)
+    assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
     assert settles(threading.active_count, threads)
