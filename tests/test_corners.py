@@ -1,6 +1,7 @@
 """Corners that no other file reaches: what is seldom met, and must hold all the same."""
 import inspect
 import io
+import json
 import zlib
 
 import pytest
@@ -155,3 +156,58 @@ def test_a_socks_proxy_without_its_package(llm, server, monkeypatch):
     with pytest.raises(llmlite.APIConnectionError, match="SOCKS"):
         llm.chat("Hi")
     assert server.requests == []
+
+
+def test_a_folded_header(llm, server):
+    """A header that goes on in the next line (obsolete, RFC 9112 5.2) is one value."""
+    server.raw(b"HTTP/1.1 200 OK\r\nX-Long: one\r\n two\r\nContent-Length: %d\r\n\r\n%s" % (len(WHOLE), WHOLE))
+    stream = llm.stream("Hi")
+    assert list(stream) == ["hi"] and stream.response.headers["x-long"] == "one two"
+
+
+def test_another_version_of_http(server):
+    """An answer in a version that is not HTTP/1 is told apart."""
+    server.raw(b"HTTP/3.0 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        with pytest.raises(llmlite.APIConnectionError, match="answer is not HTTP"):
+            llm.chat("Hi")
+
+
+@pytest.mark.parametrize("vector", ["A", "AAAA"], ids=["no base64", "no floats"])
+def test_a_vector_that_is_none(server, vector):
+    """An embedding that is neither numbers nor base64 of floats is an error, not an odd vector."""
+    server.json({"data": [{"index": 0, "embedding": vector}]})
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        with pytest.raises(llmlite.ResponseError, match="no embeddings"):
+            llm.embed(["a"])
+
+
+@pytest.mark.parametrize("delta", [
+    b'{"choices":[%s]}' % b",".join(b'{"index":%d}' % at for at in range(1200)),
+    b'{"choices":[{"index":0,"delta":{"tool_calls":[%s]}}]}' % b",".join(b'{"index":%d}' % at for at in range(1200)),
+], ids=["choices", "calls"])
+def test_more_choices_or_calls_than_anybody_asks_for(server, delta):
+    """A reply of over a thousand choices or tool calls is refused: a hostile server may invent any number."""
+    server.body(EVENT + b"data: " + delta + b"\n\n", headers=SSE)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm, pytest.raises(llmlite.StreamError) as caught:
+        list(llm.stream("Hi"))
+    assert "over 1000" in str(caught.value) and caught.value.response.text == "hi"
+
+
+def test_arguments_nested_too_deep(server):
+    """Arguments that come as an object and cannot be written as JSON again are an invalid call, not a crash."""
+    deep = json.loads("[" * 90 + "]" * 90)
+    with llmlite.Client("m", provider="gemini", base_url=server.url, api_key="k", retry=None) as llm:
+        server.json({"candidates": [{"finishReason": "STOP", "content": {"parts": [
+            {"functionCall": {"name": "f", "args": {"x": deep}}}]}}]})
+        assert llm.chat("Hi").tool_calls[0].arguments == {"x": deep}
+
+
+def test_thoughts_told_apart_from_the_answer(server):
+    """Pieces of thought and of answer by turns stay what they are."""
+    parts = [{"text": "a", "thought": True}, {"text": "b", "thought": True}, {"text": "c"}, {"text": "d"}, {}]
+    events = [b"data: %s\n\n" % json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode() for part in parts]
+    server.body(b"".join(events) + b'data: {"candidates": [{"finishReason": "STOP"}]}\n\n', headers=SSE)
+    with llmlite.Client("m", provider="gemini", base_url=server.url, api_key="k", retry=None) as llm:
+        stream = llm.stream("Hi")
+        assert "".join(stream) == "cd" and stream.response.reasoning == "ab"
