@@ -149,15 +149,15 @@ class LLMError(Exception):
         retry_after: seconds the server asks to wait, or None.
     """
 
-    provider = ""
-    why = ""
-    hint = ""
-    attempts = 0
-    elapsed = 0.0
+    provider: str = ""
+    why: str = ""
+    hint: str = ""
+    attempts: int = 0
+    elapsed: float = 0.0
     response: Optional[Response] = None
     last_error: Optional[LLMError] = None
     retry_after: Optional[float] = None
-    _kind = ""  # how it is retried: "" never, "normal", "rate" (a rate limit), "empty" (only with retry_empty)
+    _kind: str = ""  # how it is retried: "" never, "normal", "rate" (a rate limit), "empty" (only with retry_empty)
 
     def __init__(self, what: str = "", **fields: Any) -> None:
         super().__init__(what)
@@ -205,8 +205,8 @@ class APIError(LLMError):
         body: the whole decoded body, or its text.
     """
 
-    status_code = 0
-    message = ""
+    status_code: int = 0
+    message: str = ""
     code: Any = None
     type: Optional[str] = None
     request_id: Optional[str] = None
@@ -257,7 +257,7 @@ class OverloadedError(ServerError):
 class ResponseError(LLMError):
     """A status of 2xx, but not an answer: HTML, broken JSON, no choices, a stream without one event."""
 
-    status_code = 0
+    status_code: int = 0
     headers: Mapping[str, str] = {}
     body: Any = None
     request_id: Optional[str] = None
@@ -461,7 +461,8 @@ class RateLimit:
     """Holds a client's calls back before the server has to: at most so many requests and tokens a minute, evenly."""
 
     def __init__(self, requests_per_minute: Optional[float] = None, tokens_per_minute: Optional[float] = None) -> None:
-        self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
+        self.requests_per_minute: Optional[float] = requests_per_minute
+        self.tokens_per_minute: Optional[float] = tokens_per_minute
         for name, value in vars(self).items():
             if value is not None and (not isinstance(value, (int, float)) or not 0 < value < math.inf):
                 raise ConfigurationError(f"{name}={value!r}: RateLimit takes a number above zero, or None")
@@ -644,12 +645,12 @@ class Ledger:
             self._clear()
         return last
 
-    def failed_one(self) -> None:
+    def _failed_one(self) -> None:
         """A call has ended in an error."""
         with self._lock:
             self.failed += 1
 
-    def book(self, attempt: _Attempt) -> None:
+    def _book(self, attempt: _Attempt) -> None:
         """An attempt has ended."""
         with self._lock:
             self.attempts += 1
@@ -663,7 +664,7 @@ class Ledger:
             elif attempt.sent and not attempt.status:
                 self.unknown += 1
 
-    def after_fork(self) -> None:  # pragma: no cover: runs in forked children, which the tests look at from outside
+    def _after_fork(self) -> None:  # pragma: no cover: runs in forked children, which the tests look at from outside
         """The lock may be held by a thread that this process does not have."""
         self._lock = threading.Lock()
 
@@ -713,7 +714,8 @@ class Client:
                  save_failed: Optional[str] = None, fallbacks: Sequence[Union[str, Client]] = (),
                  skip_bad_events: bool = False) -> None:
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
-        self._provider, self._base_url, self.model = _find_provider(model, provider, base_url)
+        self._provider, self._base_url, found = _find_provider(model, provider, base_url)
+        self.model: str = found
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._key = _find_key(self._provider, self._base_url, api_key)
         self._timeout = _checked_timeout(timeout)
@@ -724,7 +726,7 @@ class Client:
         self._session = session
         self._skip_bad_events = skip_bad_events
         self._save_failed = save_failed or os.environ.get("LLMLITE_SAVE_FAILED")
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
         self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
         self._transport = _Transport(session, retry)
         self._pid = os.getpid()
@@ -996,7 +998,7 @@ class Client:
     def _fail(self, call: _Call, error: LLMError) -> None:
         """A call has ended in an error: count it, log it, save it."""
         if not (call.has_fallback and _is_fallen_from(error)):
-            self.ledger.failed_one()
+            self.ledger._failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
@@ -1005,7 +1007,7 @@ class Client:
         """A forked child gets its own connections and locks: the parent's may be in use, or held by lost threads."""
         if os.getpid() != self._pid:  # pragma: no cover: in forked children
             self._pid = os.getpid()
-            self.ledger.after_fork()
+            self.ledger._after_fork()
             self._gate.after_fork()
             self._transport = _Transport(self._session, self._retry, forked=True)
 
@@ -1028,8 +1030,8 @@ class Stream:
         print(stream.response.usage)
     """
 
-    def __init__(self, flow: _Flow) -> None:
-        self._flow = flow
+    def __init__(self, flow: Any) -> None:
+        self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
         self._pieces = _pieces_of(self._events, flow.call.dialect.tokens)
@@ -1058,7 +1060,7 @@ class Stream:
         """Close the connection; a thread that is reading the stream comes to its end."""
         self._flow.cancel()
         try:
-            self._events.close()  # type: ignore[attr-defined]
+            self._events.close()
         except ValueError:  # another thread is inside: it has been woken, and closes
             pass
 
@@ -1925,7 +1927,7 @@ class _Attempt:
             if self.answer is not None:
                 self.answer.release()
             self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-            ledger.book(self)
+            ledger._book(self)
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
@@ -1981,7 +1983,8 @@ class _Gate:
     def _delay(self, call: _Call) -> float:
         now = time.monotonic()
         if self._until > now:
-            return self._until - now + random.uniform(0, self._spread)
+            spare = max(0.0, call.deadline - self._until) / 2  # the spread must not eat what a deadline leaves
+            return self._until - now + random.uniform(0, min(self._spread, spare))
         if not self._buckets:
             return 0.0
         with self._lock:

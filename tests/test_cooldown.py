@@ -288,3 +288,12 @@ def test_limit_is_checked(field, value):
     """A limit of nothing, or of no number, is refused and named."""
     with pytest.raises(llmlite.ConfigurationError, match=field):
         llmlite.RateLimit(**{field: value})
+
+
+def test_the_spread_leaves_a_deadline_its_time(server):
+    """A wait that fits into the deadline is waited: the spread after it is cut to what is left, not held against it."""
+    for _ in range(6):
+        server.error(429, retry_after=0.3)
+        server.reply("ok")
+        llm = llmlite.Client("m", base_url=server.url)
+        assert llm.chat("Hi", deadline=0.34).text == "ok"
