@@ -3861,8 +3861,8 @@ def _tokens_of(choice: JSON) -> List[Token]:
     rows = [_dict(row) for row in _list(logprobs.get("content"))]
     if rows:  # as llama.cpp writes them
         return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
-    words, weights = _list(logprobs.get("tokens")), _list(logprobs.get("token_logprobs"))
-    if words and "".join(_str(word) for word in words) == text:
+    words, weights = [_str(word) for word in _list(logprobs.get("tokens"))], _list(logprobs.get("token_logprobs"))
+    if words and "".join(words) == text:
         return [Token(word, *pair) for word, pair in zip(words, _pairs(ids, weights, len(words)))]
     pairs = _pairs(ids, weights, len(ids) or (1 if text else 0))
     # several ids and one text: the text was held back until the last of them made it whole
@@ -4321,14 +4321,14 @@ class _Gemini(_Dialect):
 
     @staticmethod
     def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
-        kept = _kept(body, "candidates", candidate.setdefault("index", 0))
+        kept = _kept(body, "candidates", candidate.pop("index", 0))
         content = candidate.pop("content", None)
         kept.update(candidate)
         parts: List[JSON] = _under(kept["content"], "parts", list)
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():
             text = _fold_part(part, parts) if type(part) is dict else ""
-            if text and not candidate["index"]:
+            if text and kept["index"] == 0:
                 events.append(Event("reasoning", text) if "thought" in part and part["thought"] else text)
         if candidate.get("finishReason"):
             events.append(_FINISH)
