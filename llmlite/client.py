@@ -1134,7 +1134,7 @@ class _Flow:
 
     def _decoded(self) -> Iterator[Any]:
         dialect, body = self.call.dialect, self.body
-        decoder, mark, parse_event = _EventDecoder(), dialect.mark, dialect.parse_event
+        decoder, mark, parse_event, told = _EventDecoder(), dialect.mark, dialect.parse_event, False
         for name, data in decoder.decode(self._received()):
             try:
                 text = data.decode()
@@ -1158,10 +1158,11 @@ class _Flow:
                 elif event is _END:
                     self.ended = True
                 else:
-                    self.told = True
+                    told = True
                     yield event
             if self.ended:
                 break
+        self.told = told
         if not self.events:
             self._nothing(decoder.stray)
         if not (self.ended or self.finished):
@@ -3615,7 +3616,8 @@ class _OpenAI(_Dialect):
         return events
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
-        kept = _kept(body, "choices", choice.get("index"))
+        choices, index = body.get("choices"), choice.get("index")
+        kept = choices[0] if choices and choices[0]["index"] == index else _kept(body, "choices", index)
         message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
         if kept["index"] == 0:
@@ -4045,7 +4047,8 @@ class _Anthropic(_Dialect):
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         kind = chunk.get("type")
         if kind == "content_block_delta":
-            return self._delta(_block_at(body, chunk.get("index")), _dict(chunk.get("delta")))
+            delta = chunk.get("delta")
+            return self._delta(_block_at(body, chunk.get("index")), delta if type(delta) is dict else {})
         if kind == "content_block_start":
             return self._start(_block_at(body, chunk.get("index")), _dict(chunk.get("content_block")))
         if kind == "message_start":
@@ -4137,7 +4140,9 @@ def _image_url(part: JSON) -> str:
 
 def _block_at(body: JSON, index: Any) -> JSON:
     """The block of a message that is being folded."""
-    blocks: List[JSON] = _under(body, "content", list)
+    blocks: List[JSON] = body["content"] if type(body.get("content")) is list else _under(body, "content", list)
+    if type(index) is int and 0 <= index < len(blocks) and type(blocks[index]) is dict:
+        return blocks[index]
     if type(index) is not int or not 0 <= index < len(blocks) + 100:  # a hostile index must not fill the memory
         index = len(blocks)
     blocks.extend({} for _ in range(index + 1 - len(blocks)))
@@ -4339,15 +4344,16 @@ _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think wit
     "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
 
 
-_PLAIN_PART = {"text", "thought"}
+_THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 
 
 def _fold_part(part: JSON, parts: List[JSON]) -> str:
     """Append a part, plain text to plain text; a part with a signature stays as it came.  Returns its text."""
     text = _str(part.get("text"))
-    if parts and part.keys() == parts[-1].keys() and part.keys() <= _PLAIN_PART and (
-            len(part) == 1 or part.get("thought") == parts[-1].get("thought")):
-        _gather(parts[-1], "text", text)
+    last = parts[-1] if parts else {}
+    if "text" in part and "text" in last and (len(part) == len(last) == 1 or (
+            part.keys() == last.keys() == _THOUGHT and part["thought"] == last["thought"])):
+        _gather(last, "text", text)
     elif part:
         parts.append(part)
     return text
