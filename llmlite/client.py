@@ -3678,7 +3678,8 @@ def _kept(body: JSON, key: str, index: Any) -> JSON:
             return choice
     if len(choices) >= _MAX_CALLS:
         raise _TooLarge(f"a reply of over {_MAX_CALLS} choices")
-    choices.append({"index": index, "message": {}} if key == "choices" else {"index": index, "content": {}})
+    choices.append({"index": index, "message": {}} if key == "choices" else {
+        "index": index, "content": {"role": "model", "parts": []}})
     return choices[-1]
 
 
@@ -4326,10 +4327,11 @@ class _Gemini(_Dialect):
 
     @staticmethod
     def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
-        kept = _kept(body, "candidates", candidate.pop("index", 0))
-        content = candidate.pop("content", None)
-        kept.update(candidate)
-        parts: List[JSON] = _under(kept["content"], "parts", list)
+        candidates, index, content = body.get("candidates"), candidate.pop("index", 0), candidate.pop("content", None)
+        kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(body, "candidates", index)
+        if candidate:
+            kept.update(candidate)
+        parts: List[JSON] = kept["content"]["parts"]
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():
             text = _fold_part(part, parts) if type(part) is dict else ""
