@@ -32,6 +32,7 @@ import hashlib
 import http.client
 import inspect
 import io
+import itertools
 import json
 import logging
 import math
@@ -100,7 +101,11 @@ _MAX_MODELS = 100_000  # names: a server whose pages never end must not hold the
 _LARGE = 800  # bytes: a chunk below it cannot be nested so deep that it matters
 _MAX_DEPTH = 100  # levels of a body's JSON: deeper is no answer, and could be neither pickled nor copied
 _MAX_HEADER = 1 << 16  # bytes: one header line, as http.client has it
+_MAX_INTERIM = 1000  # "100 Continue" and the like before an answer: a flood of them is dear to read
 _MAX_HEADERS = 200  # lines of a head: http.client takes 100
+_MAX_ERROR = 1 << 20  # bytes: what is read and kept of an error's body; the deadline leaves no time for more
+_MAX_MESSAGE = 1 << 16  # characters of an error's message
+_MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
 _MAX_WORDS = 300  # characters of the server's own words in an error's one line
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
@@ -988,7 +993,7 @@ class Client:
             self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
         final, delay = _decide(policy, call, error)
         if final is not None:
-            self._fail(call, _sealed(final, call))
+            self._fail(call, final if final is error else _sealed(final, call))
             raise final
         call.last_error = error
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
@@ -1092,7 +1097,9 @@ _OPENED = Event("opened")
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
-_ODD_NAMES = (_BARE, b"error")  # events that are not plain data
+_NO_DATA: List[_Said] = []  # from parse_event: a sign of life, no more
+_PINGS = ("ping", "keepalive", "keep-alive", "heartbeat")
+_ODD_NAMES = (_BARE, b"error", *(name.encode() for name in _PINGS))  # events that are not plain data
 
 
 class _Flow:
@@ -1149,6 +1156,8 @@ class _Flow:
                 if chunk is None:
                     continue
             events = parse_event(chunk, body)
+            if events is _NO_DATA:
+                continue
             self.events += 1
             if self.events == 1:
                 yield _OPENED
@@ -1233,6 +1242,8 @@ class _Flow:
             chunk = chunk[0]
         if type(chunk) is not dict:
             self.bad += chunk is not None
+            return None
+        if name.decode("latin-1") in _PINGS or chunk.get("type") in _PINGS:
             return None
         if name == b"error" and "error" not in chunk:
             chunk = {"error": chunk}
@@ -1872,15 +1883,14 @@ class _Call:
         self.limit = limit
         self.deadline = math.inf if limit is None else self.started + limit
 
-    def secrets(self) -> List[str]:
+    def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
         named = [value for name, value in self.headers.items() if value and re.search(_SECRET_HEADER, name)]
-        words = [word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2])]  # "Bearer KEY"
-        return [word for word in words if len(word) > 5]  # "local" and the like are no secrets
+        return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
 
     def words(self, text: Any) -> str:
         """The server's own words, fit for one line, without a key that it echoes."""
-        return _words(_masked(text[:_MAX_HEAD], self.secrets()))
+        return _words(self.mask().of(text, room=_MAX_MESSAGE))
 
 
 class _Attempt:
@@ -2237,7 +2247,7 @@ class _BareJSON:
         self._size += len(line)
         if self._size > _MAX_LINE:
             raise _TooLarge(f"bare lines of over {_MAX_LINE >> 20} MiB")
-        if line.rstrip()[-1:] not in (b"}", b"]") or self._tried > _MAX_LINE:  # bytes: what a try costs
+        if line.rstrip()[-1:] not in (b"}", b"]") or self._tried > _MAX_ERROR:  # bytes: what the tries have cost
             return None
         self._tried += self._size
         text = self.rest()
@@ -2311,6 +2321,10 @@ class _Wire:
         if self.received > _MAX_HEAD:
             raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
 
+    def look(self) -> None:
+        """Look at the clock: what has come already is read without asking the socket."""
+        self._attempt.left(None)
+
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
         try:
@@ -2332,9 +2346,14 @@ class _HTTPResponse(http.client.HTTPResponse):
     def begin(self) -> None:
         """Read the head as http.client does, less the email parser, which takes a fifth of a call's time."""
         version, status, reason = self._read_status()  # type: ignore[attr-defined]
-        while 100 <= status < 200 and status != 101:  # interim answers (RFC 9110, 15.2): the real one follows
+        for _ in range(_MAX_INTERIM):  # interim answers (RFC 9110, 15.2): the real one follows
+            if not 100 <= status < 200 or status == 101:
+                break
             self._read_headers()
+            self.wire.look()
             version, status, reason = self._read_status()  # type: ignore[attr-defined]
+        else:
+            raise _TooLarge(f"over {_MAX_INTERIM} interim answers")
         if not version.startswith(("HTTP/1.", "HTTP/0.9")):
             raise http.client.UnknownProtocol(version)
         self.code = self.status = status
@@ -2729,7 +2748,7 @@ class _Answer:
         try:
             for piece in self.pieces():
                 body += piece
-                if len(body) > _MAX_HEAD:
+                if len(body) > _MAX_ERROR:
                     break
         except _WIRE_ERRORS:
             pass
@@ -2777,7 +2796,7 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             if inflater is None:
                 raw = encoding == "deflate" and piece[0] & 15 != 8  # zlib's first byte names the method, 8
                 inflater = zlib.decompressobj(-15 if raw else 47)
-            out = inflater.decompress(piece, _PIECE << 4)
+            out = inflater.decompress(piece, _PIECE)  # no more: between two pieces somebody looks at the clock
             if out:
                 yield out
             piece = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
@@ -2855,25 +2874,32 @@ class _Trouble:
         inner = error if isinstance(error, dict) else outer
         words = [inner.get(name) for name in ("message", "detail", "title")]
         self.message = _first_text(error, *words, outer.get("message"), body)
-        self.code = _first(inner.get("code"), outer.get("code"))
-        self.type = _str(inner.get("type")) or _str(inner.get("status")) or None
-        self.request_id = _str(outer.get("request_id")) or _str(outer.get("responseId")) or None
-        self.numbers = (self.code, inner.get("status_code"), outer.get("status_code"), inner.get("status"))
+        self.code = _first(_short(inner.get("code")), _short(outer.get("code")))
+        self.type = _short(_str(inner.get("type"))) or _short(_str(inner.get("status"))) or None
+        self.request_id = _short(_str(outer.get("request_id"))) or _short(_str(outer.get("responseId"))) or None
+        self.numbers = (self.code, *(_short(it) for it in (
+            inner.get("status_code"), outer.get("status_code"), inner.get("status"))))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
-        known = (self.code, self.type, inner.get("status"), self.metadata.get("error_type"),
-                 self.metadata.get("limit_source"), _dict(inner.get("details")).get("error_code"))
+        known = (self.code, self.type, *(_short(it) for it in (
+            inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
+            _dict(inner.get("details")).get("error_code"))))
         self.words = {str(word) for word in known if word is not None}
-        for detail in _list(inner.get("details")):
+        for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
             self._read_detail(_dict(detail))
 
     def _read_detail(self, detail: JSON) -> None:
         """One of google.rpc's error details."""
         if isinstance(detail.get("retryDelay"), str):
             self.retry_delay = detail["retryDelay"]
-        self.words.add(str(detail.get("reason")))
-        for violation in _list(detail.get("violations")):
-            self.words.add("PerDay" if "PerDay" in str(_dict(violation).get("quotaId")) else "")
+        self.words.add(str(_short(detail.get("reason"))))
+        for violation in _list(detail.get("violations"))[:_MAX_DETAILS]:
+            self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
+
+    def told_headers(self) -> Dict[str, str]:
+        """The headers of the provider behind a router, which repeats them in the body."""
+        told = itertools.islice(_dict(self.metadata.get("headers")).items(), _MAX_DETAILS)
+        return {name: str(_short(value)) for name, value in told}
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
@@ -2949,14 +2975,12 @@ def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Map
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
     """The error that a status of 300 or more, or an error object inside a 200 (`status` None), stands for."""
-    body = _masked(body, call.secrets())
     trouble = _Trouble(body)
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
-    told = _dict(trouble.metadata.get("headers"))  # a router repeats the headers of the provider behind it
-    asked = requests.structures.CaseInsensitiveDict({**{str(k): str(v) for k, v in told.items()}, **headers})
-    message = trouble.message
+    asked = requests.structures.CaseInsensitiveDict({**trouble.told_headers(), **headers})
+    message = call.mask().of(trouble.message, room=_MAX_MESSAGE - 1)
     if 300 <= status < 400:
         message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
@@ -2977,7 +3001,21 @@ def _json_or(other: Any, payload: bytes) -> Any:
         value = json.loads(payload.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return other
-    return value if payload.count(b"[") + payload.count(b"{") < _MAX_DEPTH or _is_shallow(value) else other
+    return value if _looks_shallow(payload) or _is_shallow(value) else other
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _looks_shallow(payload: bytes) -> bool:
+    """Whether JSON's brackets pair off within the depth allowed; brackets inside a text may hide that they do."""
+    brackets, size = payload.translate(None, _NO_BRACKETS), -1
+    for _ in range(_MAX_DEPTH):
+        if len(brackets) in (0, size):
+            break
+        size = len(brackets)
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return not brackets
 
 
 def _is_shallow(value: Any) -> bool:
@@ -3046,40 +3084,83 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
 
 
 def _sealed(error: LLMError, call: _Call) -> LLMError:
-    """An error with the call's story on it and no key in it."""
+    """An error with the call's story on it and no key in what the server said; done once, for it may be dear."""
     error.provider = call.provider.name
     error.attempts, error.elapsed = call.attempts, time.monotonic() - call.started
     if error.last_error is None:
         error.last_error = call.last_error
-    secrets = call.secrets()
-    error.args = _masked(error.args, secrets)
-    for name, value in vars(error).items():
-        vars(error)[name] = _masked(value, secrets)
+    mask, said = call.mask(), vars(error)
+    said.update({name: mask.of(said[name]) for name in _SAID if name in said})
+    if "body" in said:
+        said["body"] = mask.of(said["body"], room=_MAX_ERROR)
     return error
 
 
-_SECRET_HEADER = r"(?i)auth|key|token|cookie|secret"
+_SAID = ("why", "message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words
+_SECRET_HEADER = r"(?i)auth|key|token(?!s)|cookie|secret|passw|credential"
+_LONG_SECRET = 16  # characters: a secret as long is masked inside of words too, for no word has it by chance
+_PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-key-required", "no_key", "none-needed",
+                           "not-needed", "not-required", "not-used", "notneeded", "placeholder", "whatever"))
 
 
-def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
-    """`value` with every secret in it replaced: a server may echo the key, anywhere and however deep."""
-    if not secrets:
+def _is_secret(word: str) -> bool:
+    """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a number.
+
+        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "ollama", "not-needed", "100000")]
+        [True, True, False, False, False]
+    """
+    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or word.isdigit():
+        return False
+    return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
+
+
+class _Mask:
+    """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        found = {re.escape(word): len(word) for word in words if _is_secret(word)}
+        self._longest = max(found.values(), default=0)
+        forms = [form if size >= _LONG_SECRET else rf"(?<![^\W_]){form}(?![^\W_])" for form, size in found.items()]
+        # a header's name comes back in lower case
+        self._hide = functools.partial(re.compile("|".join(forms), re.I).sub, "***") if forms else None
+
+    def of(self, value: Any, room: float = math.inf) -> Any:
+        """`value` without them; no more than `room` characters of it, where a list item counts a few."""
+        self._room = room
+        return value if self._hide is None and room == math.inf else self._of(value, 0)
+
+    def _of(self, value: Any, depth: int) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, bytes):
+            return self._text(value.decode("latin-1")).encode("latin-1")
+        if depth > 2 * _MAX_DEPTH:
+            return "..."
+        if isinstance(value, Response):
+            vars(value).update({name: self._of(item, depth + 1) for name, item in vars(value).items()})
+        elif isinstance(value, (list, tuple)):
+            items = list(self._items(value, depth))
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        elif isinstance(value, (dict, requests.structures.CaseInsensitiveDict)):
+            return type(value)(dict(zip(self._items(value, depth), self._items(value.values(), depth))))
         return value
-    if isinstance(value, str):
-        for secret in secrets:
-            value = re.sub(re.escape(secret), "***", value, flags=re.I)  # a header's name comes in lower case
-    elif isinstance(value, bytes):
-        return _masked(value.decode("latin-1"), secrets).encode("latin-1")
-    elif depth > 200:
-        return "..."
-    elif isinstance(value, Response):
-        vars(value).update({name: _masked(item, secrets, depth + 1) for name, item in vars(value).items()})
-    elif isinstance(value, (list, tuple)):
-        items = [item if type(item) in (int, float) else _masked(item, secrets, depth + 1) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    elif isinstance(value, (dict, requests.structures.CaseInsensitiveDict)):
-        return type(value)({_masked(key, secrets): _masked(item, secrets, depth + 1) for key, item in value.items()})
-    return value
+
+    def _items(self, values: Iterable[Any], depth: int) -> Iterator[Any]:
+        for value in values:
+            if self._room <= 0:
+                return
+            self._room -= _ITEM
+            yield value if type(value) in (int, float) else self._of(value, depth + 1)
+
+    def _text(self, text: str) -> str:
+        room, self._room = self._room, self._room - len(text)
+        if room >= len(text):
+            return self._hide(text) if self._hide else text
+        text = text[:max(0, int(room))]
+        return self._hide(text)[:-self._longest] if self._hide else text  # half a secret may stand at the cut
+
+
+_ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 
 
 def _words(text: Any) -> str:
@@ -3275,7 +3356,6 @@ def _debug_to_stderr() -> None:
 
 def _save(folder: str, call: _Call, error: LLMError) -> None:
     """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
-    secrets = call.secrets()
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url),
@@ -3292,7 +3372,7 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(_masked(record, secrets), file, indent=1, default=_text_of)
+            json.dump(call.mask().of(record), file, indent=1, default=_text_of)
         os.replace(name + ".part", name)
     except (OSError, ValueError, RecursionError) as problem:
         _log.warning("cannot save the failed request to %s: %s", folder, problem)
@@ -3352,9 +3432,18 @@ def _first(*values: Any) -> Any:
 
 
 def _first_text(*values: Any) -> str:
-    """The first that says something, as text."""
+    """The first that says something, as text; the start of it, if it is long."""
     value = next((value for value in values if value and not isinstance(value, dict)), "")
-    return value if isinstance(value, str) else _json_text(value)
+    pieces = (value,) if isinstance(value, str) else itertools.islice(_JSON_PIECES(value), _MAX_WORDS)
+    return "".join(pieces)[:_MAX_MESSAGE]
+
+
+_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
+
+
+def _short(value: Any) -> Any:
+    """A code, a type or an id of an error: a number, or the start of a text; None for anything else."""
+    return value[:_MAX_WORDS] if isinstance(value, str) else value if isinstance(value, (int, float)) else None
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
@@ -3613,7 +3702,7 @@ class _OpenAI(_Dialect):
         for choice in choices if type(choices) is list else ():
             if type(choice) is dict:
                 self._fold(choice, body, events)
-        return events
+        return events or (_NO_DATA if _is_hollow(chunk, choices) else events)
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
         choices, index = body.get("choices"), choice.get("index")
@@ -3654,6 +3743,13 @@ class _OpenAI(_Dialect):
             else:
                 message[key] = value
         return events
+
+
+def _is_hollow(chunk: JSON, choices: Any) -> bool:
+    """Whether a chunk holds nothing but its frame: some servers keep a connection alive with such."""
+    return "usage" not in chunk and not any(
+        value and value != [] for choice in _list(choices) if isinstance(choice, dict)
+        for value in _dict(choice.get("delta")).values())
 
 
 def _fail(choice: JSON, reason: Any) -> None:
@@ -4065,7 +4161,7 @@ class _Anthropic(_Dialect):
             body.update(chunk)
             reply = self.parse(body)
             return [*_said(reply), _FINISH, _END]
-        return []
+        return _NO_DATA if kind in _PINGS else []
 
     @staticmethod
     def _start(block: JSON, started: JSON) -> List[_Said]:

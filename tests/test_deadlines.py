@@ -130,7 +130,7 @@ LATER = {
     "silence": [CHUNKED, HE, testing.STALL],
     "pings": [CHUNKED, HE, *forever(b"8\r\n: ping\n\n\r\n")],
     "event-dripped": [CHUNKED, HE, b"50\r\n", *drip(b'data: {"x": "' + b"x" * 500)],
-    "events": [CHUNKED, HE, *forever(chunked(chunk("")))],
+    "events": [CHUNKED, HE, *forever(chunked({**chunk(), "usage": {"prompt_tokens": 1}}))],
 }
 
 
@@ -151,6 +151,14 @@ def test_a_stream_without_end_that_is_never_dull(server, llm):
     """Events as fast as the wire takes them are no reason to miss the deadline."""
     server.raw(CHUNKED, *[chunked(chunk("x")) * 1000] * 1000)
     assert set(exceeded(lambda: ask(llm, "stream")).response.text) == {"x"}
+
+
+def test_a_flood_of_interim_answers_is_refused(server):
+    """A thousand "100 Continue" are no head: what they cost to read is bounded by their number."""
+    server.raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 1001, testing.STALL)
+    llm = llmlite.Client("test", base_url=server.url, retry=None)
+    with pytest.raises(llmlite.ResponseError, match="over 1000 interim answers"):
+        llm.chat("Hi")
 
 
 def test_a_deadline_holds_while_a_small_answer_unpacks(server, llm):
@@ -325,6 +333,37 @@ def test_a_stream_of_pings_is_idle(server):
     assert caught.value.response.text == "He"
     assert len(server.requests) == 1
     assert server.wait_idle(1)
+
+
+PINGS = {
+    "openai": [b'data: {"type":"ping"}\n\n', b"event: ping\ndata: {}\n\n", b'data: {"choices":[]}\n\n',
+               b'data: {"id":"x","choices":[{"index":0,"delta":{}}]}\n\n', b"data: ping\n\n",
+               b'event: heartbeat\ndata: {"choices":[{"index":0,"delta":{"content":"no"}}]}\n\n',
+               b'data: {"choices":[{"index":0,"delta":{"content":"","tool_calls":[]},"finish_reason":null}]}\n\n'],
+    "anthropic": [b'event: ping\ndata: {"type":"ping"}\n\n', b'data: {"type": "ping"}\n\n', b"event: ping\ndata:\n\n",
+                  b'event: keepalive\ndata: {"type":"keepalive"}\n\n'],
+    "gemini": [b'data: {"type":"ping"}\n\n', b"event: ping\ndata: {}\n\n"],
+}
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "before the first event"])
+@pytest.mark.parametrize("dialect", PINGS)
+def test_pings_of_any_form_are_no_data(dialect, begun):
+    """A provider's own pings do not keep a stream alive, neither before its first event nor after it."""
+    def case(number, server):
+        first = list(testing.stream(["He", "llo"]).content(testing.shape_of(asked[dialect])).pieces)[:2 if begun else 0]
+        ping = PINGS[dialect][number]
+        server.body([*first, *[ping] * 200], headers={"Content-Type": "text/event-stream"}, framing="close", gap=0.01)
+        with llmlite.Client("test", provider=dialect, base_url=server.url, api_key="k", retry=None,
+                            idle_timeout=0.3) as llm:
+            with timed(0.29, 0.3 + GRACE), pytest.raises(llmlite.APITimeoutError, match="no data event for 0.3 s"):
+                ask(llm, "stream")
+
+    paths = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages",
+             "gemini": "/v1beta/models/test:streamGenerateContent"}
+    asked = {name: testing.Request(f"POST {path} HTTP/1.1\r\n\r\n".encode(), b'{"stream":true}')
+             for name, path in paths.items()}
+    together(range(len(PINGS[dialect])), case)
 
 
 def test_events_keep_a_stream_from_being_idle(server):

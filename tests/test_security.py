@@ -247,6 +247,61 @@ def test_the_key_sent_back(server, caplog, tmp_path, name, mode):
         assert KEY.lower() not in file.read().lower()
 
 
+PLACEHOLDERS = ["ollama", "lm-studio", "not-needed", "EMPTY", "local", "none", "vllm", "test", "12345678"]
+
+
+@pytest.mark.parametrize("key", PLACEHOLDERS)
+def test_a_placeholder_is_no_secret(server, key):
+    """The "ollama" that a local server is given is an ordinary word, in the provider's words and in ours."""
+    words = f"model {key!r} not found, try {key} pull qwen3"
+    server.error(404, words, headers={"X-Note": key})
+    error = fails(client(server, key=key))
+    assert (error.message, error.body["error"]["message"], error.headers["X-Note"]) == (words, words, key)
+    assert error.provider == "openai" and words in str(error)
+
+
+def test_a_key_that_is_also_a_provider_masks_none_of_our_own_words(server):
+    """What we say ourselves is never masked: provider, what, hint."""
+    server.error(401, "no: unauthorized, provider, the-key")
+    error = fails(client(server, key="unauthorized"))
+    assert str(error).startswith("openai: 401 Unauthorized: no: ***, provider, the-key (check the key)")
+
+
+@pytest.mark.parametrize("name, value, secret", [
+    ("X-Max-Tokens", "100000", False), ("X-Token-Limit", "100000", False), ("X-Max-Tokens", "abc-123-def", False),
+    ("X-Auth-Token", "abc-123-def", True), ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
+    ("X-Client-Secret", "abc-123-def", True), ("Proxy-Authorization", "Basic abc-123-def", True)])
+def test_which_headers_hold_secrets(server, name, value, secret):
+    """Headers are secret by name and by value: a limit of tokens is a number, not a key."""
+    said = f"I got {value} of you"
+    server.error(400, said)
+    with client(server, headers={name: value}) as llm:
+        error = fails(llm)
+    assert error.message == ("I got *** of you" if secret else said)
+
+
+@pytest.mark.parametrize("key, said, shown", [
+    ("hunter-2", "hunter-2 hunter-22 xhunter-2 (hunter-2)", "*** hunter-22 xhunter-2 (***)"),
+    ("Hunter2", "HUNTER2, hunter2", "***, ***"),
+    ("sk-0123456789abcdef", "xsk-0123456789abcdefx", "x***x")])
+def test_short_keys_are_masked_as_whole_words(server, key, said, shown):
+    """A key of few characters may be a part of a word by chance; a long one is masked wherever it stands."""
+    server.error(400, said)
+    assert fails(client(server, key=key)).message == shown
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_an_error_body_is_kept_to_a_mebibyte(server, status):
+    """Of a larger error body the first part is kept, and no part of a key that stands at the cut."""
+    body = {"error": {"message": "too much", "code": "big", "more": [KEY * 1000] * 1000}}
+    server.body(json.dumps(body).encode(), status=status)
+    error = fails(client(server))
+    kept = error.body if isinstance(error.body, str) else json.dumps(error.body)
+    assert 900_000 < len(kept) < 1_200_000 or kept.count("***") > 1000
+    assert KEY[:12] not in kept and KEY[-12:] not in kept
+    assert (error.message, error.code) == ("too much", "big") if status == 200 else "too much" in error.message
+
+
 @EVERY
 def test_the_key_is_in_no_url(server, caplog, dialect):
     """The key travels in one header, whatever the dialect."""

@@ -193,6 +193,10 @@ for how in ("CLOSE", "RESET"):
 silent("silence", "no answer", raw(testing.STALL))
 silent("silence", "no answer, read timeout", raw(testing.STALL), TIMEOUT, options={"timeout": (10, 0.1)})
 silent("silence", "head dripped", lambda asked: testing.raw(*drip(asked.head("X: " + "x" * 200), 1)))
+for form in (b'event: ping\ndata: {"type": "ping"}\n\n', b'data: {"type": "ping"}\n\n'):
+    add("silence", f"a provider's pings for ever, {'named' if form[:1] == b'e' else 'plain'}",
+        lambda asked, form=form: asked.with_body([*asked.pieces[:2], *[form] * 100], framing="close", gap=0.05),
+        None, Expect("APITimeoutError", calls=1, says="no data event"), options={"idle_timeout": 0.3})
 silent("silence", "100 Continue for ever", raw(*[b"HTTP/1.1 100 Continue\r\n\r\n", 0.02] * 200))
 silent("silence", "head, then nothing", lambda asked: testing.raw(asked.begun("length", b""), testing.STALL), LATE_BODY)
 silent("silence", "head, then nothing, read timeout",
@@ -200,10 +204,10 @@ silent("silence", "head, then nothing, read timeout",
        options={"timeout": (10, 0.1)})
 silent("silence", "half a body, then nothing",
        lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL), LATE_BODY)
-silent("silence", "half a body, then nothing, read timeout",
-       lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL),
-       Expect("APITimeoutError", requests=NORMAL, calls=NORMAL), Expect("APITimeoutError", calls=1),
-       options={"timeout": (10, 0.1)})
+add("silence", "half a body, then nothing, read timeout",
+    lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL),
+    Expect("APITimeoutError", requests=NORMAL, calls=NORMAL), Expect("APITimeoutError", calls=1),
+    options={"timeout": (10, 0.3)})
 for framing in ("length", "chunked", "close", "gzip", "gzip-length"):
     silent("silence", "body dripped, " + framing,
            lambda asked, framing=framing: asked.with_body(asked.body, framing=framing, split=1, gap=0.05), LATE_BODY)
@@ -311,6 +315,12 @@ add("size", "body of 257 MB", lambda asked: testing.raw(
     asked.begun("close", b""), *[b" " * (MB - 1) + b"\n"] * 260), TOO_LARGE, alone=True)
 add("size", "an error of 4 MB", lambda asked: asked.with_body(b"x" * (4 * MB), status=400),
     Expect("BadRequestError", status=400))
+HUGE = b'{"error":{"message":"no","more":"' + b"x" * (50 * MB) + b'"}}'
+silent("size", "an error object of 50 MB with 200", lambda asked: asked.with_body(HUGE),
+       Expect("ServerError|DeadlineExceededError", requests=-1, attempts=-1, calls=-1, unknown=-1),
+       Expect("ResponseError|DeadlineExceededError", requests=-1, attempts=-1, calls=-1, unknown=-1), alone=True)
+silent("size", "an error object of 50 MB with 400", lambda asked: asked.with_body(HUGE, status=400),
+       Expect("BadRequestError", status=400), alone=True)
 
 # ------------------------------------------------------------------------------------------------------ status and head
 
