@@ -30,6 +30,7 @@ import enum
 import functools
 import hashlib
 import http.client
+import http.cookiejar
 import inspect
 import io
 import itertools
@@ -48,9 +49,10 @@ import threading
 import time
 import weakref
 import zlib
-from collections import abc
+from collections import abc, deque
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import (
     Any,
     Callable,
@@ -111,6 +113,7 @@ _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
+_STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
 _DRAIN = 0.1  # seconds given to a finished answer's last bytes, which make the connection reusable
 _SPREAD = 0.1  # of a wait the server asked for: threads start again this far apart, not in a herd
 _EPSILON = 0.002  # seconds: a socket timeout may fire this much before the clock says so
@@ -122,6 +125,13 @@ _KEEPALIVE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, s
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
 _RATE_LIMITED = frozenset((429, 503, 529))
+
+# Clocks that tests which freeze time cannot freeze: a wait that ends by such a clock would never end.
+_now: Callable[[], float] = functools.partial(time.monotonic)
+_wall: Callable[[], float] = functools.partial(time.time)
+if hasattr(time, "clock_gettime"):  # pragma: no branch: not on Windows
+    _now = functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    _wall = functools.partial(time.clock_gettime, time.CLOCK_REALTIME)
 
 _log = logging.getLogger("llmlite")
 
@@ -162,7 +172,7 @@ class LLMError(Exception):
     response: Optional[Response] = None
     last_error: Optional[LLMError] = None
     retry_after: Optional[float] = None
-    _kind: str = ""  # how it is retried: "" never, "normal", "rate" (a rate limit), "empty" (only with retry_empty)
+    _kind: str = ""  # how it is retried: "" never, "normal", "rate" (a limit), "empty" (if asked for), "stale" (once)
 
     def __init__(self, what: str = "", **fields: Any) -> None:
         super().__init__(what)
@@ -621,7 +631,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._section = _Section()
         self._clear()
 
     def _clear(self) -> None:
@@ -636,45 +646,86 @@ class Ledger:
 
     def snapshot(self) -> JSON:
         """All of it at one moment, as a dict."""
-        with self._lock:
+        with self._section:
             return self._fields()
 
     def _fields(self) -> JSON:
-        fields = {name: value for name, value in vars(self).items() if name != "_lock"}
+        fields = {name: value for name, value in vars(self).items() if name != "_section"}
         return {**fields, "by_model": dict(self.by_model)}
 
     def reset(self) -> JSON:
         """Start again from zero; returns the last `snapshot()`."""
-        with self._lock:
+        with self._section:
             last = self._fields()
             self._clear()
         return last
 
     def _failed_one(self) -> None:
         """A call has ended in an error."""
-        with self._lock:
-            self.failed += 1
+        self._section.run(lambda: vars(self).update(failed=self.failed + 1))
 
     def _book(self, attempt: _Attempt) -> None:
         """An attempt has ended."""
-        with self._lock:
-            self.attempts += 1
-            self.retries += attempt.number > 1
-            if attempt.billed is not None:
-                self.calls += 1
-                self.usage += attempt.billed.usage
-                model = attempt.billed.model
-                self.by_model[model] = self.by_model.get(model, _NO_USAGE) + attempt.billed.usage
-                self.empty += attempt.empty
-            elif attempt.sent and not attempt.status:
-                self.unknown += 1
+        self._section.run(lambda: self._count(attempt))
 
-    def _after_fork(self) -> None:  # pragma: no cover: runs in forked children, which the tests look at from outside
-        """The lock may be held by a thread that this process does not have."""
-        self._lock = threading.Lock()
+    def _count(self, attempt: _Attempt) -> None:
+        self.attempts += 1
+        self.retries += attempt.number > 1
+        if attempt.billed is not None:
+            self.calls += 1
+            self.usage += attempt.billed.usage
+            model = attempt.billed.model
+            self.by_model[model] = self.by_model.get(model, _NO_USAGE) + attempt.billed.usage
+            self.empty += attempt.empty
+        elif attempt.sent and not attempt.status:
+            self.unknown += 1
 
     def __repr__(self) -> str:
         return f"<Ledger {self.calls} calls, {self.attempts} attempts, {self.failed} failed, {self.usage}>"
+
+
+class _Section:
+    """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
+
+    A finalizer may run in the middle of it, in the very thread that is inside.  What it has to `run` then waits until
+    that thread is through: else one of the two changes would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._states: Dict[int, _Inside] = {}
+
+    def _state(self) -> _Inside:
+        pid = os.getpid()
+        return self._states.get(pid) or self._states.setdefault(pid, _Inside())
+
+    def __enter__(self) -> None:
+        self._state().lock.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self._state().lock.release()
+
+    def run(self, change: Callable[[], None]) -> None:
+        """Make a change inside, now or, where this thread is inside already, right after that."""
+        state = self._state()
+        state.waiting.append(change)
+        with state.lock:
+            if state.busy:
+                return
+            state.busy = True
+            try:
+                while state.waiting:
+                    state.waiting.popleft()()
+            finally:
+                state.busy = False
+
+
+class _Inside:
+    """What a `_Section` has in one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.waiting: deque[Callable[[], None]] = deque()
+        self.busy = False
 
 
 def _is_empty(reply: Response) -> bool:
@@ -733,8 +784,8 @@ class Client:
         self._save_failed = save_failed or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
         self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
-        self._transport = _Transport(session, retry)
-        self._pid = os.getpid()
+        self._transports: Dict[int, _Transport] = {}  # by process: a forked child makes its own
+        self._transport()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
 
@@ -858,7 +909,7 @@ class Client:
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` of yours)."""
-        self._transport.close()
+        self._transport().close()
 
     def __enter__(self) -> Client:
         return self
@@ -903,11 +954,11 @@ class Client:
     def _within(self, asked: JSON) -> Iterator[JSON]:
         """The arguments of one request after another, under one deadline."""
         deadline = self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
-        started, left = time.monotonic(), deadline
+        started, left = _now(), deadline
         while left is None or left > 0:
             yield {**asked, "deadline": left}
             if deadline is not None:
-                left = started + deadline - time.monotonic()
+                left = started + deadline - _now()
         raise DeadlineExceededError(f"deadline of {deadline:g} s ran out", provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
@@ -939,7 +990,6 @@ class Client:
 
     def _perform(self, call: _Call) -> Any:
         """Attempt after attempt until one holds: the only place that retries."""
-        self._notice_fork()
         while True:
             try:
                 self._gate.enter(call)
@@ -964,7 +1014,7 @@ class Client:
         """One request and its answer: a Response, or a Stream whose first event is here."""
         try:
             call.key = _checked_key(self._key()) if callable(self._key) else self._key
-            answer = self._transport.send(call, attempt)
+            answer = self._transport().send(call, attempt)
             if answer.status >= 300:
                 payload = answer.read_error()
                 body = _json_or(payload.decode("utf-8", "replace"), payload)
@@ -1008,13 +1058,11 @@ class Client:
         if self._save_failed:
             _save(self._save_failed, call, error)
 
-    def _notice_fork(self) -> None:
-        """A forked child gets its own connections and locks: the parent's may be in use, or held by lost threads."""
-        if os.getpid() != self._pid:  # pragma: no cover: in forked children
-            self._pid = os.getpid()
-            self.ledger._after_fork()
-            self._gate.after_fork()
-            self._transport = _Transport(self._session, self._retry, forked=True)
+    def _transport(self) -> _Transport:
+        """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
+        pid = os.getpid()
+        return self._transports.get(pid) or self._transports.setdefault(
+            pid, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
 def _is_fallen_from(error: LLMError) -> bool:
@@ -1131,7 +1179,9 @@ class _Flow:
             error = self._failure(caught)
         finally:
             self._release()
-            if error is None:
+            if self.attempt.is_foreign() or (self.closed and error is not None):
+                pass  # somebody else's reply; or cut by close(), which is no failure
+            elif error is None:
                 _log_reply(self.call, self.reply())
             elif self.events:  # before the first event the client's loop sees to it
                 error.response = self.reply()
@@ -1184,7 +1234,7 @@ class _Flow:
                 self.pieces += 1
                 yield piece
                 if self.events != events and attempt.idle is not None:  # data has come: wait anew for the next
-                    events, attempt.idle_at = self.events, time.monotonic() + attempt.idle
+                    events, attempt.idle_at = self.events, _now() + attempt.idle
         except _WIRE_ERRORS as error:
             if not self.finished:
                 raise
@@ -1287,7 +1337,7 @@ class _Flow:
         return kind(str(error.args[0]), why="; ".join(filter(None, (error.why, self._counts()))))
 
     def _counts(self) -> str:
-        seconds = time.monotonic() - self.attempt.started
+        seconds = _now() - self.attempt.started
         return (f"{self.pieces} chunks, {self.events} events and {self.bad} unreadable ones had come in "
                 f"{seconds:.1f} s")
 
@@ -1300,13 +1350,16 @@ class _Flow:
 
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
-        if not self.attempt.ended:
+        if not self.attempt.ended and not self.attempt.is_foreign():
             self.closed = True
             self.attempt.cut()
 
     def _release(self) -> None:
         """Give the connection back and book what was spent, once, whichever way the stream ended."""
         if self.attempt.ended:
+            return
+        if self.attempt.is_foreign():
+            self.attempt.leave()
             return
         if self.ended or self.finished:
             self.answer.drain()
@@ -1873,13 +1926,14 @@ class _Call:
         self.idle: Optional[float] = None
         self.policy: Optional[RetryPolicy] = None
         self.has_fallback = False
+        self.replaced = False  # whether a stale connection has been replaced: once a call
         self.attempts = 0
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
 
     def start(self, limit: Optional[float]) -> None:
         """Start the clock; `limit` is the deadline in seconds from now."""
-        self.started = time.monotonic()
+        self.started = _now()
         self.limit = limit
         self.deadline = math.inf if limit is None else self.started + limit
 
@@ -1900,13 +1954,16 @@ class _Attempt:
         call.attempts += 1
         self.call = call
         self.number = call.attempts
-        self.started = time.monotonic()
+        self.started = _now()
         self.deadline, self.read = call.deadline, call.read
         self.idle: Optional[float] = call.idle if call.streams else None
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
-        self.sent = self.ended = self.empty = False
+        self.pid = os.getpid()
+        self.ended = self.empty = False
+        self.sent: Optional[bool] = None  # None: nobody has told
+        self.sent_at = math.inf
         self.opened = 0.0  # when its connection was, if it needed a new one
-        self.reused = True  # until a connection is opened for it
+        self.reused = False  # until the pool has handed out a connection that was in use before
         self.status = 0
         self.billed: Optional[Response] = None
         self.answer: Optional[_Answer] = None
@@ -1917,19 +1974,37 @@ class _Attempt:
         end = self.deadline if self.deadline < self.idle_at else self.idle_at
         if end == math.inf:
             return limit
-        left = end - time.monotonic()
+        left = end - _now()
         if left <= 0:
             raise socket.timeout("out of time")
         return left if limit is None or left < limit else limit
 
     def expired(self) -> bool:
         """Whether the deadline or the idle limit has passed."""
-        return time.monotonic() + _EPSILON >= min(self.deadline, self.idle_at)
+        return _now() + _EPSILON >= min(self.deadline, self.idle_at)
+
+    def is_stale(self) -> bool:
+        """Whether a pooled connection died at once, before one byte of an answer: it had been closed (RFC 9112, 9.3.1).
+
+        A server that had worked for a while on the request had it: only our own retries may ask that one again.
+        """
+        return (self.reused and not self.call.replaced and not (self.wire and self.wire.received)
+                and _now() - self.sent_at < _STALE)
 
     def cut(self) -> None:
         """Shut the socket down under whoever is reading from it."""
         if self.wire is not None:
             self.wire.cut()
+
+    def is_foreign(self) -> bool:
+        """Whether this is a forked child, and the connection its parent's."""
+        return self.pid != os.getpid()
+
+    def leave(self) -> None:
+        """Let go of a parent's connection: it stays open there, and is neither read nor counted here."""
+        self.ended = True
+        if self.wire is not None:
+            self.wire.leave()
 
     def end(self, ledger: Ledger) -> None:
         """Give the connection back and book the attempt, once."""
@@ -1944,6 +2019,9 @@ class _Attempt:
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
     """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
     kind = error._kind
+    if kind == "stale":
+        call.replaced = True
+        return None, 0.0
     if policy is None or not kind or (kind == "empty" and not policy.retry_empty):
         return error, 0.0
     retry = call.retries.get(kind, 0)
@@ -1954,7 +2032,7 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
         error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={policy.retry_after_max:g}"
         return error, 0.0
     delay = policy._delay(kind, retry) if ask is None else ask
-    if time.monotonic() + delay > call.deadline:
+    if _now() + delay > call.deadline:
         words = "the server asks to wait" if ask is not None else "the next attempt is due in"
         return DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=ask, last_error=error,
                                      why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}"), delay
@@ -1966,7 +2044,7 @@ class _Gate:
     """What holds a client's calls back: the cool-down a server asked for, and the user's `RateLimit`."""
 
     def __init__(self, limit: Optional[RateLimit]) -> None:
-        self._lock = threading.Lock()
+        self._section = _Section()
         self._until = self._spread = 0.0
         self._buckets: Dict[str, _Bucket] = {}
         for name, rate in vars(limit or RateLimit()).items():
@@ -1975,10 +2053,11 @@ class _Gate:
 
     def pause(self, delay: float) -> None:
         """Make every call of the client wait `delay` seconds from now."""
-        with self._lock:
-            until = time.monotonic() + delay
-            if until > self._until:
-                self._until, self._spread = until, delay * _SPREAD
+        self._section.run(lambda: self._hold(_now() + delay, delay * _SPREAD))
+
+    def _hold(self, until: float, spread: float) -> None:
+        if until > self._until:
+            self._until, self._spread = until, spread
 
     def enter(self, call: _Call) -> None:
         """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
@@ -1986,33 +2065,32 @@ class _Gate:
             delay = self._delay(call)
             if delay <= 0:
                 return
-            if time.monotonic() + delay > call.deadline:
+            if _now() + delay > call.deadline:
                 raise DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=delay,
                                             why=f"the client's calls are held back for {delay:.1f} s more")
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
     def _delay(self, call: _Call) -> float:
-        now = time.monotonic()
+        now = _now()
         if self._until > now:
             spare = max(0.0, call.deadline - self._until) / 2  # the spread must not eat what a deadline leaves
             return self._until - now + random.uniform(0, min(self._spread, spare))
         if not self._buckets:
             return 0.0
-        with self._lock:
-            delay = max(bucket.delay(now) for bucket in self._buckets.values())
-            if delay <= 0 and "requests" in self._buckets:
-                self._buckets["requests"].take(1)
+        delays: List[float] = []
+        self._section.run(lambda: delays.append(self._take_turn(now)))
+        return delays[0]
+
+    def _take_turn(self, now: float) -> float:
+        delay = max(bucket.delay(now) for bucket in self._buckets.values())
+        if delay <= 0 and "requests" in self._buckets:
+            self._buckets["requests"].take(1)
         return delay
 
     def spent(self, usage: Usage) -> None:
         """Count an answer's tokens against the rate limit."""
         if "tokens" in self._buckets:
-            with self._lock:
-                self._buckets["tokens"].take(usage.total_tokens)
-
-    def after_fork(self) -> None:  # pragma: no cover: runs in forked children, which the tests look at from outside
-        """The lock may be held by a thread that this process does not have."""
-        self._lock = threading.Lock()
+            self._section.run(lambda: self._buckets["tokens"].take(usage.total_tokens))
 
 
 class _Bucket:
@@ -2022,7 +2100,7 @@ class _Bucket:
         self.rate = per_minute / 60
         self.size = max(1.0, self.rate)
         self.level = self.size
-        self.at = time.monotonic()
+        self.at = _now()
 
     def delay(self, now: float) -> float:
         """Seconds until there is something to take."""
@@ -2276,16 +2354,18 @@ class _Cut(Exception):
     """The body ended before its framing said it would."""
 
 
+class _Foreign(Exception):
+    """A forked child reads from its parent's connection."""
+
+
 _UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, ssl.SSLError,
            urllib3.exceptions.SSLError, urllib3.exceptions.ProxyError)
 _CUT = (_Cut, http.client.IncompleteRead)
-_WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, zlib.error, _TooLarge, _Cut)
+_WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, zlib.error, _TooLarge, _Cut,
+                _Foreign)
 
-
-class _Local(threading.local):
-    """The attempt that the current thread is at: how the connection learns its limits."""
-
-    attempt: Optional[_Attempt] = None
+# The attempt that the current thread (or greenlet, whenever patched in) is at: how a connection learns its limits.
+_CURRENT: ContextVar[Optional[_Attempt]] = ContextVar("llmlite attempt", default=None)
 
 
 class _Wire:
@@ -2293,7 +2373,7 @@ class _Wire:
 
     def __init__(self, sock: Any, attempt: _Attempt, in_head: bool) -> None:
         self._sock, self._attempt, self.in_head = sock, attempt, in_head
-        self._timeout = sock.gettimeout()
+        self._timeout: Optional[float] = -1.0  # not known: some sockets cannot be asked
         self.received = 0
         attempt.wire = self
 
@@ -2305,11 +2385,18 @@ class _Wire:
 
     def recv_into(self, buffer: Any, *args: Any) -> int:
         """Read once, within what is left of the time."""
+        if self._attempt.pid != os.getpid():
+            raise _Foreign(f"it is open in process {self._attempt.pid}")
         timeout = self._attempt.left(self._attempt.read)
         if timeout != self._timeout:
             self._sock.settimeout(timeout)
             self._timeout = timeout
-        count: int = self._sock.recv_into(buffer, *args)
+        try:
+            count: int = self._sock.recv_into(buffer, *args)
+        except OSError:
+            raise
+        except Exception as error:  # what other TLS libraries and green sockets raise of their own
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
         if self.in_head:
             self._check_head(count)
         self.received += count
@@ -2327,9 +2414,20 @@ class _Wire:
 
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
+        try:  # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
+            twin = socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                twin.shutdown(socket.SHUT_RDWR)
+            finally:
+                twin.close()
+        except (OSError, ValueError):  # closed already
+            pass
+
+    def leave(self) -> None:
+        """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
         try:
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # SSLSocket's own would also drop the TLS state
-        except (OSError, TypeError, ValueError):  # closed already, or not a plain socket
+            os.close(self._sock.detach())
+        except OSError:  # closed already
             pass
 
     def __getattr__(self, name: str) -> Any:
@@ -2418,44 +2516,99 @@ class _HTTPResponse(http.client.HTTPResponse):
 class _Bounded:
     """A connection whose every step, from the name's addresses to the answer's head, keeps to the attempt's limits."""
 
-    local: _Local
-
     def _new_conn(self: Any) -> Any:
-        attempt, host, error = self.local.attempt, self._dns_host, None
-        attempt.reused = False
+        attempt, error = _CURRENT.get(), None
+        if attempt is None:
+            return super()._new_conn()  # type: ignore[misc]
+        attempt.sent = False
         try:
-            addresses = _addresses(host, self.port, attempt)
+            host, port = self._named()
+            addresses = _addresses(host, port, attempt)
         except socket.gaierror as caught:
             raise urllib3.exceptions.NewConnectionError(self, str(caught)) from caught
         for address in addresses:
             try:
-                self._dns_host, self.timeout = address, attempt.left(attempt.call.connect)
-                sock = super()._new_conn()  # type: ignore[misc]
+                self.timeout = attempt.left(attempt.call.connect)
+                sock = self._connected(address, attempt)
                 sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
-                attempt.opened = time.monotonic()
+                attempt.opened = _now()
                 return sock
             except urllib3.exceptions.HTTPError as caught:
                 error = caught
-            finally:
-                self._dns_host = host
-        raise error or OSError(f"no address for {host}")
+        raise error or OSError("no address")
+
+    def _named(self: Any) -> Tuple[str, int]:
+        """The host and port to connect to."""
+        return self._dns_host, self.port
+
+    def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
+        """A socket connected to one address."""
+        host, self._dns_host = self._dns_host, address
+        try:
+            return super()._new_conn()  # type: ignore[misc]
+        finally:
+            self._dns_host = host
 
     def send(self: Any, data: Any) -> None:
-        attempt = self.local.attempt
-        if self.sock is None:
-            self.connect()
-        self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
-        attempt.sent = True
+        attempt = _CURRENT.get()
+        if attempt is not None:
+            if self.sock is None:
+                self.connect()
+            self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
+            attempt.sent, attempt.sent_at = True, min(attempt.sent_at, _now())
         super().send(data)  # type: ignore[misc]
 
     def _tunnel(self: Any) -> None:
         try:
             super()._tunnel()  # type: ignore[misc]
         finally:
-            self.local.attempt.sent = False  # that was for the proxy
+            attempt = _CURRENT.get()
+            if attempt is not None:
+                attempt.sent, attempt.sent_at = False, math.inf  # that was for the proxy
 
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
-        return _HTTPResponse(_Wire(sock, self.local.attempt, in_head=True), *args, **kwargs)
+        attempt = _CURRENT.get()
+        if attempt is None:
+            return http.client.HTTPResponse(sock, *args, **kwargs)
+        return _HTTPResponse(_Wire(sock, attempt, in_head=True), *args, **kwargs)
+
+
+class _BoundedSOCKS(_Bounded):
+    """A connection through a SOCKS proxy: PySocks gives each read of its greeting the whole connect timeout."""
+
+    def _named(self: Any) -> Tuple[str, int]:
+        return self._socks_options["proxy_host"], int(self._socks_options["proxy_port"] or 1080)
+
+    def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
+        socks, options = sys.modules["socks"], self._socks_options
+        host = self.host if options["rdns"] else _addresses(self.host, self.port, attempt)[0]
+        sock = socks.socksocket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        end = _now() + (math.inf if attempt.call.connect is None else attempt.call.connect)
+
+        def recv_into(*args: Any) -> int:
+            left = attempt.left(max(1e-6, end - _now()))
+            socket.socket.settimeout(sock, None if left == math.inf else left)
+            count: int = socket.socket.recv_into(sock, *args)
+            return count
+
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(self.timeout)
+            sock.set_proxy(options["socks_version"], address, self._named()[1], options["rdns"], options["username"],
+                           options["password"])
+            sock.recv_into = recv_into
+            sock.connect((host, self.port))
+            del sock.recv_into
+            return sock
+        except OSError as error:
+            sock.close()
+            raise self._refused(error) from error
+
+    def _refused(self: Any, error: OSError) -> urllib3.exceptions.HTTPError:
+        if any(isinstance(item, socket.timeout) for item in _chain(error)):
+            return urllib3.exceptions.ConnectTimeoutError(self, f"SOCKS proxy: {error}")
+        return urllib3.exceptions.NewConnectionError(self, f"SOCKS proxy: {error}")
 
 
 def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
@@ -2468,7 +2621,7 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
         except (OSError, UnicodeError) as error:
             found.append(error)
 
-    if attempt.deadline == math.inf or re.fullmatch(r"[0-9.]+|\[?[0-9a-f:]+\]?", host):
+    if attempt.deadline == math.inf or _is_numeric(host):
         look_up()
     else:  # the system's resolver takes no timeout: a thread is the only way to leave it in time
         thread = threading.Thread(target=look_up, name="name lookup", daemon=True)
@@ -2480,70 +2633,85 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class _BoundedHTTP(_Bounded, HTTPConnection):  # type: ignore[misc]
+def _is_numeric(host: str) -> bool:
+    """Whether a host is an address, which nobody has to look up."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host.strip("[]").partition("%")[0])
+            return True
+        except (OSError, UnicodeError):
+            pass
+    return False
+
+
+def _own(kind: Any) -> Any:
+    """The class that urllib3 itself defines, where a recorder of cassettes has put a subclass in its place."""
+    return next(base for base in kind.__mro__ if base.__module__.startswith("urllib3."))
+
+
+class _BoundedHTTP(_Bounded, _own(HTTPConnection)):  # type: ignore[misc]
     pass
 
 
-class _BoundedHTTPS(_Bounded, HTTPSConnection):  # type: ignore[misc]
+class _BoundedHTTPS(_Bounded, _own(HTTPSConnection)):  # type: ignore[misc]
     pass
 
 
 class _BoundedPool:
-    """A connection pool whose connections know which attempt they serve."""
+    """A pool whose connections keep to limits, where nobody has put himself in their place."""
 
-    local: _Local
+    bounded: Dict[Any, Any] = {_own(HTTPConnection): _BoundedHTTP, _own(HTTPSConnection): _BoundedHTTPS}
 
-    def _new_conn(self) -> Any:
-        connection = super()._new_conn()  # type: ignore[misc]
-        connection.local = self.local
+    @property
+    def ConnectionCls(self) -> Any:
+        """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
+        kind = super().ConnectionCls  # type: ignore[misc]
+        return self.bounded.get(kind, kind)
+
+    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+        connection, attempt = super()._get_conn(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
+        if attempt is not None:
+            attempt.reused = getattr(connection, "sock", None) is not None
         return connection
 
 
-class _HTTPPool(_BoundedPool, HTTPConnectionPool):
-    ConnectionCls = _BoundedHTTP
+class _HTTPPool(_BoundedPool, HTTPConnectionPool):  # type: ignore[override]
+    pass
 
 
-class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):
-    ConnectionCls = _BoundedHTTPS
+class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):  # type: ignore[override]
+    pass
+
+
+def _pool_class(kind: Any) -> Any:
+    """The bounded kind of a manager's pools: the usual two, or one made for a SOCKS proxy's."""
+    if kind in (HTTPConnectionPool, HTTPSConnectionPool):
+        return _HTTPSPool if kind is HTTPSConnectionPool else _HTTPPool
+    connection = _own(kind.ConnectionCls)
+    bounded = {connection: type(connection.__name__, (_BoundedSOCKS, connection), {})}
+    return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
 
 
 class _Reconnect(urllib3.Retry):
-    """urllib3's `Retry` for connections that could not be opened, and for pooled ones the server had closed."""
-
-    local: _Local
-
-    def new(self, **kwargs: Any) -> _Reconnect:
-        again: _Reconnect = super().new(**kwargs)
-        again.local = self.local
-        return again
+    """urllib3's `Retry` for connections that could not be opened; what happens after that is our own loop's."""
 
     def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
                   _pool: Any = None, _stacktrace: Any = None) -> _Reconnect:
-        attempt: Any = self.local.attempt
-        if _is_stale(error, attempt):
-            return self
         if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
-            raise error  # the request was on its way: our own loop decides
+            raise error  # the request was on its way
         again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
+        attempt: Any = _CURRENT.get()
         policy: RetryPolicy = attempt.call.policy  # there is one: without, `super` raises
         attempt.left(None)
         time.sleep(min(policy._delay("normal", len(self.history)), attempt.left(math.inf) or 0.0))
         return again
 
 
-def _is_stale(error: Any, attempt: _Attempt) -> bool:
-    """Whether a pooled connection turned out closed before one byte of an answer came (RFC 9112, 9.3.1)."""
-    return (attempt.reused and isinstance(error, urllib3.exceptions.ProtocolError)
-            and any(isinstance(item, (ConnectionError, http.client.BadStatusLine)) for item in _chain(error))
-            and (attempt.wire is None or not attempt.wire.received))
-
-
 class _Adapter(HTTPAdapter):
     """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
 
-    def __init__(self, local: _Local, retries: _Reconnect) -> None:
-        self._local = local
-        self._made: weakref.WeakSet[Any] = weakref.WeakSet()
+    def __init__(self, retries: _Reconnect) -> None:
+        self._made: List[Callable[[], Any]] = []  # weak references to the pools
         self._last: Tuple[Tuple[Any, ...], Any] = ((), None)  # what the last pool was asked for with, and the pool
         super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
 
@@ -2552,8 +2720,9 @@ class _Adapter(HTTPAdapter):
         self._bind(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):  # pragma: no branch: SOCKS needs a package that tests have not
+        if not known:
             self._bind(manager)
             manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
         return manager
@@ -2569,9 +2738,11 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
         """The pool for a request; found anew it costs as much as a tenth of the call."""
         asked = (request.url.split("/", 3)[:3], verify, proxies, cert)
-        if asked != self._last[0]:
-            self._last = asked, super().get_connection_with_tls_context(request, verify, proxies, cert)
-        return self._last[1]
+        last, pool = self._last  # read once: other threads write it
+        if asked != last or pool.pool is None:  # None: closed
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            self._last = asked, pool
+        return pool
 
     def request_url(self, request: Any, proxies: Any) -> str:
         """The URL as it goes into the request line: without a proxy that is its path."""
@@ -2581,41 +2752,51 @@ class _Adapter(HTTPAdapter):
 
     def close(self) -> None:
         self._last = ((), None)
-        for pool in list(self._made):  # a reply that somebody holds must not keep its pool open
+        for pool in self.pools():  # a reply that somebody holds must not keep its pool open
             pool.close()
         super().close()
+
+    def pools(self) -> List[Any]:
+        """The pools there are."""
+        return [pool for pool in (made() for made in list(self._made)) if pool is not None]
 
     def _bind(self, manager: Any) -> None:
         def bound(kind: Any) -> Callable[..., Any]:
             def make(*args: Any, **kwargs: Any) -> Any:
                 pool = kind(*args, **kwargs)
-                pool.local = self._local
-                self._made.add(pool)
+                self._made.append(weakref.ref(pool))
                 return pool
             return make
-        manager.pool_classes_by_scheme = {"http": bound(_HTTPPool), "https": bound(_HTTPSPool)}
-
-
-_SESSION_SEND = requests.Session.send
+        manager.pool_classes_by_scheme = {
+            scheme: bound(_pool_class(kind)) for scheme, kind in manager.pool_classes_by_scheme.items()}
 
 
 class _Transport:
-    """Sends requests, over a session of its own or the user's."""
+    """Sends requests, over a session of its own or the user's; one for each process."""
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
-                 forked: bool = False) -> None:
-        self._local = _Local()
+                 parents: Sequence[_Transport]) -> None:
         self._settings: JSON = {}
         self._own = session is None
         self._session = requests.Session() if session is None else session
+        for parent in parents:  # pragma: no cover: in forked children
+            parent.forget()
         if self._own:
             retries = _Reconnect(total=None, connect=policy.connect_retries if policy else 0, read=0, redirect=0,
                                  status=0, other=0, backoff_factor=0, respect_retry_after_header=False)
-            retries.local = self._local
-            for prefix in ("https://", "http://"):
-                self._session.mount(prefix, _Adapter(self._local, retries))
-            self._finalizer = weakref.finalize(self, self._session.close)
-        elif forked:  # pragma: no cover: in forked children
+            self._adapters = [_Adapter(retries), _Adapter(retries)]
+            for prefix, adapter in zip(("https://", "http://"), self._adapters):
+                self._session.mount(prefix, adapter)
+            self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+            self._finalizer = weakref.finalize(self, _close_in, os.getpid(), self._session)
+
+    def forget(self) -> None:  # pragma: no cover: in forked children
+        """Let go of a parent's connections: its pools' locks may be held here for ever, even by their finalizers."""
+        if self._own:
+            self._finalizer.detach()
+            for pool in [pool for adapter in self._adapters for pool in adapter.pools()]:
+                pool.pool.__init__(pool.pool.maxsize)  # empty, with new locks
+        else:
             for adapter in self._session.adapters.values():
                 if isinstance(adapter, HTTPAdapter):
                     adapter.__setstate__(adapter.__getstate__())  # new pools: the old ones hold the parent's sockets
@@ -2629,18 +2810,25 @@ class _Transport:
         """Send one request; the answer's head is here when this returns."""
         headers = _request_headers(call)
         attempt.left(None)
-        self._local.attempt = attempt
+        _CURRENT.set(attempt)
         try:
-            own = self._own and requests.Session.send is _SESSION_SEND  # else somebody's mock has taken its place
-            response = self._send_own(call, headers) if own else self._send_theirs(call, attempt, headers)
+            send = self._send_own if self._own and _is_untouched(self._session) else self._send_theirs
+            response = send(call, attempt, headers)
+        except OSError as error:
+            if attempt.sent is None:
+                attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
+            if not isinstance(error, requests.HTTPError) or error.response is None:
+                raise
+            response = error.response  # a hook of the session calls raise_for_status(): it is an answer all the same
         finally:
-            self._local.attempt = None
+            _CURRENT.set(None)
         attempt.answer = answer = _Answer(response, attempt)
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
 
-    def _send_own(self, call: _Call, headers: Dict[str, str]) -> requests.Response:
+    def _send_own(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
+        """What `Session.send` comes down to, without what it looks up anew each time."""
         request = requests.PreparedRequest()
         request.method, request.url, request.body = call.method, call.url, call.payload
         request.headers = requests.structures.CaseInsensitiveDict(headers)
@@ -2650,7 +2838,7 @@ class _Transport:
         origin = "/".join(call.url.split("/", 3)[:3])
         if origin not in self._settings:
             self._settings[origin] = _session_settings(self._session, call.url)
-        timeout = urllib3.Timeout(connect=call.connect, read=call.read)
+        timeout = urllib3.Timeout(connect=attempt.left(call.connect), read=attempt.left(call.read))
         adapter: Any = self._session.get_adapter(call.url)
         response: requests.Response = adapter.send(request, timeout=timeout, **self._settings[origin])
         return response
@@ -2661,12 +2849,23 @@ class _Transport:
         asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
         request = session.prepare_request(asked)
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
-        attempt.sent = True
-        try:
-            return session.send(request, timeout=timeout, allow_redirects=False, **settings)
-        except requests.ConnectionError as error:
-            attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
-            raise
+        return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+
+
+def _close_in(pid: int, session: requests.Session) -> None:
+    """Close a session in the process that made it: in a forked child its locks may be held for ever."""
+    if pid == os.getpid():  # pragma: no branch: else in forked children
+        session.close()
+
+
+def _is_untouched(session: requests.Session) -> bool:
+    """Whether sending is requests' own: else a tracer, a mock or a cache has put itself in its way, and is to be asked.
+
+    Wrappers copy a function's name and module, but not the globals that it runs in.
+    """
+    send = type(session).send
+    return (isinstance(send, FunctionType) and send.__globals__ is vars(requests.sessions)
+            and "send" not in vars(session))
 
 
 def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -2714,12 +2913,13 @@ class _Answer:
         self.status = attempt.status = response.status_code
         self.headers = response.headers
         self._whole = False
+        self._is_read = getattr(response, "_content_consumed", False)  # by a hook of the session
         if attempt.wire is None:
             _bound(self._http, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
-        if isinstance(self._http, http.client.HTTPResponse):
+        if isinstance(self._http, http.client.HTTPResponse) and not self._is_read:
             encoding = self.headers.get("content-encoding", "").strip().lower()
             pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
         else:
@@ -2759,7 +2959,7 @@ class _Answer:
         source, attempt = self._http, self._attempt
         if self._whole or attempt.wire is None:
             return
-        attempt.idle_at = min(attempt.idle_at, time.monotonic() + _DRAIN)
+        attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
         try:
             while attempt.wire.received < _MAX_BODY and source.read1(_PIECE):
                 pass
@@ -2799,7 +2999,7 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             out = inflater.decompress(piece, _PIECE)  # no more: between two pieces somebody looks at the clock
             if out:
                 yield out
-            piece = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            piece = inflater.unused_data.lstrip(b"\0") if inflater.eof else inflater.unconsumed_tail  # NULs: padding
             if inflater.eof:
                 inflater = None
     if inflater is not None:
@@ -2811,6 +3011,7 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 _CertificateError: Any = vars(urllib3.connection)["CertificateError"]  # urllib3's own for another host's certificate
 _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, str], ...] = (
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
+    ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     ((_Cut, http.client.IncompleteRead), APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
     ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
@@ -2849,12 +3050,14 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     """The one place that turns what requests, urllib3, http.client and the socket raise into our errors."""
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
-    if time.monotonic() + _EPSILON >= attempt.deadline:
+    if _now() + _EPSILON >= attempt.deadline:
         return DeadlineExceededError(f"deadline of {call.limit:.3g} s ran out", why=where, last_error=call.last_error)
     if attempt.expired():
         return APITimeoutError(f"no data event for {attempt.idle:g} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
+    if attempt.is_stale() and any(isinstance(item, (ConnectionError, http.client.BadStatusLine)) for item in chain):
+        retry = "stale"
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
@@ -2986,7 +3189,7 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
-                 headers=headers, body=body, retry_after=_retry_after(asked, trouble, time.time()),
+                 headers=headers, body=body, retry_after=_retry_after(asked, trouble, _wall()),
                  _kind=_kind_of(status, error, trouble, asked))
 
 
@@ -3079,14 +3282,14 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
     reply.headers = answer.headers
     reply.request_id = _request_id(answer.headers) or reply.request_id
     reply.attempts = call.attempts
-    reply.elapsed = time.monotonic() - call.started
+    reply.elapsed = _now() - call.started
     return reply
 
 
 def _sealed(error: LLMError, call: _Call) -> LLMError:
     """An error with the call's story on it and no key in what the server said; done once, for it may be dear."""
     error.provider = call.provider.name
-    error.attempts, error.elapsed = call.attempts, time.monotonic() - call.started
+    error.attempts, error.elapsed = call.attempts, _now() - call.started
     if error.last_error is None:
         error.last_error = call.last_error
     mask, said = call.mask(), vars(error)
@@ -3391,7 +3594,7 @@ def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
     limits = {name.lower(): value for name, value in answer.headers.items() if "ratelimit" in name.lower()}
     _log.debug("%s %s: %s %s, %d bytes sent, %shead %d after %.3f s, request %s, limits %s", call.provider.name,
                call.model, call.method, _without_userinfo(call.url), len(call.payload or b""), opened, answer.status,
-               time.monotonic() - attempt.started, call.words(_request_id(answer.headers) or "-"),
+               _now() - attempt.started, call.words(_request_id(answer.headers) or "-"),
                call.words(str(limits)))
 
 

@@ -174,14 +174,14 @@ def test_refused_connection():
 
 
 def test_stale_connection(server):
-    """A pooled connection that had to be replaced leaves no trace: the request on it was never answered twice."""
+    """A request on a pooled connection that died under it is booked: nobody knows whether the server has read it."""
     server.reply("ok")
     server.raw(testing.CLOSE)
     server.reply("ok")
     with client(server.url) as llm:
         llm.chat("hello")
         llm.chat("hello")
-        assert llm.ledger.snapshot() == expected(2, 2, (20, 10))
+        assert llm.ledger.snapshot() == expected(2, 3, (20, 10), retries=1, unknown=1)
 
 
 def test_deadline(server):

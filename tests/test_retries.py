@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -427,16 +428,42 @@ def test_dropped_connection_is_replaced(server, call, retry):
 @POLICIES
 @pytest.mark.parametrize("end", [testing.CLOSE, testing.RESET])
 def test_connection_dropped_as_we_send(server, retry, end):
-    """So is one that the server closes while the next request is on its way: that is no attempt."""
+    """So is one that the server closes while the next request is on its way; the request is booked as unknown."""
     server.reply("one")
     server.raw(end)
     server.reply("two")
     with client(server, retry) as llm:
         llm.chat("hello")
         reply = llm.chat("hello")
-        assert (reply.text, reply.attempts) == ("two", 1)
-        assert (llm.ledger.attempts, llm.ledger.retries, llm.ledger.unknown) == (2, 0, 0)
+        assert (reply.text, reply.attempts) == ("two", 2)
+        assert (llm.ledger.attempts, llm.ledger.retries, llm.ledger.unknown) == (3, 1, 1)
     assert (len(server.requests), server.connections) == (3, 2)
+
+
+def test_a_second_stale_connection_is_not_replaced(server):
+    """One replacement a call: where every pooled connection dies, the call ends after two requests, not after all."""
+    with client(server, None) as llm, ThreadPoolExecutor(4) as pool:
+        server.handle(lambda request: testing.reply("ok", delay=0.05))
+        list(pool.map(llm.chat, ["hello"] * 4))
+        server.handle(lambda request: testing.raw(testing.CLOSE))
+        with pytest.raises(llmlite.APIConnectionError) as caught:
+            llm.chat("hello")
+        assert caught.value.attempts == 2
+        assert (llm.ledger.attempts, llm.ledger.unknown) == (6, 2)
+    assert len(server.requests) == 6
+
+
+def test_a_server_that_had_worked_on_a_request_is_not_asked_again(server):
+    """A pooled connection that dies after half a second was no stale one: without retries the call has failed."""
+    server.reply("one")
+    server.raw(0.5, testing.CLOSE)
+    server.reply("two")
+    with client(server, None) as llm:
+        llm.chat("hello")
+        with pytest.raises(llmlite.APIConnectionError):
+            llm.chat("hello")
+        assert (llm.ledger.attempts, llm.ledger.unknown) == (2, 1)
+    assert len(server.requests) == 2
 
 
 def test_stale_then_refused(server):

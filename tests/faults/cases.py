@@ -186,7 +186,7 @@ add("lost", "stale pooled connection", lambda asked: testing.reply("Hello"), OK.
 for how in ("CLOSE", "RESET"):
     add("lost", f"pooled connection, {how.lower()} as we send",
         lambda asked, how=how: testing.raw(getattr(testing, how)) if asked.number == 2 else testing.reply("Hello"),
-        OK._replace(requests=3, calls=2, attempts=2), options={"before": "call"})
+        OK._replace(requests=3, calls=2, unknown=1), options={"before": "call"})
 
 # -------------------------------------------------------------------------------------------------------------- silence
 

@@ -3,8 +3,8 @@
 The server, a process of its own, draws a fault for each request by the seed and logs it.  From its log follows, to the
 last unit, what the client must have seen and booked; nothing is compared "about":
 
-- An attempt is a request that came in, except one that was reset before its head on a connection that had served a
-  request before: that is a stale pooled connection to the client, which replaces it within the attempt.
+- An attempt is a request that came in.  The first of a call that is reset before its head on a connection that had
+  served a request before is a stale pooled connection to the client: it is replaced beyond what the policy allows.
 - Billed is an attempt that got a whole head of status 2xx, unless the answer is an error object, or an event stream
   whose first event is one.  So HTML, broken JSON, empty, cut, torn and silent bodies are billed.
 - Tokens count where the answer came whole: the usage stands in the JSON body, or in the event after the finish reason.
@@ -54,11 +54,6 @@ def is_stream(number):
 # ------------------------------------------------------------------------------------------- what the log makes certain
 
 
-def is_attempt(entry):
-    fault, reused = entry
-    return not (reused and fault == "reset before the head")
-
-
 def outcome_of(fault, number):
     """How a call ends whose last fault this is: a text, or an error's class."""
     if fault in WHOLE:
@@ -77,20 +72,20 @@ def kind_of(fault, number):
     return "rate" if fault in ("429", "503") else "normal"
 
 
-def given_up(faults, number):
+def given_up(dealt, number):
     """After how many attempts the call must have ended."""
     met = Counter()
-    for at, fault in enumerate(faults, 1):
-        kind = kind_of(fault, number)
+    for at, (fault, reused) in enumerate(dealt, 1):
+        kind = "stale" if reused and fault == "reset before the head" and not met["stale"] else kind_of(fault, number)
         met[kind] += 1
-        if not kind or met[kind] == (RATE if kind == "rate" else NORMAL):
+        if not kind or met[kind] == {"rate": RATE, "normal": NORMAL}.get(kind):
             return at
     return None
 
 
 def expected(log):
     """The ledger that the server's log means."""
-    attempts = [(int(number), fault) for number, dealt in log.items() for fault, _ in filter(is_attempt, dealt)]
+    attempts = [(int(number), fault) for number, dealt in log.items() for fault, _ in dealt]
     billed = [fault for _, fault in attempts if fault not in NEVER_BILLED]
     tokens = [server.usage(number) for number, fault in attempts if fault in WHOLE]
     return {"attempts": len(attempts), "retries": len(attempts) - len(log), "calls": len(billed),
@@ -162,9 +157,10 @@ def played(llm, calls, threads):
 def wrong_calls(log, outcomes):
     """Yield the calls that did not end as they must."""
     for number, (outcome, attempts) in enumerate(outcomes):
-        faults = [entry[0] for entry in log.get(str(number), []) if is_attempt(entry)]
+        dealt = log.get(str(number), [])
+        faults = [fault for fault, _ in dealt]
         wanted = outcome_of(faults[-1], number) if faults else "an answer"
-        if (outcome, attempts) != (wanted, len(faults)) or given_up(faults, number) != len(faults):
+        if (outcome, attempts) != (wanted, len(faults)) or given_up(dealt, number) != len(faults):
             yield f"call {number}: {outcome!r} after {attempts} attempts, not {wanted!r}, dealt {faults}"
 
 
