@@ -252,6 +252,71 @@ def test_create_connection(made, server, method):
             assert ask(llm, method) == "ok"
 
 
+# ------------------------------------------------------------------------- a urllib3 that calls its parts by other names
+
+RENAMED = {
+    "pools": """
+        def new_pool(self, *args, **options):
+            ours, self.pool_classes_by_scheme = self.pool_classes_by_scheme, poolmanager.pool_classes_by_scheme
+            try:
+                return original(self, *args, **options)
+            finally:
+                self.pool_classes_by_scheme = ours
+
+        original, poolmanager.PoolManager._new_pool = poolmanager.PoolManager._new_pool, new_pool
+    """,
+    "connections": """
+        def new_conn(self):
+            self.ConnectionCls = connection.HTTPConnection
+            return original(self)
+
+        pool = connectionpool.HTTPConnectionPool
+        original, pool._new_conn = pool._new_conn, new_conn
+    """,
+    "opening": """
+        def connect(self):
+            self._new_conn = functools.partial(connection.HTTPConnection._new_conn, self)
+            return original(self)
+
+        original, connection.HTTPConnection.connect = connection.HTTPConnection.connect, connect
+    """,
+}
+WITH_RENAMED = """
+import functools, json, sys
+from urllib3 import connection, connectionpool, poolmanager
+%s
+from tests import llmlite
+with llmlite.Client("m", base_url=sys.argv[1], retry=None, timeout=3) as llm:
+    said = [llm.chat("hi").text]
+    for _ in range(2):
+        try:
+            said.append(llm.chat("hi").text)
+        except llmlite.LLMError as error:
+            said.append(type(error).__name__)
+    print(json.dumps([said, llm.ledger.attempts]))
+"""
+renamed = pytest.mark.parametrize("renamed", RENAMED)
+
+
+@renamed
+def test_renamed_parts_lead_to_no_loop(server, renamed):
+    """Where urllib3 passes our parts by, a server that closes is asked no more than once more, and it is booked."""
+    server.reply("ok")
+    server.raw(testing.CLOSE, times=20)
+    said, attempts = run(WITH_RENAMED % textwrap.dedent(RENAMED[renamed]), server.url)
+    assert said == ["ok", "APIConnectionError", "APIConnectionError"]
+    assert len(server.requests) <= 4 and attempts == len(server.requests)
+
+
+@renamed
+def test_renamed_parts_do_not_ask_a_server_twice_that_had_worked(server, renamed):
+    """Nor is a server that had worked on the request asked again."""
+    server.reply("ok")
+    server.raw(0.6, testing.CLOSE, times=20)
+    said, attempts = run(WITH_RENAMED % textwrap.dedent(RENAMED[renamed]), server.url)
+    assert said == ["ok", "APIConnectionError", "APIConnectionError"] and attempts == len(server.requests) == 3
+
+
 # ------------------------------------------------------------------------------------------ hooks of the user's session
 
 BODIES = pytest.mark.parametrize("framing", ["length", "chunked", "close", "gzip"])
