@@ -1,10 +1,14 @@
 """Clients that travel: pickle, copy, fork, and pools of processes."""
 import contextlib
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
 import signal
+import ssl
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -12,10 +16,12 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import requests
+import trustme
 
 from tests import llmlite, testing
 
 KEY = "sk-0123456789"
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FAST = llmlite.RetryPolicy(backoff=0.001, max_retries=1)
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 PROTOCOLS = range(2, pickle.HIGHEST_PROTOCOL + 1)
@@ -203,6 +209,89 @@ def test_stream_that_is_open_across_a_fork(server):
         assert next(stream) == "a"
         assert forked(lambda: ask(llm, "child"))() == "child"
         assert list(stream) == ["b", "c"] and stream.response.finish_reason == "stop"
+
+
+def dropped(stream):
+    del stream[:]
+    gc.collect()
+
+
+def read(stream):
+    try:
+        list(stream[0])
+    except llmlite.LLMError:  # the parent's stream is not the child's to read
+        pass
+
+
+LEAVING = {
+    "close": lambda stream: stream[0].close(),
+    "leave": lambda stream: stream[0].__exit__(None, None, None),
+    "drop": dropped,
+    "read": read,
+}  # fmt: skip
+
+
+@forking
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+@pytest.mark.parametrize("leaving", LEAVING.values(), ids=LEAVING)
+def test_child_that_leaves_the_parents_stream(tmp_path, monkeypatch, secure, own, leaving):
+    """A child that closes, drops or reads the stream which its parent has open takes nothing away from the parent."""
+    context = None
+    if secure:
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    words = [str(number) for number in range(12)]
+    with testing.Server(ssl_context=context) as server, requests.Session() as session:
+        server.stream(words, gap=0.05)
+        session = None if own else session
+        with llmlite.Client("m", base_url=server.url, session=session, retry=None, timeout=5) as llm:
+            streams = [llm.stream("hi", deadline=5)]
+            texts = [next(streams[0])]
+            forked(lambda: leaving(streams))()
+            texts += streams[0]
+            assert texts == words and streams[0].response.finish_reason == "stop"
+            assert (llm.ledger.calls, llm.ledger.failed) == (1, 0)
+            del streams
+
+
+@forking
+def test_child_that_closes_the_parents_client(server):
+    """A child that closes the client, as leaving its `with` does, leaves the parent's stream and connections open."""
+    server.handle(echo)
+    server.stream(["a", "b", "c"], gap=0.1)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm, llm.stream("hi") as stream:
+        texts = [next(stream)]
+        forked(llm.close)()
+        assert texts + list(stream) == ["a", "b", "c"]
+        forked(llm.close)()
+        assert ask(llm, "again") == "again" and server.connections == 1
+
+
+EXITING = """
+import os, sys
+from tests import llmlite
+
+with llmlite.Client("m", base_url=sys.argv[1], retry=None, timeout=5) as llm:
+    stream = llm.stream("hi")
+    texts = [next(stream)]
+    pid = os.fork()
+    if not pid:
+        sys.exit(3)  # with all the finalizers of a process that ends by itself
+    ended = os.waitpid(pid, 0)[1]
+    print(ended >> 8, *texts, *stream)
+"""
+
+
+@forking
+def test_child_that_exits_beside_the_parents_stream(server):
+    """A child that ends by itself, finalizers and all, leaves the parent's stream alone, and comes to its end."""
+    server.stream(["a", "b", "c"], gap=0.3)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", EXITING, server.url], cwd=ROOT, timeout=20,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == (["3", "a", "b", "c"], "")
 
 
 @forking

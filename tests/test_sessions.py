@@ -2,14 +2,18 @@
 import base64
 import json
 import socket
+import time
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import requests
 import requests_mock
 import responses
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from tests import llmlite, testing
+from tests.relays import Unix
 
 KEY = "sk-0123456789"
 FAST = llmlite.RetryPolicy(backoff=0.001, rate_limit_backoff=0.001, connect_retries=0)
@@ -178,6 +182,118 @@ def test_session_without_trust_in_the_environment(server, session, monkeypatch):
     session.trust_env = False
     server.reply("ok")
     assert client(server, session=session).chat("hi").text == "ok"
+
+
+# --------------------------------------------------------------------------------------------------------- Unix sockets
+
+
+class UnixConnection(urllib3.connection.HTTPConnection):
+    """A connection to a Unix socket, as the libraries for them make it."""
+
+    def __init__(self, path, **options):
+        super().__init__("localhost", **options)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class UnixPool(urllib3.HTTPConnectionPool):
+    """A pool of such connections."""
+
+    def __init__(self, path):
+        super().__init__("localhost")
+        self.path = path
+
+    def _new_conn(self):
+        return UnixConnection(self.path, timeout=self.timeout.connect_timeout)
+
+
+class UnixAdapter(HTTPAdapter):
+    """An adapter for http+unix://QUOTED-PATH/."""
+
+    def __init__(self):
+        super().__init__()
+        self.pools = {}
+
+    def get_connection(self, url, proxies=None):
+        path = unquote(urlsplit(url).netloc)
+        return self.pools.setdefault(path, UnixPool(path))
+
+    def get_connection_with_tls_context(self, request, verify, proxies=None, cert=None):
+        return self.get_connection(request.url)
+
+    def request_url(self, request, proxies):
+        return request.path_url
+
+    def close(self):
+        for pool in self.pools.values():
+            pool.close()
+
+
+@pytest.fixture
+def unix(server, session):
+    """A Unix socket in front of the server, that the session knows how to reach."""
+    with Unix(("127.0.0.1", server.port)) as relay:
+        session.mount("http+unix://", UnixAdapter())
+        yield relay
+        session.close()
+
+
+unixy = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+
+
+@unixy
+@METHODS
+def test_unix_socket(server, session, unix, method):
+    """A base URL of a scheme that the session has an adapter for goes through that adapter."""
+    server.reply("ok", times=3)
+    assert session.post(unix.url + "/chat/completions", json={}).status_code == 200
+    llm = llmlite.Client("m", base_url=unix.url, api_key=KEY, session=session, retry=None)
+    assert (ask(llm, method), ask(llm, method)) == ("ok", "ok")
+    request = server.requests[-1]
+    assert (request.path, request.headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
+    assert unix.connections == 1
+
+
+@unixy
+def test_unix_socket_needs_no_key(server, session, unix):
+    """A Unix socket is as local as a loopback address: no key is asked for."""
+    server.reply("ok")
+    assert llmlite.Client("m", base_url=unix.url, session=session, retry=None).chat("hi").text == "ok"
+
+
+@unixy
+@METHODS
+def test_errors_over_a_unix_socket(server, session, unix, method):
+    """Errors over a Unix socket read as they do elsewhere, and a deadline bounds the body."""
+    server.error(404, "no such model")
+    server.reply("a" * 1000, split=20, gap=0.05)
+    llm = llmlite.Client("m", base_url=unix.url, api_key=KEY, session=session, retry=None)
+    with pytest.raises(llmlite.NotFoundError, match="no such model"):
+        ask(llm, method)
+    started = time.monotonic()
+    with pytest.raises(llmlite.DeadlineExceededError):
+        llm.chat("hi", deadline=0.5)
+    assert time.monotonic() - started < 0.75
+
+
+@unixy
+def test_unix_socket_that_is_not_there(session, unix):
+    """A socket that nobody listens on is an APIConnectionError."""
+    llm = llmlite.Client("m", base_url=unix.url.replace("socket", "other"), api_key=KEY, session=session, retry=FAST)
+    with pytest.raises(llmlite.APIConnectionError):
+        llm.chat("hi")
+
+
+@pytest.mark.parametrize("url", ["http+unix://%2Ftmp%2Fno.sock/v1", "ftp://x.example/v1", "file:///etc/passwd"])
+def test_schemes_that_nobody_knows(session, url):
+    """Without an adapter for its scheme a base URL is refused at once, with a session of the user's or not."""
+    for options in ({}, {"session": session}):
+        with pytest.raises(llmlite.ConfigurationError, match="base_url|http"):
+            llmlite.Client("m", base_url=url, api_key=KEY, **options)
 
 
 # ---------------------------------------------------------------------------------------------------- mocks of requests

@@ -1,0 +1,408 @@
+"""Whoever puts himself into the way of requests or urllib3, before or after the import, is asked once a request."""
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from http.client import HTTPConnection
+from unittest import mock
+
+import pytest
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool
+
+from tests import llmlite, testing
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FAST = llmlite.RetryPolicy(backoff=0.001, rate_limit_backoff=0.001)
+METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
+PLACES = {  # where outsiders hook in, each called once a request
+    "Session.send": (requests.Session, "send"),  # OpenTelemetry, ddtrace
+    "HTTPAdapter.send": (HTTPAdapter, "send"),  # responses, ddtrace
+    "HTTPAdapter.build_response": (HTTPAdapter, "build_response"),
+    "Session.get_adapter": (requests.Session, "get_adapter"),  # requests-mock
+    "urlopen": (HTTPConnectionPool, "urlopen"),  # OpenTelemetry, ddtrace
+    "_make_request": (HTTPConnectionPool, "_make_request"),
+    "putrequest": (HTTPConnection, "putrequest"),  # Sentry, ddtrace
+    "getresponse": (HTTPConnection, "getresponse"),
+}
+places = pytest.mark.parametrize("place", PLACES)
+
+
+def ask(llm, method="chat"):
+    """The text of a reply, by chat() or stream()."""
+    if method == "chat":
+        return llm.chat("hi").text
+    with llm.stream("hi") as stream:
+        return "".join(stream)
+
+
+class Counter:
+    """Stands in the place of a method and counts; it is not a function, as wrapt's wrappers are not."""
+
+    def __init__(self, original):
+        self.original, self.count = original, 0
+        self.__wrapped__ = original
+
+    def __get__(self, instance, owner):
+        def count(*args, **options):
+            self.count += 1
+            return self.original(instance, *args, **options)
+        return count
+
+    def __getattr__(self, name):
+        return getattr(self.original, name)
+
+
+@pytest.fixture(params=["own", "theirs"])
+def made(request, server):
+    """A client, with a session of its own or the user's, that has been used already."""
+    session = None if request.param == "own" else requests.Session()
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        yield llm
+    if session is not None:
+        session.close()
+
+
+@METHODS
+@places
+def test_wrapper_put_on_later(made, server, place, method):
+    """A wrapper that is put on while the client is in use sees each request once, and none when it is off again."""
+    assert ask(made, method) == "ok"
+    owner, name = PLACES[place]
+    counter = Counter(getattr(owner, name))
+    with mock.patch.object(owner, name, counter):
+        assert [ask(made, method) for _ in range(2)] == ["ok"] * 2
+    assert counter.count == 2
+    assert ask(made, method) == "ok" and counter.count == 2 and len(server.requests) == 4
+
+
+@places
+def test_wrapper_sees_each_retry(made, server, place):
+    """A request that is sent again is seen again."""
+    server.error(500)
+    owner, name = PLACES[place]
+    counter = Counter(getattr(owner, name))
+    with mock.patch.object(owner, name, counter):
+        assert ask(made) == "ok"
+    assert counter.count == len(server.requests) == 2
+
+
+BEFORE = """
+    import functools, json, sys
+    import http.client, requests, requests.adapters, urllib3.connectionpool
+    count = 0
+    owner = {owner}
+    original = owner.{name}
+
+    @functools.wraps(original)
+    def counting(*args, **options):
+        global count
+        count += 1
+        return original(*args, **options)
+
+    owner.{name} = counting
+    from tests import llmlite
+    with llmlite.Client("m", base_url=sys.argv[1], retry=None) as llm:
+        texts = [llm.chat("hi").text, "".join(llm.stream("hi"))]
+    print(json.dumps([texts, count]))
+"""
+
+
+def run(code, *args):
+    """What a fresh process prints last, as JSON."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *args], cwd=ROOT, timeout=30, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@places
+def test_wrapper_put_on_before_the_import(server, place):
+    """A wrapper that stands before the module is imported sees each request once."""
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    owner, name = PLACES[place]
+    code = BEFORE.format(owner=f"{owner.__module__}.{owner.__qualname__}", name=name)
+    assert run(code, server.url) == [["ok", "ok"], 2]
+
+
+@METHODS
+@pytest.mark.parametrize("name", ["send", "get_adapter"])
+def test_wrapper_on_the_users_session(server, name, method):
+    """A method that the user has replaced on his session alone is called once a request."""
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    with requests.Session() as session, llmlite.Client("m", base_url=server.url, session=session, retry=None) as llm:
+        assert ask(llm, method) == "ok"
+        replaced = mock.Mock(side_effect=getattr(session, name))
+        setattr(session, name, replaced)
+        assert ask(llm, method) == "ok" and replaced.call_count == 1
+
+
+@METHODS
+def test_wrapper_may_change_the_request(made, server, method):
+    """What a wrapper of Session.send puts into the headers is sent, as trace ids are."""
+    original = requests.Session.send
+
+    def send(session, request, **options):
+        request.headers["traceparent"] = "00-1-1-01"
+        return original(session, request, **options)
+
+    with mock.patch.object(requests.Session, "send", send):
+        assert ask(made, method) == "ok"
+    assert server.requests[-1].headers["traceparent"] == "00-1-1-01"
+
+
+@METHODS
+def test_wrapper_may_answer_itself(made, server, method):
+    """A wrapper of Session.send that answers by itself is the answer: nothing is sent."""
+    ask(made)
+    answer = requests.post(server.url + "/chat/completions", json={"stream": method == "stream"})
+
+    with mock.patch.object(requests.Session, "send", lambda *_, **__: answer):
+        assert ask(made, method) == "ok"
+    assert len(server.requests) == 2
+
+
+# ---------------------------------------------------------------------------------- in the place of urllib3's connections
+
+
+class Recording(urllib3.connection.HTTPConnection):
+    """A connection in the place of urllib3's, as vcrpy puts one there."""
+
+    asked = []
+
+    def request(self, method, url, *args, **options):
+        self.asked.append((method, url))
+        return super().request(method, url, *args, **options)
+
+
+@METHODS
+def test_connection_class_put_in_later(server, method):
+    """A class that stands for urllib3's connections while a client is made and used is the one that connects."""
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    Recording.asked = []
+    with mock.patch.object(HTTPConnectionPool, "ConnectionCls", Recording):
+        with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+            assert ask(llm, method) == "ok"
+    assert Recording.asked == [("POST", "/v1/chat/completions")]
+
+
+@METHODS
+def test_connection_class_put_in_under_a_client(server, method):
+    """So it is for a client that was made before, and has not been used, or has been closed."""
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    Recording.asked = []
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        for _ in range(2):
+            with mock.patch.object(HTTPConnectionPool, "ConnectionCls", Recording):
+                assert ask(llm, method) == "ok"
+            llm.close()
+            assert ask(llm, method) == "ok"
+            llm.close()
+    assert Recording.asked == [("POST", "/v1/chat/completions")] * 2 and len(server.requests) == 4
+
+
+RECORDING = """
+    import json, sys
+    import urllib3.connection, urllib3.connectionpool
+    from unittest import mock
+
+    class Recording(urllib3.connection.HTTPConnection):
+        asked = []
+
+        def request(self, method, url, *args, **options):
+            self.asked.append(url)
+            return super().request(method, url, *args, **options)
+
+    with mock.patch.object(urllib3.connection, "HTTPConnection", Recording):
+        with mock.patch.object(urllib3.connectionpool.HTTPConnectionPool, "ConnectionCls", Recording):
+            from tests import llmlite
+            with llmlite.Client("m", base_url=sys.argv[1], retry=None) as llm:
+                inside = llm.chat("hi").text
+    with llmlite.Client("m", base_url=sys.argv[1], retry=None) as llm:
+        outside = llm.chat("hi").text
+    print(json.dumps([inside, outside, len(Recording.asked)]))
+"""
+
+
+def test_connection_class_put_in_before_the_import(server):
+    """A module imported while another class stands for urllib3's uses that one then, and urllib3's own afterwards."""
+    server.reply("ok", times=2)
+    assert run(RECORDING, server.url) == ["ok", "ok", 1]
+
+
+@METHODS
+def test_create_connection(made, server, method):
+    """A replaced urllib3.util.connection.create_connection says where a name leads, as for plain requests."""
+    original = urllib3.util.connection.create_connection
+
+    def create_connection(address, *args, **options):
+        assert address[0] == "far.invalid"
+        return original(("127.0.0.1", server.port), *args, **options)
+
+    session = made._options["session"]
+    with mock.patch.object(urllib3.util.connection, "create_connection", create_connection):
+        assert requests.post(f"http://far.invalid:{server.port}/v1/chat/completions", json={}).status_code == 200
+        url = f"http://far.invalid:{server.port}/v1"
+        with llmlite.Client("m", base_url=url, api_key="none", session=session, retry=None) as llm:
+            assert ask(llm, method) == "ok"
+
+
+# ------------------------------------------------------------------------- a urllib3 that calls its parts by other names
+
+RENAMED = {
+    "pools": """
+        def new_pool(self, *args, **options):
+            ours, self.pool_classes_by_scheme = self.pool_classes_by_scheme, poolmanager.pool_classes_by_scheme
+            try:
+                return original(self, *args, **options)
+            finally:
+                self.pool_classes_by_scheme = ours
+
+        original, poolmanager.PoolManager._new_pool = poolmanager.PoolManager._new_pool, new_pool
+    """,
+    "connections": """
+        def new_conn(self):
+            self.ConnectionCls = connection.HTTPConnection
+            return original(self)
+
+        pool = connectionpool.HTTPConnectionPool
+        original, pool._new_conn = pool._new_conn, new_conn
+    """,
+    "opening": """
+        def connect(self):
+            self._new_conn = functools.partial(connection.HTTPConnection._new_conn, self)
+            return original(self)
+
+        original, connection.HTTPConnection.connect = connection.HTTPConnection.connect, connect
+    """,
+}
+WITH_RENAMED = """
+import functools, json, sys
+from urllib3 import connection, connectionpool, poolmanager
+%s
+from tests import llmlite
+with llmlite.Client("m", base_url=sys.argv[1], retry=None, timeout=3) as llm:
+    said = [llm.chat("hi").text]
+    for _ in range(2):
+        try:
+            said.append(llm.chat("hi").text)
+        except llmlite.LLMError as error:
+            said.append(type(error).__name__)
+    print(json.dumps([said, llm.ledger.attempts]))
+"""
+renamed = pytest.mark.parametrize("renamed", RENAMED)
+
+
+@renamed
+def test_renamed_parts_lead_to_no_loop(server, renamed):
+    """Where urllib3 passes our parts by, a server that closes is asked no more than once more, and it is booked."""
+    server.reply("ok")
+    server.raw(testing.CLOSE, times=20)
+    said, attempts = run(WITH_RENAMED % textwrap.dedent(RENAMED[renamed]), server.url)
+    assert said == ["ok", "APIConnectionError", "APIConnectionError"]
+    assert len(server.requests) <= 4 and attempts == len(server.requests)
+
+
+@renamed
+def test_renamed_parts_do_not_ask_a_server_twice_that_had_worked(server, renamed):
+    """Nor is a server that had worked on the request asked again."""
+    server.reply("ok")
+    server.raw(0.6, testing.CLOSE, times=20)
+    said, attempts = run(WITH_RENAMED % textwrap.dedent(RENAMED[renamed]), server.url)
+    assert said == ["ok", "APIConnectionError", "APIConnectionError"] and attempts == len(server.requests) == 3
+
+
+# ------------------------------------------------------------------------------------------ hooks of the user's session
+
+BODIES = pytest.mark.parametrize("framing", ["length", "chunked", "close", "gzip"])
+
+
+@pytest.fixture
+def session():
+    with requests.Session() as session:
+        yield session
+
+
+@METHODS
+@BODIES
+def test_hook_that_reads_the_body(server, session, framing, method):
+    """A response hook that has read the body leaves the reply as it is."""
+    seen = []
+    session.hooks["response"].append(lambda response, **_: seen.append(response.content))
+    server.stream(["o", "k"], framing=framing, usage=(3, 2))
+    with llmlite.Client("m", base_url=server.url, session=session, retry=None) as llm:
+        reply = llm.chat("hi") if method == "chat" else consumed(llm.stream("hi"))
+        assert (reply.text, reply.finish_reason) == ("ok", "stop")
+        assert len(seen) == 1 and b"choices" in seen[0] and llm.ledger.calls == 1
+
+
+def consumed(stream):
+    """The response of a stream that was read to its end."""
+    assert list(stream) == ["o", "k"]
+    return stream.response
+
+
+@METHODS
+def test_hook_that_reads_an_errors_body(server, session, method):
+    """An error whose body a hook has read says what the provider said."""
+    session.hooks["response"].append(lambda response, **_: response.text and None)
+    server.error(404, "no such model")
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        with pytest.raises(llmlite.NotFoundError, match="no such model") as caught:
+            ask(llm, method)
+    assert caught.value.body["error"]["message"] == "no such model"
+
+
+def test_hook_that_closes_or_replaces_the_response(server, session):
+    """A hook that gives back a response of its own has the say."""
+    def other(response, **_):
+        response.close()
+        answer = requests.Response()
+        answer.status_code, answer.headers["content-type"] = 200, "application/json"
+        answer.raw = io.BytesIO()
+        answer._content = json.dumps({"choices": [{"message": {"content": "mine"}, "finish_reason": "stop"}]}).encode()
+        return answer
+
+    session.hooks["response"].append(other)
+    server.reply("theirs")
+    with llmlite.Client("m", base_url=server.url, session=session, retry=None) as llm:
+        assert llm.chat("hi").text == "mine"
+
+
+def raising(response, **_):
+    response.raise_for_status()
+
+
+REFUSALS = pytest.mark.parametrize("status, kind", [
+    (400, "BadRequestError"), (401, "AuthenticationError"), (404, "NotFoundError"),
+])  # fmt: skip
+
+
+@METHODS
+@REFUSALS
+def test_hook_that_raises_for_status(server, session, status, kind, method):
+    """A hook that calls raise_for_status() changes nothing: the error is the provider's, asked for once."""
+    session.hooks["response"].append(raising)
+    server.error(status, "no such thing", times=None)
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        with pytest.raises(getattr(llmlite, kind), match="no such thing") as caught:
+            ask(llm, method)
+        assert (len(server.requests), caught.value.attempts, llm.ledger.unknown) == (1, 1, 0)
+    assert caught.value.status_code == status and caught.value.body["error"]["message"] == "no such thing"
+
+
+@METHODS
+def test_hook_that_raises_for_status_leaves_retries(server, session, method):
+    """What is worth another try is tried again though a hook has raised for it, after as long as the server asks."""
+    session.hooks["response"].append(raising)
+    server.error(500)
+    server.error(429, retry_after=0.2)
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        assert ask(llm, method) == "ok" and llm.ledger.retries == 2
+    assert server.requests[2].time - server.requests[1].time >= 0.2
