@@ -1961,7 +1961,7 @@ class _Attempt:
         self.pid = os.getpid()
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
-        self.sent_at = math.inf
+        self.sent_at = -math.inf
         self.opened = 0.0  # when its connection was, if it needed a new one
         self.reused = False  # until the pool has handed out a connection that was in use before
         self.status = 0
@@ -2521,6 +2521,9 @@ class _Bounded:
         if attempt is None:
             return super()._new_conn()  # type: ignore[misc]
         attempt.sent = False
+        if not _is_own(urllib3.util.connection.create_connection, urllib3.util.connection):
+            self.timeout = attempt.left(attempt.call.connect)
+            return super()._new_conn()  # type: ignore[misc]  # somebody says where names lead
         try:
             host, port = self._named()
             addresses = _addresses(host, port, attempt)
@@ -2555,7 +2558,8 @@ class _Bounded:
             if self.sock is None:
                 self.connect()
             self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
-            attempt.sent, attempt.sent_at = True, min(attempt.sent_at, _now())
+            if not attempt.sent:
+                attempt.sent, attempt.sent_at = True, _now()
         super().send(data)  # type: ignore[misc]
 
     def _tunnel(self: Any) -> None:
@@ -2564,7 +2568,7 @@ class _Bounded:
         finally:
             attempt = _CURRENT.get()
             if attempt is not None:
-                attempt.sent, attempt.sent_at = False, math.inf  # that was for the proxy
+                attempt.sent = False  # that was for the proxy
 
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         attempt = _CURRENT.get()
@@ -2644,29 +2648,32 @@ def _is_numeric(host: str) -> bool:
     return False
 
 
-def _own(kind: Any) -> Any:
+def _true(kind: Any) -> Any:
     """The class that urllib3 itself defines, where a recorder of cassettes has put a subclass in its place."""
     return next(base for base in kind.__mro__ if base.__module__.startswith("urllib3."))
 
 
-class _BoundedHTTP(_Bounded, _own(HTTPConnection)):  # type: ignore[misc]
+class _BoundedHTTP(_Bounded, _true(HTTPConnection)):  # type: ignore[misc]
     pass
 
 
-class _BoundedHTTPS(_Bounded, _own(HTTPSConnection)):  # type: ignore[misc]
+class _BoundedHTTPS(_Bounded, _true(HTTPSConnection)):  # type: ignore[misc]
     pass
+
+
+class _BoundedKind:
+    """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
+
+    def __get__(self, pool: Any, owner: Any) -> Any:
+        kind = super(_BoundedPool, owner).ConnectionCls  # type: ignore[misc]
+        return owner.bounded.get(kind, kind)
 
 
 class _BoundedPool:
     """A pool whose connections keep to limits, where nobody has put himself in their place."""
 
-    bounded: Dict[Any, Any] = {_own(HTTPConnection): _BoundedHTTP, _own(HTTPSConnection): _BoundedHTTPS}
-
-    @property
-    def ConnectionCls(self) -> Any:
-        """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
-        kind = super().ConnectionCls  # type: ignore[misc]
-        return self.bounded.get(kind, kind)
+    bounded: Dict[Any, Any] = {_true(HTTPConnection): _BoundedHTTP, _true(HTTPSConnection): _BoundedHTTPS}
+    ConnectionCls: Any = _BoundedKind()
 
     def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
         connection, attempt = super()._get_conn(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
@@ -2675,11 +2682,11 @@ class _BoundedPool:
         return connection
 
 
-class _HTTPPool(_BoundedPool, HTTPConnectionPool):  # type: ignore[override]
+class _HTTPPool(_BoundedPool, HTTPConnectionPool):
     pass
 
 
-class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):  # type: ignore[override]
+class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):
     pass
 
 
@@ -2687,7 +2694,7 @@ def _pool_class(kind: Any) -> Any:
     """The bounded kind of a manager's pools: the usual two, or one made for a SOCKS proxy's."""
     if kind in (HTTPConnectionPool, HTTPSConnectionPool):
         return _HTTPSPool if kind is HTTPSConnectionPool else _HTTPPool
-    connection = _own(kind.ConnectionCls)
+    connection = _true(kind.ConnectionCls)
     bounded = {connection: type(connection.__name__, (_BoundedSOCKS, connection), {})}
     return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
 
@@ -2729,6 +2736,8 @@ class _Adapter(HTTPAdapter):
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """What requests makes of urllib3's answer, less the cookies, which are not kept."""
+        if not _is_own(HTTPAdapter.build_response, requests.adapters):
+            return super().build_response(req, resp)
         response = requests.Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
         response.headers = requests.structures.CaseInsensitiveDict(resp.headers)
@@ -2812,7 +2821,7 @@ class _Transport:
         attempt.left(None)
         _CURRENT.set(attempt)
         try:
-            send = self._send_own if self._own and _is_untouched(self._session) else self._send_theirs
+            send = self._send_own if self._is_straight() else self._send_theirs
             response = send(call, attempt, headers)
         except OSError as error:
             if attempt.sent is None:
@@ -2826,6 +2835,11 @@ class _Transport:
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
+
+    def _is_straight(self) -> bool:
+        """Whether nobody else wants to see a request, so that it may go straight to the adapter."""
+        session = self._session
+        return self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
 
     def _send_own(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
         """What `Session.send` comes down to, without what it looks up anew each time."""
@@ -2858,14 +2872,12 @@ def _close_in(pid: int, session: requests.Session) -> None:
         session.close()
 
 
-def _is_untouched(session: requests.Session) -> bool:
-    """Whether sending is requests' own: else a tracer, a mock or a cache has put itself in its way, and is to be asked.
+def _is_own(function: Any, module: Any) -> bool:
+    """Whether a function is the module's own: else a tracer, a mock or a cache has put itself there, to be asked.
 
     Wrappers copy a function's name and module, but not the globals that it runs in.
     """
-    send = type(session).send
-    return (isinstance(send, FunctionType) and send.__globals__ is vars(requests.sessions)
-            and "send" not in vars(session))
+    return isinstance(function, FunctionType) and function.__globals__ is vars(module)
 
 
 def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -2913,13 +2925,16 @@ class _Answer:
         self.status = attempt.status = response.status_code
         self.headers = response.headers
         self._whole = False
-        self._is_read = getattr(response, "_content_consumed", False)  # by a hook of the session
+        self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
         if attempt.wire is None:
             _bound(self._http, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
-        if isinstance(self._http, http.client.HTTPResponse) and not self._is_read:
+        pieces: Iterable[bytes]
+        if self._is_read:
+            pieces = [self._response.content]
+        elif isinstance(self._http, http.client.HTTPResponse) and not getattr(self._response, "_content_consumed", 0):
             encoding = self.headers.get("content-encoding", "").strip().lower()
             pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
         else:
@@ -2991,7 +3006,9 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise zlib.error(f"Content-Encoding {encoding!r} was not asked for")
     inflater: Any = None
+    padding = b""
     for piece in pieces:
+        piece = piece if inflater else piece.lstrip(padding)
         while piece:
             if inflater is None:
                 raw = encoding == "deflate" and piece[0] & 15 != 8  # zlib's first byte names the method, 8
@@ -2999,9 +3016,10 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             out = inflater.decompress(piece, _PIECE)  # no more: between two pieces somebody looks at the clock
             if out:
                 yield out
-            piece = inflater.unused_data.lstrip(b"\0") if inflater.eof else inflater.unconsumed_tail  # NULs: padding
+            piece = inflater.unconsumed_tail
             if inflater.eof:
-                inflater = None
+                padding = b"\0"  # what some writers fill the rest of a block with
+                piece, inflater = inflater.unused_data.lstrip(padding), None
     if inflater is not None:
         yield inflater.flush()
         if not inflater.eof:

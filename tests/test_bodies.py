@@ -44,7 +44,9 @@ def test_an_answer_on_every_framing(server, llm, framing, torn):
     ("deflate", zlib.compress(WHOLE)), ("deflate", zlib.compress(WHOLE)[2:-4]), ("x-gzip", gzip.compress(WHOLE)),
     ("GZIP", gzip.compress(WHOLE)), ("identity", WHOLE), ("", WHOLE),
     ("gzip", gzip.compress(WHOLE[:20]) + gzip.compress(WHOLE[20:]) + gzip.compress(b"")),
-], ids=["deflate", "raw-deflate", "x-gzip", "GZIP", "identity", "none", "members"])
+    ("gzip", gzip.compress(WHOLE) + b"\0" * 20),
+    ("gzip", gzip.compress(WHOLE[:20]) + b"\0" * 20 + gzip.compress(WHOLE[20:]) + b"\0"),
+], ids=["deflate", "raw-deflate", "x-gzip", "GZIP", "identity", "none", "members", "padded", "padded members"])
 def test_an_answer_in_every_compression(server, llm, encoding, packed):
     """What servers call gzip and deflate is undone: zlib's and raw deflate, several gzip members."""
     server.body(packed, headers={"Content-Encoding": encoding}, split=7)

@@ -210,6 +210,22 @@ def test_close_from_another_thread(server, llm, framing, how):
     assert (stream.text, list(stream)) == ("He", [])
 
 
+def test_close_from_another_thread_is_no_failure(server, tmp_path, caplog):
+    """A stream that another thread closes has not failed: nothing is counted as failed, saved or said."""
+    server.handle(lambda request: unfinished())
+    with llmlite.Client("test", base_url=server.url, save_failed=str(tmp_path)) as llm:
+        stream, seen = llm.stream("Hi"), queue.Queue()
+        reader = threading.Thread(target=read, args=(stream, "text", seen))
+        reader.start()
+        assert seen.get(timeout=2) == "He"
+        time.sleep(0.02)
+        stream.close()
+        assert seen.get(timeout=2) == "end"
+        reader.join(2)
+        assert (llm.ledger.failed, llm.ledger.calls, list(tmp_path.iterdir()), caplog.text) == (0, 1, [], "")
+        assert stream.response.text == "He"
+
+
 def test_close_from_another_thread_over_a_session_of_the_users(server):
     """The same over the user's own requests.Session."""
     server.handle(lambda request: unfinished())

@@ -325,6 +325,71 @@ def test_fork_while_others_are_in_calls(server, limit):
     llm.close()
 
 
+@forking
+def test_threads_of_a_child_never_use_the_parents_connection(server):
+    """Threads of a child that all ask at once open connections of their own, also those that come second."""
+    server.handle(echo)
+    switch = sys.getswitchinterval()
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        ask(llm, "parent")
+
+        def child():
+            start, found = threading.Barrier(8), []
+            threads = [threading.Thread(target=lambda: (start.wait(5), found.append(ask(llm, "child"))))
+                       for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(5)
+            return found
+
+        sys.setswitchinterval(1e-6)
+        try:
+            assert [forked(child)() for _ in range(10)] == [["child"] * 8] * 10
+        finally:
+            sys.setswitchinterval(switch)
+        assert ask(llm, "parent again") == "parent again"
+        used = {request.connection for request in server.requests if b"child" in request.body}
+        assert 1 not in used and server.requests[-1].connection == 1
+
+
+class Waiting(str):
+    """A model's name that holds up whoever looks it up, when told to."""
+
+    __slots__ = ()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def __hash__(self):
+        self.inside.set()
+        assert self.go_on.wait(10)
+        return super().__hash__()
+
+
+@forking
+def test_fork_while_the_ledger_is_written(server):
+    """A child whose parent was in the middle of a booking at the fork can read the ledger, drop streams and ask."""
+    answer = {"choices": [{"message": {"content": "ab"}, "finish_reason": "stop"}]}
+    server.sse([{"choices": [{"index": 0, "delta": {"content": "ab"}, "finish_reason": "stop"}]}], gap=0.01)
+    server.handle(lambda request: testing.json_body(answer))
+    llm = llmlite.Client(Waiting("m"), base_url=server.url, retry=None)
+    streams = [llm.stream("hi")]
+    thread = threading.Thread(target=llm.chat, args=("hi",))
+    thread.start()
+    assert Waiting.inside.wait(5)
+
+    def child():
+        Waiting.go_on.set()
+        failed = llm.ledger.snapshot()["failed"]
+        dropped(streams)
+        return failed, llm.chat("hi").text
+
+    assert forked(child)() == (0, "ab")
+    Waiting.go_on.set()
+    thread.join(5)
+    assert "".join(streams[0]) == "ab" and llm.ledger.calls == 2
+    llm.close()
+
+
 # --------------------------------------------------------------------------------------------------- pools of processes
 
 

@@ -157,6 +157,93 @@ def test_more_threads_than_idle_connections(server):
         assert server.connections == 40
 
 
+class Collecting(str):
+    """A model's name that has the garbage collected whenever the ledger looks it up."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        gc.collect()
+        return super().__hash__()
+
+
+def lose_a_stream(llm):
+    """Leave a stream to the collector: only a cycle still holds it."""
+    stream = llm.stream("hi")
+    assert next(stream) == "a"
+    cycle = [stream]
+    cycle.append(cycle)
+
+
+def nameless(request):
+    """An answer that does not name its model, so that it is booked under the client's own name for it."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    if not request.json.get("stream"):
+        return testing.json_body({"choices": [{"message": {"content": "ab"}, "finish_reason": "stop"}], "usage": usage})
+    return testing.sse([{"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": usage},
+                        {"choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}]}], gap=0.01)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the collector may come to a socket before its stream
+def test_a_stream_that_is_collected_while_its_ledger_is_written(server):
+    """A finalizer that books in the middle of a booking neither hangs nor takes anything away from either."""
+    server.handle(nameless)
+    with llmlite.Client(Collecting("m"), base_url=server.url, retry=None) as llm:
+        gc.disable()
+        try:
+            for _ in range(5):
+                lose_a_stream(llm)
+                assert llm.chat("hi").model == "m"
+        finally:
+            gc.enable()
+        assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.usage) == (10, 10, llmlite.Usage(100, 50))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_streams_that_are_collected_at_any_moment(server):
+    """With a collector that runs all the time and a rate limit to keep, nothing hangs, and all is booked."""
+    server.handle(lambda request: testing.stream(["a", "b"], usage=(10, 5)))
+    limit = llmlite.RateLimit(requests_per_minute=1e9, tokens_per_minute=1e9)
+    before = gc.get_threshold()
+    with llmlite.Client("m", base_url=server.url, retry=None, rate_limit=limit) as llm:
+        gc.set_threshold(1)
+        try:
+            for _ in range(40):
+                lose_a_stream(llm)
+                llm.chat("hi")
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+        assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.failed) == (80, 80, 0)
+
+
+def test_close_while_connections_are_made(server):
+    """close() again and again, while threads open connections to ever other hosts, breaks nothing."""
+    server.handle(lambda request: testing.reply("ok"))
+    stop, clients = threading.Event(), []
+
+    def work(number):
+        done = 0
+        while not stop.is_set():
+            assert clients[number % 2].chat("hi").text == "ok"
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(6) as pool:
+        clients += [llmlite.Client("m", base_url=server.url, retry=FAST) for _ in range(2)]
+        futures = [pool.submit(work, number) for number in range(6)]
+        for _ in range(200):
+            time.sleep(0.001)
+            for llm in clients:
+                llm.close()
+        stop.set()
+        assert all(future.result(10) for future in futures)
+    for llm in clients:
+        llm.close()
+
+
 def test_close_while_calls_run(server):
     """close() in the middle of other threads' calls breaks none of them."""
     server.handle(lambda request: testing.stream(["a", "b"], gap=0.01))
