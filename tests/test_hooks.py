@@ -116,7 +116,7 @@ BEFORE = """
 def run(code, *args):
     """What a fresh process prints last, as JSON."""
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), *args], cwd=ROOT, timeout=30, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                          capture_output=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -167,7 +167,7 @@ def test_wrapper_may_answer_itself(made, server, method):
     assert len(server.requests) == 2
 
 
-# ---------------------------------------------------------------------------------- in the place of urllib3's connections
+# -------------------------------------------------------------------------------- in the place of urllib3's connections
 
 
 class Recording(urllib3.connection.HTTPConnection):
@@ -252,7 +252,7 @@ def test_create_connection(made, server, method):
             assert ask(llm, method) == "ok"
 
 
-# ------------------------------------------------------------------------- a urllib3 that calls its parts by other names
+# ------------------------------------------------------------------------ a urllib3 that calls its parts by other names
 
 RENAMED = {
     "pools": """
