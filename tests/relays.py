@@ -137,7 +137,11 @@ class Socks(Relay):
             self._say(near, bytes((5, self.refusing, 0, 1)) + bytes(6))
             return None
         far = socket.create_connection(self.target or (host, port))
-        self._say(near, bytes((5, 0, 0, 1)) + bytes(6))
+        try:
+            self._say(near, bytes((5, 0, 0, 1)) + bytes(6))
+        except OSError:
+            far.close()
+            raise
         return far
 
     def _wait(self, near):
