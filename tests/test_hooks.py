@@ -1,4 +1,5 @@
 """Whoever puts himself into the way of requests or urllib3, before or after the import, is asked once a request."""
+import functools
 import io
 import json
 import os
@@ -41,16 +42,20 @@ def ask(llm, method="chat"):
 
 
 class Counter:
-    """Stands in the place of a method and counts; it is not a function, as wrapt's wrappers are not."""
+    """Stands in the place of a method and counts what it answers; no function, as wrapt's wrappers are none."""
 
     def __init__(self, original):
         self.original, self.count = original, 0
         self.__wrapped__ = original
 
     def __get__(self, instance, owner):
+        original = self.original if instance is None else functools.partial(self.original, instance)
+
         def count(*args, **options):
+            answer = original(*args, **options)
             self.count += 1
-            return self.original(instance, *args, **options)
+            return answer
+
         return count
 
     def __getattr__(self, name):
@@ -102,8 +107,9 @@ BEFORE = """
     @functools.wraps(original)
     def counting(*args, **options):
         global count
+        answer = original(*args, **options)
         count += 1
-        return original(*args, **options)
+        return answer
 
     owner.{name} = counting
     from tests import llmlite
@@ -229,6 +235,7 @@ RECORDING = """
 """
 
 
+@pytest.mark.skipif(urllib3.__version__ < "2", reason="urllib3 1 calls its own class by its name, which is replaced")
 def test_connection_class_put_in_before_the_import(server):
     """A module imported while another class stands for urllib3's uses that one then, and urllib3's own afterwards."""
     server.reply("ok", times=2)
