@@ -121,7 +121,7 @@ class Socks(Relay):
 
     @property
     def url(self):
-        return "socks5h://127.0.0.1:%d" % self.address[1]
+        return f"socks5h://127.0.0.1:{self.address[1]}"
 
     def reach(self, near):
         if self.silent:

@@ -254,7 +254,7 @@ def test_child_that_leaves_the_parents_stream(tmp_path, monkeypatch, secure, own
             texts += streams[0]
             assert texts == words and streams[0].response.finish_reason == "stop"
             assert (llm.ledger.calls, llm.ledger.failed) == (1, 0)
-            del streams
+            streams.clear()
 
 
 @forking
@@ -290,7 +290,7 @@ def test_child_that_exits_beside_the_parents_stream(server):
     """A child that ends by itself, finalizers and all, leaves the parent's stream alone, and comes to its end."""
     server.stream(["a", "b", "c"], gap=0.3)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", EXITING, server.url], cwd=ROOT, timeout=20,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                          capture_output=True, text=True)  # fmt: skip
     assert (done.stdout.split(), done.stderr) == (["3", "a", "b", "c"], "")
 
 

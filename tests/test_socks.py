@@ -147,7 +147,7 @@ def test_leaving_a_stream_closes_its_connection(server, llm, scheme):
     assert server.wait_idle(1)
 
 
-# --------------------------------------------------------------------------------------------------- sent once, not more
+# -------------------------------------------------------------------------------------------------- sent once, not more
 
 
 @METHODS
@@ -295,7 +295,7 @@ def test_slow_greeting_within_the_limits(server, monkeypatch):
 def test_limits_of_the_handshake(proxy, limit):
     """A server that never answers the TLS handshake is left in time."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        with client("https://127.0.0.1:%d/v1" % mute.getsockname()[1]) as llm:
+        with client(f"https://127.0.0.1:{mute.getsockname()[1]}/v1") as llm:
             error, seconds = fails(llm, **limit)
     assert isinstance(error, (llmlite.DeadlineExceededError, llmlite.APITimeoutError)) and seconds < 0.75
     assert llm.ledger.unknown == 0

@@ -1,4 +1,4 @@
-"""Libraries that change how requests, urllib3, sockets or the clock behave, each beside ours: `pytest tests/neighbours`.
+"""Libraries that change how requests, urllib3, sockets or the clock behave, beside ours: `pytest tests/neighbours`.
 
 They need the extra "neighbours"; a file whose library is not installed is skipped.
 """
@@ -22,9 +22,9 @@ def ask(llm, method="chat", **options):
         return "".join(stream)
 
 
-def run(code, *args, limit=30.0):
-    """What `code` prints last, as JSON, in a process of its own: most neighbours change the whole process."""
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *map(str, args)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=limit)
+def run(code, *args, start="", limit=30.0):
+    """What `code`, after `start`, prints last, as JSON, in a process of its own: most neighbours change all of it."""
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(start) + textwrap.dedent(code), *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

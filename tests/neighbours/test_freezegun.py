@@ -29,7 +29,7 @@ def client(server, **options):
 
 
 # What hangs today would hang the whole run: each of these runs in a process of its own, which is ended.
-CODE = """
+START = """
     import json, sys, time, freezegun
     from tests import llmlite, testing
     from tests.neighbours import ask
@@ -51,8 +51,7 @@ MOMENTS = pytest.mark.parametrize("moment", ["2020-01-01", "2040-01-01"])
 
 def within(code, server, method, moment, limit=8.0):
     """What the code answers: the seconds it took, and more."""
-    indented = "".join("    " + line + "\n" for line in code.strip("\n").split("\n"))
-    return run(CODE + indented, server.url, method, moment, limit=limit)
+    return run(code, server.url, method, moment, start=START, limit=limit)
 
 
 @METHODS
@@ -62,8 +61,8 @@ def test_rate_limited_call(server, method, moment):
     server.error(429, retry_after=0.3)
     server.reply("ok")
     seconds, text = within("""
-with freezegun.freeze_time(moment), client() as llm:
-    answer(ask(llm, method))
+        with freezegun.freeze_time(moment), client() as llm:
+            answer(ask(llm, method))
     """, server, method, moment)  # fmt: skip
     assert text == "ok" and server.requests[1].time - server.requests[0].time >= 0.3 and seconds < 5
 
@@ -74,21 +73,20 @@ def test_rate_limited_call_with_a_date(server, method):
     server.error(429, retry_after="Wed, 21 Oct 2015 07:28:01 GMT", headers={"Date": "Wed, 21 Oct 2015 07:28:00 GMT"})
     server.reply("ok")
     seconds, text = within("""
-with freezegun.freeze_time(moment), client() as llm:
-    answer(ask(llm, method))
+        with freezegun.freeze_time(moment), client() as llm:
+            answer(ask(llm, method))
     """, server, method, "2020-01-01")  # fmt: skip
     assert text == "ok" and 0.9 <= server.requests[1].time - server.requests[0].time < 3
 
 
 @METHODS
-@MOMENTS
-def test_declared_limit(server, method, moment):
+def test_declared_limit(server, method):
     """A RateLimit holds calls back in real seconds."""
     server.handle(lambda request: testing.reply("ok"))
     seconds, texts = within("""
-with freezegun.freeze_time(moment), client(rate_limit=llmlite.RateLimit(requests_per_minute=300)) as llm:
-    answer([ask(llm, method) for _ in range(9)])
-    """, server, method, moment)  # fmt: skip
+        with freezegun.freeze_time(moment), client(rate_limit=llmlite.RateLimit(requests_per_minute=300)) as llm:
+            answer([ask(llm, method) for _ in range(9)])
+    """, server, method, "2040-01-01")  # fmt: skip
     assert texts == ["ok"] * 9 and server.requests[-1].time - server.requests[0].time > 0.5
 
 
@@ -99,51 +97,49 @@ def test_client_of_the_frozen_time_works_after_it(server, method, moment):
     server.error(429, retry_after=0.2)
     server.handle(lambda request: testing.reply("ok"))
     seconds, first, second, third = within("""
-limit = llmlite.RateLimit(requests_per_minute=6000, tokens_per_minute=6000000)
-with client(rate_limit=limit) as llm:
-    with freezegun.freeze_time(moment):
-        try:
-            first = ask(llm, method, deadline=5)
-        except llmlite.LLMError as error:
-            first = str(error)
-    second = ask(llm, method, deadline=5)
-    with freezegun.freeze_time("2030-01-01"):
-        third = ask(llm, method, deadline=5)
-    answer(first, second, third)
+        limit = llmlite.RateLimit(requests_per_minute=6000, tokens_per_minute=6000000)
+        with client(rate_limit=limit) as llm:
+            with freezegun.freeze_time(moment):
+                try:
+                    first = ask(llm, method, deadline=5)
+                except llmlite.LLMError as error:
+                    first = str(error)
+            second = ask(llm, method, deadline=5)
+            with freezegun.freeze_time("2030-01-01"):
+                third = ask(llm, method, deadline=5)
+            answer(first, second, third)
     """, server, method, moment)  # fmt: skip
     assert (first, second, third) == ("ok", "ok", "ok") and seconds < 5
 
 
 @METHODS
-@MOMENTS
-def test_client_that_is_made_before(server, method, moment):
+def test_client_that_is_made_before(server, method):
     """A client that is made and used before works while the clock stands, and after it."""
     server.handle(lambda request: testing.reply("ok"))
     seconds, *texts = within("""
-with client(rate_limit=llmlite.RateLimit(requests_per_minute=6000)) as llm:
-    first = ask(llm, method)
-    with freezegun.freeze_time(moment):
-        second = ask(llm, method, deadline=5)
-    answer(first, second, ask(llm, method, deadline=5))
-    """, server, method, moment)  # fmt: skip
+        with client(rate_limit=llmlite.RateLimit(requests_per_minute=6000)) as llm:
+            first = ask(llm, method)
+            with freezegun.freeze_time(moment):
+                second = ask(llm, method, deadline=5)
+            answer(first, second, ask(llm, method, deadline=5))
+    """, server, method, "2040-01-01")  # fmt: skip
     assert texts == ["ok"] * 3
 
 
 @METHODS
-@MOMENTS
 @pytest.mark.parametrize("steps", [(testing.STALL,), tuple(x for n in range(60) for x in (b"H", 0.05))],
                          ids=["silent", "dripping"])  # fmt: skip
-def test_deadline(server, method, moment, steps):
+def test_deadline(server, method, steps):
     """A deadline is real time: it passes while the clock stands."""
     server.raw(*steps)
     seconds, kind, taken = within("""
-with freezegun.freeze_time(moment), client(retry=None) as llm:
-    began = clock()
-    try:
-        ask(llm, method, deadline=0.5)
-    except llmlite.LLMError as error:
-        answer(type(error).__name__, clock() - began)
-    """, server, method, moment)  # fmt: skip
+        with freezegun.freeze_time(moment), client(retry=None) as llm:
+            began = clock()
+            try:
+                ask(llm, method, deadline=0.5)
+            except llmlite.LLMError as error:
+                answer(type(error).__name__, clock() - began)
+    """, server, method, "2040-01-01")  # fmt: skip
     assert kind == "DeadlineExceededError" and taken < 0.75
 
 
@@ -152,15 +148,15 @@ def test_deadline_that_spans_the_end(server, method):
     """A stream that was opened while the clock stood keeps its deadline when it runs again."""
     server.stream(["a"] * 40, gap=0.05)
     seconds, kind, taken = within("""
-with client(retry=None) as llm:
-    began = clock()
-    with freezegun.freeze_time(moment):
-        stream = llm.stream("hi", deadline=0.6)
-        next(stream)
-    try:
-        list(stream)
-    except llmlite.LLMError as error:
-        answer(type(error).__name__, clock() - began)
+        with client(retry=None) as llm:
+            began = clock()
+            with freezegun.freeze_time(moment):
+                stream = llm.stream("hi", deadline=0.6)
+                next(stream)
+            try:
+                list(stream)
+            except llmlite.LLMError as error:
+                answer(type(error).__name__, clock() - began)
     """, server, method, "2040-01-01")  # fmt: skip
     assert kind == "DeadlineExceededError" and 0.3 < taken < 0.85
 
@@ -171,8 +167,8 @@ def test_clock_that_is_moved(server, method):
     server.error(429, retry_after=0.2)
     server.reply("ok")
     seconds, text = within("""
-with freezegun.freeze_time(moment, auto_tick_seconds=3600), client() as llm:
-    answer(ask(llm, method, deadline=5))
+        with freezegun.freeze_time(moment, auto_tick_seconds=3600), client() as llm:
+            answer(ask(llm, method, deadline=5))
     """, server, method, "2040-01-01")  # fmt: skip
     assert text == "ok" and server.requests[1].time - server.requests[0].time >= 0.2
 
