@@ -1941,13 +1941,14 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
         return error, 0.0
     ask = error.retry_after
     if ask is not None and ask > policy.retry_after_max:
-        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={policy.retry_after_max:g}"
+        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
         return error, 0.0
     delay = policy._delay(kind, retry) if ask is None else ask
     if time.monotonic() + delay > call.deadline:
         words = "the server asks to wait" if ask is not None else "the next attempt is due in"
-        return DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=ask, last_error=error,
-                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}"), delay
+        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=ask,
+                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}",
+                                     last_error=error), delay
     call.retries[kind] = retry + 1
     return None, delay
 
@@ -1977,7 +1978,7 @@ class _Gate:
             if delay <= 0:
                 return
             if time.monotonic() + delay > call.deadline:
-                raise DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=delay,
+                raise DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=delay,
                                             why=f"the client's calls are held back for {delay:.1f} s more")
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
@@ -2023,6 +2024,15 @@ class _Bucket:
     def take(self, amount: float) -> None:
         """Take, also what is not there yet."""
         self.level -= amount
+
+
+def _brief(seconds: Any) -> str:
+    """A number of seconds as people write it.
+
+        >>> [_brief(seconds) for seconds in (1800.0, 12.5, 0.25, 1 / 3, 0.0001)]
+        ['1800', '12.5', '0.25', '0.333', '0.0001']
+    """
+    return f"{round(seconds, 3) or seconds:.15g}"
 
 
 _SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
@@ -2831,9 +2841,10 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
     if time.monotonic() + _EPSILON >= attempt.deadline:
-        return DeadlineExceededError(f"deadline of {call.limit:.3g} s ran out", why=where, last_error=call.last_error)
+        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
+                                     last_error=call.last_error)
     if attempt.expired():
-        return APITimeoutError(f"no data event for {attempt.idle:g} s", why=where, _kind="normal")
+        return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
