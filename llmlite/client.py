@@ -36,6 +36,7 @@ import json
 import logging
 import math
 import mimetypes
+import numbers
 import os
 import random
 import re
@@ -412,6 +413,27 @@ class Embeddings(NamedTuple):
     model: str
 
 
+def _gathered(replies: List[Response], model: str) -> Embeddings:
+    vectors = [vector for reply in replies for vector in reply.parsed]
+    return Embeddings(vectors, sum((reply.usage for reply in replies), _NO_USAGE), model)
+
+
+_NUMBERS: Dict[type, Tuple[str, Any]] = {  # a kind of number, in words, and as libraries of all sorts register theirs
+    int: ("a whole number", numbers.Integral), float: ("a finite number", numbers.Real), bool: ("True or False", ())}
+
+
+def _finite(value: Any, kind: type = float) -> Any:
+    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond all bounds."""
+    if type(value) is not kind:
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS[kind][1]):
+            return None
+        try:
+            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+        except (ValueError, OverflowError):
+            return None
+    return value if abs(value) <= sys.float_info.max else None
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """When and how often a call is tried again; `retry=None` on a client switches retries off.
@@ -440,9 +462,13 @@ class RetryPolicy:
     connect_retries: int = 2
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigurationError(f"{name}={value!r}: RetryPolicy takes a finite number, zero or more")
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            number = _finite(value, kind)
+            if number is None or number < 0:
+                what = _NUMBERS[kind][0] + ("" if kind is bool else ", zero or more")
+                raise ConfigurationError(f"{field.name}={_shown(value)}: RetryPolicy takes {what}")
+            object.__setattr__(self, field.name, number)
         if self.jitter > 1:
             raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
 
@@ -464,8 +490,10 @@ class RateLimit:
         self.requests_per_minute: Optional[float] = requests_per_minute
         self.tokens_per_minute: Optional[float] = tokens_per_minute
         for name, value in vars(self).items():
-            if value is not None and (not isinstance(value, (int, float)) or not 0 < value < math.inf):
-                raise ConfigurationError(f"{name}={value!r}: RateLimit takes a number above zero, or None")
+            rate = _finite(value)
+            if value is not None and (rate is None or rate <= 0):
+                raise ConfigurationError(f"{name}={_shown(value)}: RateLimit takes a number above zero, or None")
+            setattr(self, name, rate)
 
     def __repr__(self) -> str:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -711,7 +739,7 @@ class Client:
                  idle_timeout: Optional[float] = None, deadline: Optional[float] = None,
                  retry: Optional[RetryPolicy] = RetryPolicy(), rate_limit: Optional[RateLimit] = None,
                  headers: Optional[Mapping[str, Optional[str]]] = None, session: Optional[requests.Session] = None,
-                 save_failed: Optional[str] = None, fallbacks: Sequence[Union[str, Client]] = (),
+                 save_failed: Union[None, str, os.PathLike[str]] = None, fallbacks: Sequence[Union[str, Client]] = (),
                  skip_bad_events: bool = False) -> None:
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
         self._provider, self._base_url, found = _find_provider(model, provider, base_url)
@@ -723,9 +751,9 @@ class Client:
         self._deadline = _checked_seconds("deadline", deadline)
         self._retry = _checked_type("retry", retry, RetryPolicy)
         self._headers = _checked_headers(headers)
-        self._session = session
-        self._skip_bad_events = skip_bad_events
-        self._save_failed = save_failed or os.environ.get("LLMLITE_SAVE_FAILED")
+        self._session = _checked_session(session)
+        self._skip_bad_events = _checked_type("skip_bad_events", skip_bad_events, bool)
+        self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
         self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
         self._transport = _Transport(session, retry)
@@ -3117,12 +3145,37 @@ def _checked_type(name: str, value: Any, kind: type) -> Any:
     return value
 
 
+def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
+    """Names and Clients; a str alone would be gone through letter by letter."""
+    items = None if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable) else tuple(fallbacks)
+    for item in (fallbacks,) if items is None else items:
+        if items is None or not isinstance(item, (str, Client)):
+            raise ConfigurationError(f"fallbacks has {_shown(item)}: give a list of models or Clients")
+    return items or ()
+
+
+def _checked_session(session: Any) -> Any:
+    """A session, whoever wrote it: what has the methods that are used."""
+    used = ("prepare_request", "merge_environment_settings", "send")
+    if session is not None and (isinstance(session, type) or not all(hasattr(session, name) for name in used)):
+        raise ConfigurationError(f"session is {_shown(session)}: give a requests.Session, or None")
+    return session
+
+
+def _checked_folder(folder: Any) -> Optional[str]:
+    path = os.fspath(folder) if isinstance(folder, (str, os.PathLike)) else folder
+    if not isinstance(path, (str, type(None))):
+        raise ConfigurationError(f"save_failed is {_shown(folder)}: give the path of a folder, or None")
+    return path
+
+
 def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{name}={value!r}: give seconds above zero, or None")
-    return float(value)
+    seconds = _finite(value)
+    if seconds is None or seconds <= 0:
+        raise ConfigurationError(f"{name}={_shown(value)}: give seconds above zero, or None")
+    return float(seconds)
 
 
 def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]]:
@@ -3151,19 +3204,23 @@ def _is_latin(text: str) -> bool:
     return all(ord(character) < 256 for character in text)
 
 
-_NUMBER = (int, float)
 _KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "temperature": _NUMBER, "top_p": _NUMBER, "top_k": (int,), "min_p": _NUMBER,
-    "max_tokens": (int,), "stop": (str, list, tuple), "seed": (int,), "priority": (int,), "logprobs": (int,),
-    "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
+    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
+    "extra": (dict,)}
+_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
+                             "seed": int, "priority": int, "logprobs": int}
 
 
 def _checked_options(asked: JSON) -> JSON:
-    """What was asked, if each option is of its kind."""
+    """What was asked, if each option is of its kind; numbers as Python's own."""
     for name, value in asked.items():
-        kinds = _KINDS.get(name)
-        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and name != "logprobs")):
-            raise ConfigurationError(f"{name}={value!r:.60}: give {' or '.join(kind.__name__ for kind in kinds)}")
+        if name in _NUMERIC and not (name == "logprobs" and isinstance(value, bool)):
+            asked[name] = _finite(value, _NUMERIC[name])
+            if asked[name] is None:
+                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]][0]}")
+        elif not isinstance(value, _KINDS.get(name, object)):
+            names = " or ".join(kind.__name__ for kind in _KINDS[name])
+            raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
     return asked
 
 
