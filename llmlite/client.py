@@ -715,8 +715,9 @@ class Client:
         model: "provider/model", or, with `provider` or `base_url`, the model's id verbatim.  Default: LLMLITE_MODEL.
         provider: a name of the provider table (`providers()` lists it).
         base_url: the API's address.  Default: the provider's own variable (OPENAI_BASE_URL, ...), then its preset.
-        api_key: a str ("" for none) or a callable returning one, asked again for each attempt.  Default: the
-            provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a loopback host.
+        api_key: a str ("" for none) or a callable returning one, asked again for each attempt; what it raises comes
+            through.  Default: the provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a
+            loopback host.
         timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
         idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
         deadline: seconds for a whole call: connects, retries, waits and the last byte included.
@@ -941,7 +942,7 @@ class Client:
         asked = _checked_options({name: value for name, value in asked.items()
                                   if value is not None or name in ("messages", "prompt")})
         call = _Call(self._provider, model, dialect, stream)
-        call.policy = self._retry
+        call.policy, call.key = self._retry, "" if callable(self._key) else self._key
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
         call.start(_checked_seconds("deadline", deadline))
@@ -952,6 +953,14 @@ class Client:
         call.url = _joined(self._base_url, path, dialect.at_root)
         call.payload = None if body is None else _encode(body)
         return call
+
+    def _fresh_key(self, call: _Call) -> str:
+        """The key that a callable gives for the next attempt; what it raises is its owner's, and nothing is sent."""
+        key = self._key()  # type: ignore[operator]
+        try:
+            return _checked_key(key)
+        except ConfigurationError as error:
+            raise _sealed(error, call) from None
 
     def _model_for(self, model: Optional[str]) -> str:
         if model is None:
@@ -969,6 +978,8 @@ class Client:
             except DeadlineExceededError as late:
                 self._fail(call, _sealed(late, call))
                 raise
+            if callable(self._key):
+                call.key = self._fresh_key(call)
             attempt = _Attempt(call)
             error: Optional[LLMError] = None
             try:
@@ -986,7 +997,6 @@ class Client:
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
         try:
-            call.key = _checked_key(self._key()) if callable(self._key) else self._key
             answer = self._transport.send(call, attempt)
             if answer.status >= 300:
                 payload = answer.read_error()

@@ -193,6 +193,51 @@ def test_callable_that_fails(server):
     assert not server.connections
 
 
+class Relogin(llmlite.LLMError):
+    """What a program may make of our errors."""
+
+
+@pytest.mark.parametrize("error", [
+    FileNotFoundError(2, "No such file", "token.json"), ConnectionRefusedError(111, "no token server"),
+    TimeoutError("token server"), Relogin("log in again", _kind="normal"),
+], ids=lambda error: type(error).__name__)  # fmt: skip
+def test_callable_that_fails_like_a_lost_connection(server, error):
+    """Whatever a callable raises comes through as it is: no lost connection, not tried again, and no request."""
+    asked = []
+
+    def key():
+        asked.append(1)
+        raise error
+
+    client = llmlite.Client("m", base_url=server.url, api_key=key, retry=FAST)
+    for call in (client.chat, client.stream):
+        with pytest.raises(type(error)) as caught:
+            call("hi")
+        assert caught.value is error
+    assert len(asked) == 2 and not server.connections
+    assert (client.ledger.attempts, client.ledger.unknown) == (0, 0)
+
+
+def test_callable_that_fails_at_a_retry(server):
+    """So does what it raises later; the requests before it stay booked."""
+    keys = iter(["one"])
+    server.error(500)
+    client = llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=FAST)
+    with pytest.raises(StopIteration):
+        client.chat("hi")
+    assert (client.ledger.attempts, len(server.requests)) == (1, 1)
+
+
+def test_callable_whose_later_key_is_none(server):
+    """A key that no header can hold is a ConfigurationError, which tells what had been sent before."""
+    keys = iter(["one", "two\n"])
+    server.error(500)
+    client = llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=FAST)
+    with pytest.raises(llmlite.ConfigurationError, match="compatible: api_key") as caught:
+        client.chat("hi")
+    assert (caught.value.attempts, type(caught.value.last_error)) == (1, llmlite.ServerError)
+
+
 # --------------------------------------------------------------------------------------------------- nowhere to be seen
 
 
