@@ -1007,12 +1007,12 @@ class Client:
                 return Stream(_Flow(call, attempt, answer, self))
             reply = _read_reply(call, attempt, answer)
             attempt.empty = _is_empty(reply)
+            self._gate.spent(reply.usage)
             _read_schema(call, reply)
         except _WIRE_ERRORS as caught:
             error = _translated(caught, call, attempt)
         else:
             attempt.end(self.ledger)
-            self._gate.spent(reply.usage)
             _log_reply(call, reply)
             if attempt.empty and self._retry is not None and self._retry.retry_empty:
                 raise EmptyResponseError("the answer is empty", response=reply, _kind="empty")
