@@ -2838,13 +2838,17 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 
 
 _CertificateError: Any = vars(urllib3.connection)["CertificateError"]  # urllib3's own for another host's certificate
-_CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, str], ...] = (
+_CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
+    ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
+    ("mismatch|doesn't match", "it is for another host: check base_url"),
+    ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
+_CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, str], ...] = (
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
     ((_Cut, http.client.IncompleteRead), APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
     ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
-     "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities", ""),
+     _CERTIFICATE_HINTS, ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError), APIConnectionError, "TLS failed", "is it an https address?", ""),
     ((requests.exceptions.SSLError,), APIConnectionError, "TLS failed", "is it an https address?", ""),
@@ -2886,6 +2890,8 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
+    if hint is _CERTIFICATE_HINTS:
+        hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
