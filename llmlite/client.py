@@ -3012,7 +3012,7 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     error = _error_class(status, trouble)
     told = _dict(trouble.metadata.get("headers"))  # a router repeats the headers of the provider behind it
     asked = requests.structures.CaseInsensitiveDict({**{str(k): str(v) for k, v in told.items()}, **headers})
-    message = trouble.message
+    message = _readable(trouble.message)
     if 300 <= status < 400:
         message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
@@ -3141,9 +3141,25 @@ def _masked(value: Any, secrets: List[str], depth: int = 0) -> Any:
 def _words(text: Any) -> str:
     """The server's own words, fit for one line of a terminal."""
     if isinstance(text, bytes):
-        text = text[:4 * _MAX_WORDS].decode("utf-8", "replace")
+        text = text[:_PIECE].decode("utf-8", "replace")
+    text = _readable(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
     return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
+
+
+_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
+
+
+def _readable(text: str) -> str:
+    """The server's words: of a page its title, or else its text without the tags."""
+    if not re.match(_PAGE, text):
+        return text
+    page = text[:_PIECE]
+    at = page.lower().find("<title")
+    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
+    shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
+    from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
+    return " ".join(unescape(shown).split()) or text
 
 
 def _without_userinfo(url: str) -> str:
