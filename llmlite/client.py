@@ -3045,11 +3045,12 @@ def _is_shallow(value: Any) -> bool:
     return not level
 
 
-def _holds_error(body: JSON, mark: str) -> bool:
-    """Whether a body that came with a 200 is an error after all."""
+def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
+    """Whether a body that came with a 200 is an error after all: words are one where the answer itself is missing."""
     if body.get("error"):
         return True
-    return mark not in body and (body.get("object") == "error" or any(
+    answers = mark in body or any(isinstance(body.get(name), list) for name in lists)
+    return not answers and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
 
@@ -3059,7 +3060,7 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     body = _json_or(_UNSET, payload)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
-    if isinstance(body, dict) and _holds_error(body, call.dialect.mark):
+    if isinstance(body, dict) and _holds_error(body, call.dialect.mark, call.dialect.lists):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
@@ -3504,6 +3505,7 @@ class _Dialect:
     voice = ""  # the name under which its own words ride in a message of the history
     task = "chat"  # what it is for, in a saved request
     mark = ""  # the key that every good body and chunk has
+    lists: Tuple[str, ...] = ()  # where there is no mark: the keys of which a good body has one
     tokens = False  # whether a stream's pieces are Tokens
     path = ""
     at_root = False  # whether the path stands beside /v1, not below
@@ -3555,9 +3557,11 @@ class _ModelList(_Dialect):
     """One page of the list of models, in the dialect of a provider."""
 
     task = "models"
+    lists = ("data", "models")
 
     def __init__(self, of: _Dialect, page: str) -> None:
-        super().__init__(headers=of.headers, path=of.models_path + page)
+        path = of.models_path
+        super().__init__(headers=of.headers, path=path + ("&" if "?" in path else "?") + page if page else path)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
         return "GET", self.path, None
@@ -3574,20 +3578,22 @@ class _ModelList(_Dialect):
     @staticmethod
     def rows(body: JSON) -> Optional[List[Any]]:
         """The rows of a page, under any of the names they have."""
-        return next((body[name] for name in ("data", "models") if isinstance(body.get(name), list)), None)
+        return next((body[name] for name in _ModelList.lists if isinstance(body.get(name), list)), None)
 
     @staticmethod
     def next_page(body: JSON) -> str:
         """What asks for the page after this one; "" after the last."""
-        name = "pageToken" if body.get("nextPageToken") else "after_id" if body.get("has_more") is True else ""
-        value = str(body.get("nextPageToken") or body.get("last_id"))
-        return f"&{name}={quote(value, safe='', errors='replace')}" if name else ""
+        more = body.get("last_id") if body.get("has_more") is True else None
+        name = "pageToken" if body.get("nextPageToken") else "after_id" if more else ""
+        value = str(body.get("nextPageToken") or more)
+        return f"{name}={quote(value, safe='', errors='replace')}" if name else ""
 
 
 class _Embedding(_Dialect):
     """One request for embeddings, in the dialect of a provider."""
 
     task = "embeddings"
+    lists = ("data", "embeddings")
 
     def __init__(self, of: _Dialect) -> None:
         super().__init__(headers=of.headers, of=of)
