@@ -829,19 +829,42 @@ class Client:
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
               headers: Optional[Mapping[str, Optional[str]]] = None) -> Embeddings:
-        """The vectors of texts, in their order; as many requests as the provider's limit makes it."""
-        asked = locals()
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        """The vectors of texts, in their order; as many requests as the provider's limit makes it.
+
+        Raises:
+            LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
+                vectors of the first texts.
+        """
+        asked, started = locals(), time.monotonic()
+        texts = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, abc.Iterable) else []
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty")
-        size, found = self._chat.embeddings_at_once, Embeddings([], _NO_USAGE, "")
+        size = self._chat.embeddings_at_once
         batches = [texts[at:at + size] for at in range(0, len(texts), size)]
-        for ask, batch in zip(self._within(asked), batches):
-            reply = self._perform(self._plan(_Embedding(self._chat), {**ask, "texts": batch}, stream=False))
-            if len(reply.parsed) != len(batch):
-                raise ResponseError(f"{len(reply.parsed)} embeddings for {len(batch)} texts", response=reply)
-            found = Embeddings(found.vectors + reply.parsed, found.usage + reply.usage, reply.model)
-        return found
+        done: List[Response] = []
+        try:
+            for batch, ask in zip(batches, self._within(asked)):
+                done.append(self._embedded({**ask, "texts": batch}))
+        except LLMError as error:
+            before = sum(reply.attempts for reply in done)
+            error.attempts, error.elapsed = error.attempts + before, time.monotonic() - started
+            if done:
+                found = _gathered(done, self._model_for(model))
+                error.response = Response(parsed=found, usage=found.usage, model=found.model, attempts=before)
+            raise
+        return _gathered(done, done[-1].model)
+
+    def _embedded(self, asked: JSON) -> Response:
+        """One request for embeddings."""
+        count = len(asked["texts"])
+        call = self._plan(_Embedding(self._chat), asked, stream=False)
+        reply: Response = self._perform(call)
+        if len(reply.parsed) == count:
+            return reply
+        error = _sealed(ResponseError(f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw,
+                                      status_code=200, headers=reply.headers, request_id=reply.request_id), call)
+        self._fail(call, error)
+        raise error
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Optional[Mapping[str, Optional[str]]] = None) -> List[str]:
