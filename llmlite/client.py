@@ -146,7 +146,7 @@ class LLMError(Exception):
         attempts: how many requests the call had made.
         elapsed: seconds from the start of the call.
         response: the `Response` as far as it had arrived, or None.
-        last_error: the error that the last attempt had met, or None.
+        last_error: the error that the last attempt had met, or the client asked before a fallback, or None.
         retry_after: seconds the server asks to wait, or None.
     """
 
@@ -727,8 +727,9 @@ class Client:
         session: your own `requests.Session` (proxies, certificates, mocks); it stays yours to close.
         save_failed: a folder; each failed request is written there as one JSON file, without its key, for `replay`.
             Default: LLMLITE_SAVE_FAILED.
-        fallbacks: models (written as `model` is) or Clients, tried in turn when this one fails for good; a bad request
-            is not tried again, an expired deadline neither.
+        fallbacks: models (written as `model` is) or Clients, tried in turn when this one fails for good, a Client
+            within its own deadline too; a bad request is not tried again, one that cannot take the request is passed
+            over.  When all fail, the error of the last one asked is raised.
         skip_bad_events: skip torn events of a stream instead of failing.
 
     Raises:
@@ -742,6 +743,7 @@ class Client:
                  headers: Optional[Mapping[str, Optional[str]]] = None, session: Optional[requests.Session] = None,
                  save_failed: Union[None, str, os.PathLike[str]] = None, fallbacks: Sequence[Union[str, Client]] = (),
                  skip_bad_events: bool = False) -> None:
+        fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
         self._provider, self._base_url, found = _find_provider(model, provider, base_url)
         self.model: str = found
@@ -904,8 +906,11 @@ class Client:
         raise ResponseError(f"the model still asks for tools after {max_rounds} rounds", response=reply)
 
     def close(self) -> None:
-        """Close the pooled connections (not those of a `session` of yours)."""
+        """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
         self._transport.close()
+        for given, client in zip(self._options["fallbacks"], self._fallbacks):
+            if client is not given:
+                client.close()
 
     def __enter__(self) -> Client:
         return self
@@ -924,38 +929,62 @@ class Client:
 
     def _fallback(self, model: str) -> Client:
         """A client of another model: what it spends is in this client's ledger, no key goes to another provider."""
-        options = {**self._options, "model": model, "fallbacks": ()}
+        options = {**self._options, "model": model, "fallbacks": (), "deadline": None}  # the caller's bounds it
         if not (options["provider"] or options["base_url"]) and model.partition("/")[0] != self._provider.name:
             options.update(api_key=None, headers=None)
         client = Client(**options)
         client.ledger = self.ledger
         return client
 
-    def _ask(self, dialect: str, asked: JSON, stream: bool) -> Any:
-        """A call of this client, or of the first of its fallbacks that does not fail."""
-        clients = [self, *self._fallbacks]
-        for at, (client, ask) in enumerate(zip(clients, self._within(asked))):
-            if at:
-                ask["model"] = None
-            call = client._plan(getattr(client, dialect), ask, stream)
-            call.has_fallback = at + 1 < len(clients)
+    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = ()) -> Any:
+        """A call of this client, or of the first of its fallbacks that does not fail.
+
+        When all fail, the error of the last one asked comes out; `above` are the ledgers of those it is a fallback of.
+        """
+        call = self._plan(getattr(self, dialect), {**asked, "deadline": self._limit(asked)}, stream)
+        call.above, call.in_turn = above, True
+        try:
+            result = self._perform(call)
+            call.in_turn = False
+            return result
+        except LLMError as caught:
+            error = caught
+        for client in self._fallbacks:
+            left = call.deadline - time.monotonic()
+            if left <= _EPSILON or not _is_fallen_from(error):
+                break
+            _log.warning("%s; %r is next", error, client)
             try:
-                return client._perform(call)
-            except LLMError as error:
-                if not (call.has_fallback and _is_fallen_from(error)):
-                    raise
-                _log.warning("%s; %r is next", error, clients[at + 1])
-        raise AssertionError("the last client returns or raises")
+                return client._ask(dialect, self._handed_to(client, asked, left), stream, (self.ledger, *above))
+            except ConfigurationError as unable:
+                _log.warning("%r is passed over: %s", client, unable)
+            except LLMError as caught:
+                caught.last_error = caught.last_error or error
+                error = caught
+        if self.ledger not in above:
+            self.ledger._failed_one()
+        raise error
+
+    def _handed_to(self, client: Client, asked: JSON, left: float) -> JSON:
+        """What a fallback is asked: within its own deadline too, and without headers meant for another address."""
+        left = min(left, client._deadline or math.inf)
+        headers = asked["headers"] if client._base_url == self._base_url else None
+        return {**asked, "model": None, "headers": headers, "deadline": None if left == math.inf else left}
+
+    def _limit(self, asked: JSON) -> Optional[float]:
+        """The seconds that a call may take."""
+        return self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
 
     def _within(self, asked: JSON) -> Iterator[JSON]:
         """The arguments of one request after another, under one deadline."""
-        deadline = self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
+        deadline = self._limit(asked)
         started, left = time.monotonic(), deadline
         while left is None or left > 0:
             yield {**asked, "deadline": left}
             if deadline is not None:
                 left = started + deadline - time.monotonic()
-        raise DeadlineExceededError(f"deadline of {deadline:g} s ran out", provider=self._provider.name)
+        self.ledger._failed_one()
+        raise DeadlineExceededError(f"deadline of {_brief(deadline)} s ran out", provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
         """A call from a method's arguments: everything is checked and encoded before anything is sent."""
@@ -1058,8 +1087,8 @@ class Client:
 
     def _fail(self, call: _Call, error: LLMError) -> None:
         """A call has ended in an error: count it, log it, save it."""
-        if not (call.has_fallback and _is_fallen_from(error)):
-            self.ledger._failed_one()
+        for ledger in () if call.in_turn else {self.ledger, *call.above}:
+            ledger._failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
@@ -1075,7 +1104,7 @@ class Client:
 
 def _is_fallen_from(error: LLMError) -> bool:
     """Whether an error is worth a try elsewhere: a bad request is bad everywhere, unless it is just too long here."""
-    final = isinstance(error, (ConfigurationError, DeadlineExceededError, BadRequestError, StreamError))
+    final = isinstance(error, (ConfigurationError, BadRequestError, StreamError))
     return isinstance(error, ContextLengthError) or not final
 
 
@@ -1922,7 +1951,8 @@ class _Call:
         self.read: Optional[float] = None
         self.idle: Optional[float] = None
         self.policy: Optional[RetryPolicy] = None
-        self.has_fallback = False
+        self.above: Tuple[Ledger, ...] = ()  # the ledgers of the clients that this one is a fallback of
+        self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
@@ -1989,7 +2019,8 @@ class _Attempt:
             if self.answer is not None:
                 self.answer.release()
             self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-            ledger._book(self)
+            for each in {ledger, *self.call.above}:
+                each._book(self)
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
