@@ -1015,11 +1015,19 @@ class Client:
             raise _sealed(error, call) from None
 
     def _model_for(self, model: Optional[str]) -> str:
+        """A model's id as it is sent."""
+        _checked_type("model", model, str)
         if model is None:
             return self.model
-        prefix = self._provider.name + "/"
-        verbatim = self._options["provider"] or self._options["base_url"]
-        return model[len(prefix):] if model.startswith(prefix) and not verbatim else model
+        prefix, _, rest = model.partition("/")
+        row, verbatim = self._provider, self._options["provider"] or self._options["base_url"]
+        if not verbatim and prefix == row.name:
+            return rest
+        if not verbatim and row.plain_ids and prefix in _PROVIDERS and rest:
+            raise ConfigurationError(
+                f"model={model!r} names a model of another provider, this client is {row.name}'s", hint=f"ask "
+                f"Client({model!r}); Client(..., provider={row.name!r}) sends any id as it is")
+        return model
 
     def _perform(self, call: _Call) -> Any:
         """Attempt after attempt until one holds: the only place that retries."""
@@ -3396,7 +3404,7 @@ def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], s
     if api_key is not None:
         return api_key if callable(api_key) else _checked_key(api_key)
     variables = row.keys or (("LLMLITE_API_KEY",) if row is _COMPATIBLE else ())
-    for variable in variables:
+    for variable in (*variables, *row.optional_keys):
         if os.environ.get(variable):
             return _checked_key(os.environ[variable])
     if row is _COMPATIBLE and _is_loopback(urlsplit(url).hostname or ""):
@@ -4551,9 +4559,11 @@ class _Provider(NamedTuple):
 
     name: str
     base_url: str
-    keys: Tuple[str, ...]
+    keys: Tuple[str, ...]  # the variables of which one must be set
     kind: Type[_Dialect]
     raw: Type[_Dialect]
+    optional_keys: Tuple[str, ...]  # of a server that may have been started with a key, or without
+    plain_ids: bool  # whether no model's id has a slash: then "anthropic/..." is none of its models
     quirks: JSON
 
     def dialect(self) -> _Dialect:
@@ -4566,37 +4576,38 @@ class _Provider(NamedTuple):
 
 
 def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI,
-         raw: Type[_Dialect] = _Completions, **quirks: Any) -> _Provider:
-    return _Provider(name, base_url, tuple(keys.split()), kind, raw, quirks)
+         raw: Type[_Dialect] = _Completions, optional_keys: str = "", plain_ids: bool = False,
+         **quirks: Any) -> _Provider:
+    return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids, quirks)
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
 _COMPATIBLE = _row("compatible", "")
 _PROVIDERS = {row.name: row for row in (
-    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP),
-    _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic),
+    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True),
+    _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
     _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
-         embeddings_at_once=100),
+         embeddings_at_once=100, plain_ids=True),
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
-         voice="gemini-openai", echo=("tool_calls",)),
+         voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
-         auth_header="api-key", auth_scheme=""),
+         auth_header="api-key", auth_scheme="", plain_ids=True),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
          voice="openrouter", echo=("reasoning_details",)),
-    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY"),
-    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek),
+    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True),
+    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek, plain_ids=True),
     _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _Mistral),
+    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _Mistral, plain_ids=True),
     _row("together", "https://api.together.ai/v1", "TOGETHER_API_KEY"),
     _row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
-    _row("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    _row("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", plain_ids=True),
     _row("perplexity", "https://api.perplexity.ai", "PERPLEXITY_API_KEY"),
     _row("nvidia", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
     _row("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN"),
-    _row("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
-    _row("zai", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY"),
+    _row("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", plain_ids=True),
+    _row("zai", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY", plain_ids=True),
     _row("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    _row("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY"),
+    _row("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY", plain_ids=True),
     _row("sambanova", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
     _row("deepinfra", "https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
     _row("nebius", "https://api.studio.nebius.ai/v1", "NEBIUS_API_KEY"),
@@ -4614,8 +4625,8 @@ _PROVIDERS = {row.name: row for row in (
     _row("volcengine", "https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
     _row("friendli", "https://api.friendli.ai/serverless/v1", "FRIENDLI_TOKEN"),
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
-    _row("ollama", "http://localhost:11434/v1"),
-    _row("lmstudio", "http://localhost:1234/v1"),
-    _row("vllm", "http://localhost:8000/v1", ask={"return_token_ids": True}),
-    _row("llamacpp", "http://localhost:8080/v1", raw=_LlamaCpp),
+    _row("ollama", "http://localhost:11434/v1"),  # OLLAMA_API_KEY is its cloud's
+    _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
+    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", ask={"return_token_ids": True}),
+    _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp),
 )}

@@ -121,6 +121,45 @@ def test_model_for_one_call(server, monkeypatch, options, model, sent):
     assert [request.json["model"] for request in server.requests] == [sent, "first"]
 
 
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini", "azure", "xai", "deepseek", "mistral", "cerebras",
+                                  "moonshot"])
+@pytest.mark.parametrize("other", ["anthropic/claude-x", "groq/llama", "openai/gpt-x"])
+def test_model_of_another_provider(server, monkeypatch, name, other):
+    """A client that was named by its provider does not send another provider's "provider/model" there as an id."""
+    if other.startswith(name):
+        return
+    monkeypatch.setenv(name.upper() + "_BASE_URL", server.url)
+    with llmlite.Client(name + "/first", api_key="key") as client:
+        for method in (client.chat, client.stream, client.embed):
+            words = refused(f"model='{other}'.*{name}", method, "hi", model=other)
+            assert f"provider={name!r}" in words and f"Client({other!r})" in words
+        assert client.ledger.failed == 0
+    assert not server.connections
+
+
+@pytest.mark.parametrize("name", ["openrouter", "together", "fireworks", "huggingface", "nvidia", "deepinfra", "novita",
+                                  "baseten", "vercel", "chutes", "groq", "nebius", "hyperbolic", "friendli", "wandb",
+                                  "ollama", "lmstudio", "vllm", "llamacpp", "perplexity", "dashscope"])
+def test_ids_with_a_slash(server, monkeypatch, name):
+    """Where ids have slashes, one that begins like a provider's name is the server's own."""
+    monkeypatch.setenv(name.upper() + "_BASE_URL", server.url)
+    server.reply("ok")
+    with llmlite.Client(name + "/first", api_key="key") as client:
+        client.chat("hi", model="openai/gpt-oss-120b")
+    assert server.requests[0].json["model"] == "openai/gpt-oss-120b"
+
+
+@pytest.mark.parametrize("options", [{"provider": "openai"}, {"base_url": ""}], ids=repr)
+def test_ids_that_are_verbatim(server, monkeypatch, options):
+    """With provider= or base_url= an id is what the server calls it, also behind a router."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    server.reply("ok")
+    options = {name: value or server.url for name, value in options.items()}
+    with llmlite.Client("first", api_key="key", **options) as client:
+        client.chat("hi", model="anthropic/claude-x")
+    assert server.requests[0].json["model"] == "anthropic/claude-x"
+
+
 # --------------------------------------------------------------------------------------------------- the provider table
 
 

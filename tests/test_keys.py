@@ -64,6 +64,31 @@ def test_local_providers_need_no_key(server, all_keys, monkeypatch, name):
     assert server.requests[1].headers["authorization"] == f"Bearer {SECRET}"
 
 
+LOCAL_KEYS = [("vllm", "VLLM_API_KEY"), ("llamacpp", "LLAMACPP_API_KEY"), ("lmstudio", "LMSTUDIO_API_KEY"),
+              ("lmstudio", "LM_API_TOKEN")]
+
+
+@pytest.mark.parametrize("name, variable", LOCAL_KEYS)
+def test_local_providers_take_a_key_of_their_own(server, all_keys, monkeypatch, name, variable):
+    """A server on this machine that was started with a key gets the one in its own variable, and no other server."""
+    monkeypatch.setenv(variable, "own-key-1234")
+    server.reply("ok", times=3)
+    llmlite.Client("m", provider=name, base_url=server.url).chat("hi")
+    llmlite.Client("m", provider=name, base_url=server.url, api_key="").chat("hi")
+    llmlite.Client("m", base_url=server.url).chat("hi")
+    sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == ["Bearer own-key-1234", None, "Bearer local"]
+    assert not anywhere(server)
+
+
+def test_the_key_of_ollamas_cloud_stays_there(server, monkeypatch):
+    """OLLAMA_API_KEY is ollama.com's: an Ollama on this machine does not get it."""
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    server.reply("ok")
+    llmlite.Client("m", provider="ollama", base_url=server.url).chat("hi")
+    assert "authorization" not in server.requests[0].headers and not anywhere(server)
+
+
 # ------------------------------------------------------------------------------------------------- hosts without a name
 
 LOOPBACK = ["localhost", "LocalHost", "127.0.0.1", "127.1.2.3", "[::1]"]
