@@ -70,7 +70,7 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 import urllib3
@@ -1431,6 +1431,8 @@ def stream(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None,
 def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **options: Any) -> Response:
     """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
 
+    The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
+
     Raises:
         ConfigurationError: the file is not one of those.
         LLMError: the request failed again.
@@ -1443,6 +1445,8 @@ def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **
         if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
             raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
                                      hint="give api_key=: a file must not send your key where it likes")
+        given = {name: value for name, value in _checked_headers(saved.get("given")).items() if value != "***"}
+        options["headers"] = _with_headers(given, _checked_headers(options.get("headers")))
         client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ConfigurationError):
@@ -3230,6 +3234,16 @@ def _without_userinfo(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
 
 
+_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
+
+
+def _fit_to_save(url: str) -> str:
+    """A URL fit for a file: without user:password@, and without what looks like a secret in its query."""
+    query = url.partition("?")[2]
+    kept = "&".join(part for part in query.split("&") if not re.search(_SECRET_QUERY, unquote(part)))
+    return _without_userinfo(url) + ("?" + kept if kept else "")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3442,10 +3456,12 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
     secrets = call.secrets()
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url),
+        "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
         "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
         "headers": {name: "***" if re.search(_SECRET_HEADER, name) else value
                     for name, value in _request_headers(call).items()},
+        "given": {name: "***" if value and re.search(_SECRET_HEADER, name) else value
+                  for name, value in call.headers.items()},  # of the headers those the user asked for, or away
         "body": None if call.payload is None else json.loads(call.payload),
         "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
         "partial": error.response.text if error.response else None,
