@@ -38,6 +38,7 @@ import json
 import logging
 import math
 import mimetypes
+import numbers
 import os
 import random
 import re
@@ -72,7 +73,7 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 import urllib3
@@ -160,7 +161,7 @@ class LLMError(Exception):
         attempts: how many requests the call had made.
         elapsed: seconds from the start of the call.
         response: the `Response` as far as it had arrived, or None.
-        last_error: the error that the last attempt had met, or None.
+        last_error: the error that the last attempt had met, or the client asked before a fallback, or None.
         retry_after: seconds the server asks to wait, or None.
     """
 
@@ -427,6 +428,27 @@ class Embeddings(NamedTuple):
     model: str
 
 
+def _gathered(replies: List[Response], model: str) -> Embeddings:
+    vectors = [vector for reply in replies for vector in reply.parsed]
+    return Embeddings(vectors, sum((reply.usage for reply in replies), _NO_USAGE), model)
+
+
+_NUMBERS: Dict[type, Tuple[str, Any]] = {  # a kind of number, in words, and as libraries of all sorts register theirs
+    int: ("a whole number", numbers.Integral), float: ("a finite number", numbers.Real), bool: ("True or False", ())}
+
+
+def _finite(value: Any, kind: type = float) -> Any:
+    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond all bounds."""
+    if type(value) is not kind:
+        if isinstance(value, bool) or not isinstance(value, _NUMBERS[kind][1]):
+            return None
+        try:
+            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+        except (ValueError, OverflowError):
+            return None
+    return value if abs(value) <= sys.float_info.max else None
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """When and how often a call is tried again; `retry=None` on a client switches retries off.
@@ -455,9 +477,13 @@ class RetryPolicy:
     connect_retries: int = 2
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigurationError(f"{name}={value!r}: RetryPolicy takes a finite number, zero or more")
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            number = _finite(value, kind)
+            if number is None or number < 0:
+                what = _NUMBERS[kind][0] + ("" if kind is bool else ", zero or more")
+                raise ConfigurationError(f"{field.name}={_shown(value)}: RetryPolicy takes {what}")
+            object.__setattr__(self, field.name, number)
         if self.jitter > 1:
             raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
 
@@ -479,8 +505,10 @@ class RateLimit:
         self.requests_per_minute: Optional[float] = requests_per_minute
         self.tokens_per_minute: Optional[float] = tokens_per_minute
         for name, value in vars(self).items():
-            if value is not None and (not isinstance(value, (int, float)) or not 0 < value < math.inf):
-                raise ConfigurationError(f"{name}={value!r}: RateLimit takes a number above zero, or None")
+            rate = _finite(value)
+            if value is not None and (rate is None or rate <= 0):
+                raise ConfigurationError(f"{name}={_shown(value)}: RateLimit takes a number above zero, or None")
+            setattr(self, name, rate)
 
     def __repr__(self) -> str:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -743,8 +771,9 @@ class Client:
         model: "provider/model", or, with `provider` or `base_url`, the model's id verbatim.  Default: LLMLITE_MODEL.
         provider: a name of the provider table (`providers()` lists it).
         base_url: the API's address.  Default: the provider's own variable (OPENAI_BASE_URL, ...), then its preset.
-        api_key: a str ("" for none) or a callable returning one, asked again for each attempt.  Default: the
-            provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a loopback host.
+        api_key: a str ("" for none) or a callable returning one, asked again for each attempt; what it raises comes
+            through.  Default: the provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a
+            loopback host.
         timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
         idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
         deadline: seconds for a whole call: connects, retries, waits and the last byte included.
@@ -754,8 +783,9 @@ class Client:
         session: your own `requests.Session` (proxies, certificates, mocks); it stays yours to close.
         save_failed: a folder; each failed request is written there as one JSON file, without its key, for `replay`.
             Default: LLMLITE_SAVE_FAILED.
-        fallbacks: models (written as `model` is) or Clients, tried in turn when this one fails for good; a bad request
-            is not tried again, an expired deadline neither.
+        fallbacks: models (written as `model` is) or Clients, tried in turn when this one fails for good, a Client
+            within its own deadline too; a bad request is not tried again, one that cannot take the request is passed
+            over.  When all fail, the error of the last one asked is raised.
         skip_bad_events: skip torn events of a stream instead of failing.
 
     Raises:
@@ -767,8 +797,9 @@ class Client:
                  idle_timeout: Optional[float] = None, deadline: Optional[float] = None,
                  retry: Optional[RetryPolicy] = RetryPolicy(), rate_limit: Optional[RateLimit] = None,
                  headers: Optional[Mapping[str, Optional[str]]] = None, session: Optional[requests.Session] = None,
-                 save_failed: Optional[str] = None, fallbacks: Sequence[Union[str, Client]] = (),
+                 save_failed: Union[None, str, os.PathLike[str]] = None, fallbacks: Sequence[Union[str, Client]] = (),
                  skip_bad_events: bool = False) -> None:
+        fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
         self._provider, self._base_url, found = _find_provider(model, provider, base_url)
         self.model: str = found
@@ -779,9 +810,9 @@ class Client:
         self._deadline = _checked_seconds("deadline", deadline)
         self._retry = _checked_type("retry", retry, RetryPolicy)
         self._headers = _checked_headers(headers)
-        self._session = session
-        self._skip_bad_events = skip_bad_events
-        self._save_failed = save_failed or os.environ.get("LLMLITE_SAVE_FAILED")
+        self._session = _checked_session(session)
+        self._skip_bad_events = _checked_type("skip_bad_events", skip_bad_events, bool)
+        self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
         self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
         self._transports: Dict[int, _Transport] = {}  # by process: a forked child makes its own
@@ -856,19 +887,42 @@ class Client:
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
               headers: Optional[Mapping[str, Optional[str]]] = None) -> Embeddings:
-        """The vectors of texts, in their order; as many requests as the provider's limit makes it."""
-        asked = locals()
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        """The vectors of texts, in their order; as many requests as the provider's limit makes it.
+
+        Raises:
+            LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
+                vectors of the first texts.
+        """
+        asked, started = locals(), _now()
+        texts = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, abc.Iterable) else []
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty")
-        size, found = self._chat.embeddings_at_once, Embeddings([], _NO_USAGE, "")
+        size = self._chat.embeddings_at_once
         batches = [texts[at:at + size] for at in range(0, len(texts), size)]
-        for ask, batch in zip(self._within(asked), batches):
-            reply = self._perform(self._plan(_Embedding(self._chat), {**ask, "texts": batch}, stream=False))
-            if len(reply.parsed) != len(batch):
-                raise ResponseError(f"{len(reply.parsed)} embeddings for {len(batch)} texts", response=reply)
-            found = Embeddings(found.vectors + reply.parsed, found.usage + reply.usage, reply.model)
-        return found
+        done: List[Response] = []
+        try:
+            for batch, ask in zip(batches, self._within(asked)):
+                done.append(self._embedded({**ask, "texts": batch}))
+        except LLMError as error:
+            before = sum(reply.attempts for reply in done)
+            error.attempts, error.elapsed = error.attempts + before, _now() - started
+            if done:
+                found = _gathered(done, self._model_for(model))
+                error.response = Response(parsed=found, usage=found.usage, model=found.model, attempts=before)
+            raise
+        return _gathered(done, done[-1].model)
+
+    def _embedded(self, asked: JSON) -> Response:
+        """One request for embeddings."""
+        count = len(asked["texts"])
+        call = self._plan(_Embedding(self._chat), asked, stream=False)
+        reply: Response = self._perform(call)
+        if len(reply.parsed) == count:
+            return reply
+        error = _sealed(ResponseError(f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw,
+                                      status_code=200, headers=reply.headers, request_id=reply.request_id), call)
+        self._fail(call, error)
+        raise error
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Optional[Mapping[str, Optional[str]]] = None) -> List[str]:
@@ -908,8 +962,11 @@ class Client:
         raise ResponseError(f"the model still asks for tools after {max_rounds} rounds", response=reply)
 
     def close(self) -> None:
-        """Close the pooled connections (not those of a `session` of yours)."""
+        """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
         self._transport().close()
+        for given, client in zip(self._options["fallbacks"], self._fallbacks):
+            if client is not given:
+                client.close()
 
     def __enter__(self) -> Client:
         return self
@@ -928,38 +985,62 @@ class Client:
 
     def _fallback(self, model: str) -> Client:
         """A client of another model: what it spends is in this client's ledger, no key goes to another provider."""
-        options = {**self._options, "model": model, "fallbacks": ()}
+        options = {**self._options, "model": model, "fallbacks": (), "deadline": None}  # the caller's bounds it
         if not (options["provider"] or options["base_url"]) and model.partition("/")[0] != self._provider.name:
             options.update(api_key=None, headers=None)
         client = Client(**options)
         client.ledger = self.ledger
         return client
 
-    def _ask(self, dialect: str, asked: JSON, stream: bool) -> Any:
-        """A call of this client, or of the first of its fallbacks that does not fail."""
-        clients = [self, *self._fallbacks]
-        for at, (client, ask) in enumerate(zip(clients, self._within(asked))):
-            if at:
-                ask["model"] = None
-            call = client._plan(getattr(client, dialect), ask, stream)
-            call.has_fallback = at + 1 < len(clients)
+    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = ()) -> Any:
+        """A call of this client, or of the first of its fallbacks that does not fail.
+
+        When all fail, the error of the last one asked comes out; `above` are the ledgers of those it is a fallback of.
+        """
+        call = self._plan(getattr(self, dialect), {**asked, "deadline": self._limit(asked)}, stream)
+        call.above, call.in_turn = above, True
+        try:
+            result = self._perform(call)
+            call.in_turn = False
+            return result
+        except LLMError as caught:
+            error = caught
+        for client in self._fallbacks:
+            left = call.deadline - _now()
+            if left <= _EPSILON or not _is_fallen_from(error):
+                break
+            _log.warning("%s; %r is next", error, client)
             try:
-                return client._perform(call)
-            except LLMError as error:
-                if not (call.has_fallback and _is_fallen_from(error)):
-                    raise
-                _log.warning("%s; %r is next", error, clients[at + 1])
-        raise AssertionError("the last client returns or raises")
+                return client._ask(dialect, self._handed_to(client, asked, left), stream, (self.ledger, *above))
+            except ConfigurationError as unable:
+                _log.warning("%r is passed over: %s", client, unable)
+            except LLMError as caught:
+                caught.last_error = caught.last_error or error
+                error = caught
+        if self.ledger not in above:
+            self.ledger._failed_one()
+        raise error
+
+    def _handed_to(self, client: Client, asked: JSON, left: float) -> JSON:
+        """What a fallback is asked: within its own deadline too, and without headers meant for another address."""
+        left = min(left, client._deadline or math.inf)
+        headers = asked["headers"] if client._base_url == self._base_url else None
+        return {**asked, "model": None, "headers": headers, "deadline": None if left == math.inf else left}
+
+    def _limit(self, asked: JSON) -> Optional[float]:
+        """The seconds that a call may take."""
+        return self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
 
     def _within(self, asked: JSON) -> Iterator[JSON]:
         """The arguments of one request after another, under one deadline."""
-        deadline = self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
+        deadline = self._limit(asked)
         started, left = _now(), deadline
         while left is None or left > 0:
             yield {**asked, "deadline": left}
             if deadline is not None:
                 left = started + deadline - _now()
-        raise DeadlineExceededError(f"deadline of {deadline:g} s ran out", provider=self._provider.name)
+        self.ledger._failed_one()
+        raise DeadlineExceededError(f"deadline of {_brief(deadline)} s ran out", provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
         """A call from a method's arguments: everything is checked and encoded before anything is sent."""
@@ -969,7 +1050,7 @@ class Client:
         asked = _checked_options({name: value for name, value in asked.items()
                                   if value is not None or name in ("messages", "prompt")})
         call = _Call(self._provider, model, dialect, stream)
-        call.policy = self._retry
+        call.policy, call.key = self._retry, "" if callable(self._key) else self._key
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
         call.start(_checked_seconds("deadline", deadline))
@@ -981,12 +1062,28 @@ class Client:
         call.payload = None if body is None else _encode(body)
         return call
 
+    def _fresh_key(self, call: _Call) -> str:
+        """The key that a callable gives for the next attempt; what it raises is its owner's, and nothing is sent."""
+        key = self._key()  # type: ignore[operator]
+        try:
+            return _checked_key(key)
+        except ConfigurationError as error:
+            raise _sealed(error, call) from None
+
     def _model_for(self, model: Optional[str]) -> str:
+        """A model's id as it is sent."""
+        _checked_type("model", model, str)
         if model is None:
             return self.model
-        prefix = self._provider.name + "/"
-        verbatim = self._options["provider"] or self._options["base_url"]
-        return model[len(prefix):] if model.startswith(prefix) and not verbatim else model
+        prefix, _, rest = model.partition("/")
+        row, verbatim = self._provider, self._options["provider"] or self._options["base_url"]
+        if not verbatim and prefix == row.name:
+            return rest
+        if not verbatim and row.plain_ids and prefix in _PROVIDERS and rest:
+            raise ConfigurationError(
+                f"model={model!r} names a model of another provider, this client is {row.name}'s", hint=f"ask "
+                f"Client({model!r}); Client(..., provider={row.name!r}) sends any id as it is")
+        return model
 
     def _perform(self, call: _Call) -> Any:
         """Attempt after attempt until one holds: the only place that retries."""
@@ -996,6 +1093,8 @@ class Client:
             except DeadlineExceededError as late:
                 self._fail(call, _sealed(late, call))
                 raise
+            if callable(self._key):
+                call.key = self._fresh_key(call)
             attempt = _Attempt(call)
             error: Optional[LLMError] = None
             try:
@@ -1013,7 +1112,6 @@ class Client:
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
         try:
-            call.key = _checked_key(self._key()) if callable(self._key) else self._key
             answer = self._transport().send(call, attempt)
             if answer.status >= 300:
                 payload = answer.read_error()
@@ -1024,12 +1122,12 @@ class Client:
                 return Stream(_Flow(call, attempt, answer, self))
             reply = _read_reply(call, attempt, answer)
             attempt.empty = _is_empty(reply)
+            self._gate.spent(reply.usage)
             _read_schema(call, reply)
         except _WIRE_ERRORS as caught:
             error = _translated(caught, call, attempt)
         else:
             attempt.end(self.ledger)
-            self._gate.spent(reply.usage)
             _log_reply(call, reply)
             if attempt.empty and self._retry is not None and self._retry.retry_empty:
                 raise EmptyResponseError("the answer is empty", response=reply, _kind="empty")
@@ -1052,8 +1150,8 @@ class Client:
 
     def _fail(self, call: _Call, error: LLMError) -> None:
         """A call has ended in an error: count it, log it, save it."""
-        if not (call.has_fallback and _is_fallen_from(error)):
-            self.ledger._failed_one()
+        for ledger in () if call.in_turn else {self.ledger, *call.above}:
+            ledger._failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
@@ -1067,7 +1165,7 @@ class Client:
 
 def _is_fallen_from(error: LLMError) -> bool:
     """Whether an error is worth a try elsewhere: a bad request is bad everywhere, unless it is just too long here."""
-    final = isinstance(error, (ConfigurationError, DeadlineExceededError, BadRequestError, StreamError))
+    final = isinstance(error, (ConfigurationError, BadRequestError, StreamError))
     return isinstance(error, ContextLengthError) or not final
 
 
@@ -1397,6 +1495,8 @@ def stream(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None,
 def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **options: Any) -> Response:
     """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
 
+    The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
+
     Raises:
         ConfigurationError: the file is not one of those.
         LLMError: the request failed again.
@@ -1409,6 +1509,8 @@ def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **
         if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
             raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
                                      hint="give api_key=: a file must not send your key where it likes")
+        given = {name: value for name, value in _checked_headers(saved.get("given")).items() if value != "***"}
+        options["headers"] = _with_headers(given, _checked_headers(options.get("headers")))
         client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ConfigurationError):
@@ -1925,8 +2027,9 @@ class _Call:
         self.read: Optional[float] = None
         self.idle: Optional[float] = None
         self.policy: Optional[RetryPolicy] = None
-        self.has_fallback = False
         self.replaced = False  # whether a stale connection has been replaced: once a call
+        self.above: Tuple[Ledger, ...] = ()  # the ledgers of the clients that this one is a fallback of
+        self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
@@ -2013,7 +2116,8 @@ class _Attempt:
             if self.answer is not None:
                 self.answer.release()
             self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-            ledger._book(self)
+            for each in {ledger, *self.call.above}:
+                each._book(self)
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
@@ -2029,13 +2133,14 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
         return error, 0.0
     ask = error.retry_after
     if ask is not None and ask > policy.retry_after_max:
-        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={policy.retry_after_max:g}"
+        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
         return error, 0.0
     delay = policy._delay(kind, retry) if ask is None else ask
     if _now() + delay > call.deadline:
         words = "the server asks to wait" if ask is not None else "the next attempt is due in"
-        return DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=ask, last_error=error,
-                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}"), delay
+        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=ask,
+                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}",
+                                     last_error=error), delay
     call.retries[kind] = retry + 1
     return None, delay
 
@@ -2066,7 +2171,7 @@ class _Gate:
             if delay <= 0:
                 return
             if _now() + delay > call.deadline:
-                raise DeadlineExceededError(f"deadline of {call.limit:.3g} s would pass", retry_after=delay,
+                raise DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=delay,
                                             why=f"the client's calls are held back for {delay:.1f} s more")
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
@@ -2111,6 +2216,15 @@ class _Bucket:
     def take(self, amount: float) -> None:
         """Take, also what is not there yet."""
         self.level -= amount
+
+
+def _brief(seconds: Any) -> str:
+    """A number of seconds as people write it.
+
+        >>> [_brief(seconds) for seconds in (1800.0, 12.5, 0.25, 1 / 3, 0.0001)]
+        ['1800', '12.5', '0.25', '0.333', '0.0001']
+    """
+    return f"{round(seconds, 3) or seconds:.15g}"
 
 
 _SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
@@ -3027,14 +3141,18 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 
 
 _CertificateError: Any = vars(urllib3.connection)["CertificateError"]  # urllib3's own for another host's certificate
-_CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, str], ...] = (
+_CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
+    ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
+    ("mismatch|doesn't match", "it is for another host: check base_url"),
+    ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
+_CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, str], ...] = (
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     ((_Cut, http.client.IncompleteRead), APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
     ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
-     "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities", ""),
+     _CERTIFICATE_HINTS, ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError), APIConnectionError, "TLS failed", "is it an https address?", ""),
     ((requests.exceptions.SSLError,), APIConnectionError, "TLS failed", "is it an https address?", ""),
@@ -3046,6 +3164,7 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, str, 
      "connect timed out", "", ""),
     ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError,
      "read timed out", "", "normal"),
+    ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", "", "normal"),
     ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
      "answer is not HTTP", "", "normal"),
     ((ConnectionError,), APIConnectionError, "connection lost", "", "normal"),
@@ -3069,13 +3188,16 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
     if _now() + _EPSILON >= attempt.deadline:
-        return DeadlineExceededError(f"deadline of {call.limit:.3g} s ran out", why=where, last_error=call.last_error)
+        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
+                                     last_error=call.last_error)
     if attempt.expired():
-        return APITimeoutError(f"no data event for {attempt.idle:g} s", why=where, _kind="normal")
+        return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if attempt.is_stale() and any(isinstance(item, (ConnectionError, http.client.BadStatusLine)) for item in chain):
         retry = "stale"
+    if hint is _CERTIFICATE_HINTS:
+        hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
@@ -3201,7 +3323,7 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
     asked = requests.structures.CaseInsensitiveDict({**trouble.told_headers(), **headers})
-    message = call.mask().of(trouble.message, room=_MAX_MESSAGE - 1)
+    message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
     if 300 <= status < 400:
         message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
@@ -3248,11 +3370,12 @@ def _is_shallow(value: Any) -> bool:
     return not level
 
 
-def _holds_error(body: JSON, mark: str) -> bool:
-    """Whether a body that came with a 200 is an error after all."""
+def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
+    """Whether a body that came with a 200 is an error after all: words are one where the answer itself is missing."""
     if body.get("error"):
         return True
-    return mark not in body and (body.get("object") == "error" or any(
+    answers = mark in body or any(isinstance(body.get(name), list) for name in lists)
+    return not answers and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
 
@@ -3262,7 +3385,7 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     body = _json_or(_UNSET, payload)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
-    if isinstance(body, dict) and _holds_error(body, call.dialect.mark):
+    if isinstance(body, dict) and _holds_error(body, call.dialect.mark, call.dialect.lists):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
@@ -3387,14 +3510,40 @@ _ITEM = 16  # what an item of a list counts, in characters: about what it takes 
 def _words(text: Any) -> str:
     """The server's own words, fit for one line of a terminal."""
     if isinstance(text, bytes):
-        text = text[:4 * _MAX_WORDS].decode("utf-8", "replace")
+        text = text[:_PIECE].decode("utf-8", "replace")
+    text = _readable(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
     return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
+
+
+_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
+
+
+def _readable(text: str) -> str:
+    """The server's words: of a page its title, or else its text without the tags."""
+    if not re.match(_PAGE, text):
+        return text
+    page = text[:_PIECE]
+    at = page.lower().find("<title")
+    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
+    shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
+    from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
+    return " ".join(unescape(shown).split()) or text
 
 
 def _without_userinfo(url: str) -> str:
     """A URL fit to be shown: without user:password@, and without its query."""
     return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
+
+
+_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
+
+
+def _fit_to_save(url: str) -> str:
+    """A URL fit for a file: without user:password@, and without what looks like a secret in its query."""
+    query = url.partition("?")[2]
+    kept = "&".join(part for part in query.split("&") if not re.search(_SECRET_QUERY, unquote(part)))
+    return _without_userinfo(url) + ("?" + kept if kept else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3408,12 +3557,37 @@ def _checked_type(name: str, value: Any, kind: type) -> Any:
     return value
 
 
+def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
+    """Names and Clients; a str alone would be gone through letter by letter."""
+    items = None if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable) else tuple(fallbacks)
+    for item in (fallbacks,) if items is None else items:
+        if items is None or not isinstance(item, (str, Client)):
+            raise ConfigurationError(f"fallbacks has {_shown(item)}: give a list of models or Clients")
+    return items or ()
+
+
+def _checked_session(session: Any) -> Any:
+    """A session, whoever wrote it: what has the methods that are used."""
+    used = ("prepare_request", "merge_environment_settings", "send")
+    if session is not None and (isinstance(session, type) or not all(hasattr(session, name) for name in used)):
+        raise ConfigurationError(f"session is {_shown(session)}: give a requests.Session, or None")
+    return session
+
+
+def _checked_folder(folder: Any) -> Optional[str]:
+    path = os.fspath(folder) if isinstance(folder, (str, os.PathLike)) else folder
+    if not isinstance(path, (str, type(None))):
+        raise ConfigurationError(f"save_failed is {_shown(folder)}: give the path of a folder, or None")
+    return path
+
+
 def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigurationError(f"{name}={value!r}: give seconds above zero, or None")
-    return float(value)
+    seconds = _finite(value)
+    if seconds is None or seconds <= 0:
+        raise ConfigurationError(f"{name}={_shown(value)}: give seconds above zero, or None")
+    return float(seconds)
 
 
 def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]]:
@@ -3442,19 +3616,23 @@ def _is_latin(text: str) -> bool:
     return all(ord(character) < 256 for character in text)
 
 
-_NUMBER = (int, float)
 _KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "temperature": _NUMBER, "top_p": _NUMBER, "top_k": (int,), "min_p": _NUMBER,
-    "max_tokens": (int,), "stop": (str, list, tuple), "seed": (int,), "priority": (int,), "logprobs": (int,),
-    "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
+    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
+    "extra": (dict,)}
+_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
+                             "seed": int, "priority": int, "logprobs": int}
 
 
 def _checked_options(asked: JSON) -> JSON:
-    """What was asked, if each option is of its kind."""
+    """What was asked, if each option is of its kind; numbers as Python's own."""
     for name, value in asked.items():
-        kinds = _KINDS.get(name)
-        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and name != "logprobs")):
-            raise ConfigurationError(f"{name}={value!r:.60}: give {' or '.join(kind.__name__ for kind in kinds)}")
+        if name in _NUMERIC and not (name == "logprobs" and isinstance(value, bool)):
+            asked[name] = _finite(value, _NUMERIC[name])
+            if asked[name] is None:
+                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]][0]}")
+        elif not isinstance(value, _KINDS.get(name, object)):
+            names = " or ".join(kind.__name__ for kind in _KINDS[name])
+            raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
     return asked
 
 
@@ -3542,7 +3720,7 @@ def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], s
     if api_key is not None:
         return api_key if callable(api_key) else _checked_key(api_key)
     variables = row.keys or (("LLMLITE_API_KEY",) if row is _COMPATIBLE else ())
-    for variable in variables:
+    for variable in (*variables, *row.optional_keys):
         if os.environ.get(variable):
             return _checked_key(os.environ[variable])
     if row is _COMPATIBLE and _is_loopback(urlsplit(url).hostname or ""):
@@ -3579,10 +3757,12 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
     """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "provider": call.provider.name, "model": call.model, "base_url": _without_userinfo(call.base_url),
+        "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
         "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
         "headers": {name: "***" if re.search(_SECRET_HEADER, name) else value
                     for name, value in _request_headers(call).items()},
+        "given": {name: "***" if value and re.search(_SECRET_HEADER, name) else value
+                  for name, value in call.headers.items()},  # of the headers those the user asked for, or away
         "body": None if call.payload is None else json.loads(call.payload),
         "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
         "partial": error.response.text if error.response else None,
@@ -3713,6 +3893,7 @@ class _Dialect:
     voice = ""  # the name under which its own words ride in a message of the history
     task = "chat"  # what it is for, in a saved request
     mark = ""  # the key that every good body and chunk has
+    lists: Tuple[str, ...] = ()  # where there is no mark: the keys of which a good body has one
     tokens = False  # whether a stream's pieces are Tokens
     path = ""
     at_root = False  # whether the path stands beside /v1, not below
@@ -3764,9 +3945,11 @@ class _ModelList(_Dialect):
     """One page of the list of models, in the dialect of a provider."""
 
     task = "models"
+    lists = ("data", "models")
 
     def __init__(self, of: _Dialect, page: str) -> None:
-        super().__init__(headers=of.headers, path=of.models_path + page)
+        path = of.models_path
+        super().__init__(headers=of.headers, path=path + ("&" if "?" in path else "?") + page if page else path)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
         return "GET", self.path, None
@@ -3783,20 +3966,22 @@ class _ModelList(_Dialect):
     @staticmethod
     def rows(body: JSON) -> Optional[List[Any]]:
         """The rows of a page, under any of the names they have."""
-        return next((body[name] for name in ("data", "models") if isinstance(body.get(name), list)), None)
+        return next((body[name] for name in _ModelList.lists if isinstance(body.get(name), list)), None)
 
     @staticmethod
     def next_page(body: JSON) -> str:
         """What asks for the page after this one; "" after the last."""
-        name = "pageToken" if body.get("nextPageToken") else "after_id" if body.get("has_more") is True else ""
-        value = str(body.get("nextPageToken") or body.get("last_id"))
-        return f"&{name}={quote(value, safe='', errors='replace')}" if name else ""
+        more = body.get("last_id") if body.get("has_more") is True else None
+        name = "pageToken" if body.get("nextPageToken") else "after_id" if more else ""
+        value = str(body.get("nextPageToken") or more)
+        return f"{name}={quote(value, safe='', errors='replace')}" if name else ""
 
 
 class _Embedding(_Dialect):
     """One request for embeddings, in the dialect of a provider."""
 
     task = "embeddings"
+    lists = ("data", "embeddings")
 
     def __init__(self, of: _Dialect) -> None:
         super().__init__(headers=of.headers, of=of)
@@ -4707,9 +4892,11 @@ class _Provider(NamedTuple):
 
     name: str
     base_url: str
-    keys: Tuple[str, ...]
+    keys: Tuple[str, ...]  # the variables of which one must be set
     kind: Type[_Dialect]
     raw: Type[_Dialect]
+    optional_keys: Tuple[str, ...]  # of a server that may have been started with a key, or without
+    plain_ids: bool  # whether no model's id has a slash: then "anthropic/..." is none of its models
     quirks: JSON
 
     def dialect(self) -> _Dialect:
@@ -4722,37 +4909,38 @@ class _Provider(NamedTuple):
 
 
 def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI,
-         raw: Type[_Dialect] = _Completions, **quirks: Any) -> _Provider:
-    return _Provider(name, base_url, tuple(keys.split()), kind, raw, quirks)
+         raw: Type[_Dialect] = _Completions, optional_keys: str = "", plain_ids: bool = False,
+         **quirks: Any) -> _Provider:
+    return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids, quirks)
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
 _COMPATIBLE = _row("compatible", "")
 _PROVIDERS = {row.name: row for row in (
-    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP),
-    _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic),
+    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True),
+    _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
     _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
-         embeddings_at_once=100),
+         embeddings_at_once=100, plain_ids=True),
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
-         voice="gemini-openai", echo=("tool_calls",)),
+         voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
-         auth_header="api-key", auth_scheme=""),
+         auth_header="api-key", auth_scheme="", plain_ids=True),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
          voice="openrouter", echo=("reasoning_details",)),
-    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY"),
-    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek),
+    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True),
+    _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek, plain_ids=True),
     _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
-    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _Mistral),
+    _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _Mistral, plain_ids=True),
     _row("together", "https://api.together.ai/v1", "TOGETHER_API_KEY"),
     _row("fireworks", "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
-    _row("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY"),
+    _row("cerebras", "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", plain_ids=True),
     _row("perplexity", "https://api.perplexity.ai", "PERPLEXITY_API_KEY"),
     _row("nvidia", "https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY"),
     _row("huggingface", "https://router.huggingface.co/v1", "HF_TOKEN"),
-    _row("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
-    _row("zai", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY"),
+    _row("moonshot", "https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", plain_ids=True),
+    _row("zai", "https://api.z.ai/api/paas/v4", "ZAI_API_KEY", plain_ids=True),
     _row("dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY"),
-    _row("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY"),
+    _row("minimax", "https://api.minimax.io/v1", "MINIMAX_API_KEY", plain_ids=True),
     _row("sambanova", "https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY"),
     _row("deepinfra", "https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
     _row("nebius", "https://api.studio.nebius.ai/v1", "NEBIUS_API_KEY"),
@@ -4770,8 +4958,8 @@ _PROVIDERS = {row.name: row for row in (
     _row("volcengine", "https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
     _row("friendli", "https://api.friendli.ai/serverless/v1", "FRIENDLI_TOKEN"),
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
-    _row("ollama", "http://localhost:11434/v1"),
-    _row("lmstudio", "http://localhost:1234/v1"),
-    _row("vllm", "http://localhost:8000/v1", ask={"return_token_ids": True}),
-    _row("llamacpp", "http://localhost:8080/v1", raw=_LlamaCpp),
+    _row("ollama", "http://localhost:11434/v1"),  # OLLAMA_API_KEY is its cloud's
+    _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
+    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", ask={"return_token_ids": True}),
+    _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp),
 )}

@@ -8,7 +8,7 @@ import pytest
 from tests import llmlite, testing
 
 ENDINGS = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_CA_BUNDLE")
-OTHERS = {"NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
+OTHERS = {"LM_API_TOKEN", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,13 @@
 """Who is asked, under which name and address; and bad input, which is refused before anything is sent."""
+import fractions
+import numbers
 import os
+import pathlib
 import pickle
 from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from tests import llmlite, testing
 
@@ -115,6 +119,45 @@ def test_model_for_one_call(server, monkeypatch, options, model, sent):
     client.chat("hi", model=model)
     client.chat("hi")
     assert [request.json["model"] for request in server.requests] == [sent, "first"]
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic", "gemini", "azure", "xai", "deepseek", "mistral", "cerebras",
+                                  "moonshot"])
+@pytest.mark.parametrize("other", ["anthropic/claude-x", "groq/llama", "openai/gpt-x"])
+def test_model_of_another_provider(server, monkeypatch, name, other):
+    """A client that was named by its provider does not send another provider's "provider/model" there as an id."""
+    if other.startswith(name):
+        return
+    monkeypatch.setenv(name.upper() + "_BASE_URL", server.url)
+    with llmlite.Client(name + "/first", api_key="key") as client:
+        for method in (client.chat, client.stream, client.embed):
+            words = refused(f"model='{other}'.*{name}", method, "hi", model=other)
+            assert f"provider={name!r}" in words and f"Client({other!r})" in words
+        assert client.ledger.failed == 0
+    assert not server.connections
+
+
+@pytest.mark.parametrize("name", ["openrouter", "together", "fireworks", "huggingface", "nvidia", "deepinfra", "novita",
+                                  "baseten", "vercel", "chutes", "groq", "nebius", "hyperbolic", "friendli", "wandb",
+                                  "ollama", "lmstudio", "vllm", "llamacpp", "perplexity", "dashscope"])
+def test_ids_with_a_slash(server, monkeypatch, name):
+    """Where ids have slashes, one that begins like a provider's name is the server's own."""
+    monkeypatch.setenv(name.upper() + "_BASE_URL", server.url)
+    server.reply("ok")
+    with llmlite.Client(name + "/first", api_key="key") as client:
+        client.chat("hi", model="openai/gpt-oss-120b")
+    assert server.requests[0].json["model"] == "openai/gpt-oss-120b"
+
+
+@pytest.mark.parametrize("options", [{"provider": "openai"}, {"base_url": ""}], ids=repr)
+def test_ids_that_are_verbatim(server, monkeypatch, options):
+    """With provider= or base_url= an id is what the server calls it, also behind a router."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    server.reply("ok")
+    options = {name: value or server.url for name, value in options.items()}
+    with llmlite.Client("first", api_key="key", **options) as client:
+        client.chat("hi", model="anthropic/claude-x")
+    assert server.requests[0].json["model"] == "anthropic/claude-x"
 
 
 # --------------------------------------------------------------------------------------------------- the provider table
@@ -286,6 +329,115 @@ def test_rate_limit_numbers(name, value):
 def test_bare_number_for_a_policy(options, words):
     """A number where a RetryPolicy or a RateLimit belongs is refused by its name."""
     refused(words, llmlite.Client, "m", base_url="http://localhost", **options)
+
+
+@pytest.mark.parametrize("options", [
+    {"session": 5}, {"session": "s"}, {"session": object()}, {"session": requests.Session},
+    {"save_failed": 5}, {"save_failed": b"folder"}, {"save_failed": ["folder"]}, {"save_failed": True},
+    {"skip_bad_events": 5}, {"skip_bad_events": "no"}, {"retry": llmlite.RetryPolicy}, {"rate_limit": (60, 60)},
+    {"provider": 5}, {"headers": 5}, {"deadline": "5"}, {"timeout": (1, 10 ** 400)},
+], ids=repr)  # fmt: skip
+def test_options_of_a_client_of_a_wrong_kind(options):
+    """What could not work later is refused when the client is made, by its name."""
+    model = None if "provider" in options else "m"
+    refused(next(iter(options)), llmlite.Client, model, base_url="http://localhost", **options)
+
+
+class Wrapped:
+    """Somebody's own session, which is none of requests' classes."""
+
+    def __init__(self):
+        self.session = requests.Session()
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+
+@pytest.mark.parametrize("kind", [Wrapped, type("Own", (requests.Session,), {})])
+def test_sessions_of_any_kind(server, kind):
+    """A session is what has a session's methods."""
+    server.reply("ok")
+    session = kind()
+    assert llmlite.Client("m", base_url=server.url, session=session).chat("hi").text == "ok"
+    session.close()
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_folders_of_any_kind(server, tmp_path, kind):
+    """save_failed is a str or a path, and the client can be pickled with it."""
+    server.error(400, times=2)
+    llm = llmlite.Client("m", base_url=server.url, save_failed=kind(tmp_path / "a"))
+    for client in (llm, pickle.loads(pickle.dumps(llm))):
+        with pytest.raises(llmlite.BadRequestError):
+            client.chat("hi")
+    assert len(list((tmp_path / "a").iterdir())) == 2
+
+
+@pytest.mark.parametrize("options", [
+    {"max_retries": 2.5}, {"max_retries": 2.0}, {"rate_limit_max_retries": 1.5}, {"connect_retries": 0.5},
+    {"max_retries": True}, {"backoff": True}, {"retry_empty": 5}, {"retry_empty": None}, {"retry_empty": "yes"},
+    {"jitter": 1j}, {"backoff": 10 ** 400},
+], ids=repr)  # fmt: skip
+def test_retry_policy_kinds(options):
+    """Retries are counted in whole numbers, seconds in real ones; retry_empty is a bool."""
+    refused(next(iter(options)), llmlite.RetryPolicy, **options)
+
+
+def test_rate_limit_kinds():
+    """True is no number."""
+    refused("requests_per_minute", llmlite.RateLimit, True)
+    refused("tokens_per_minute", llmlite.RateLimit, None, 10 ** 400)
+
+
+class Whole:
+    """An integer of another library, as numpy's are."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __int__(self):
+        return self.value
+
+
+class Real:
+    """A real number of another library that is no integer, as numpy's float32."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __float__(self):
+        return self.value
+
+
+numbers.Integral.register(Whole)
+numbers.Real.register(Real)
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+def test_numbers_of_other_libraries(server, method):
+    """Numbers of any library that says they are numbers are sent as JSON's own."""
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url, timeout=(Real(5.0), Whole(9)), deadline=fractions.Fraction(19, 2),
+                        idle_timeout=Real(4.0), rate_limit=llmlite.RateLimit(Whole(6000), Real(6e6)),
+                        retry=llmlite.RetryPolicy(max_retries=Whole(1), backoff=fractions.Fraction(1, 100),
+                                                  jitter=Real(0.5))) as llm:
+        list(getattr(llm, method)("hi", temperature=Real(0.25), top_p=fractions.Fraction(1, 2), max_tokens=Whole(7),
+                                  seed=Whole(1), top_k=Whole(3), deadline=Whole(5), timeout=Real(3.0)).text)
+    sent = server.requests[0].json
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"], sent["seed"]) == (0.25, 0.5, 7, 1)
+    assert type(sent["max_tokens"]) is int and type(sent["temperature"]) is float
+
+
+def test_numbers_of_other_libraries_that_are_none(llm):
+    """Complex numbers and what overflows are refused; so is a real number where a whole one belongs."""
+    for options in ({"temperature": 1j}, {"max_tokens": Real(5.0)}, {"top_p": fractions.Fraction(10 ** 400)}):
+        refused(next(iter(options)), llm.chat, "hi", **options)
+
+
+def test_policies_of_other_libraries_numbers_are_plain():
+    """A policy made from them is one made from Python's own: equal, and shown the same."""
+    assert llmlite.RetryPolicy(max_retries=Whole(2), jitter=Real(0.25)) == llmlite.RetryPolicy(2, jitter=0.25)
+    assert repr(llmlite.RateLimit(Whole(60))) == repr(llmlite.RateLimit(60))
 
 
 BAD_HEADERS = [

@@ -252,6 +252,16 @@ def test_tokens_a_minute(server, how):
     assert 0.15 <= times(server)[1] < 0.6
 
 
+def test_tokens_of_answers_that_do_not_fit(server):
+    """Those of an answer that does not fit its schema count too."""
+    server.reply("no JSON", usage=(100, 20), times=None)
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6000)) as llm:
+        for _ in range(2):
+            with pytest.raises(llmlite.SchemaError):
+                llm.chat("hello", schema=dict)
+    assert 0.15 <= times(server)[1] < 0.6
+
+
 def test_both_limits(server):
     """Of both limits the slower one holds."""
     server.reply("ok", usage=(100, 20), times=None)

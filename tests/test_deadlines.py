@@ -474,3 +474,23 @@ def test_a_slow_name_lookup_is_left_in_time(monkeypatch, host):
     assert time.monotonic() - started < 0.45
     assert llm.ledger.unknown == 0
     released.set()
+
+
+@pytest.mark.parametrize("seconds, shown", [(1800, "1800"), (2500.5, "2500.5"), (12.5, "12.5"), (86400, "86400")])
+def test_seconds_as_people_write_them(server, seconds, shown):
+    """A deadline of half an hour is 1800 s in the errors, not 1.8e+03."""
+    server.error(429, retry_after=seconds + 60, times=2)
+    policy = llmlite.RetryPolicy(retry_after_max=1e6)
+    with llmlite.Client("test", base_url=server.url, deadline=seconds, retry=policy) as llm:
+        for _ in range(2):  # the second is held back by the first
+            with pytest.raises(llmlite.DeadlineExceededError, match=f"deadline of {shown} s would pass"):
+                llm.chat("Hi")
+
+
+def test_the_longest_wait_as_people_write_it(server):
+    """So is the longest wait that a policy allows."""
+    server.error(429, retry_after=9e6)
+    policy = llmlite.RetryPolicy(retry_after_max=1234567)
+    with llmlite.Client("test", base_url=server.url, retry=policy) as llm, \
+            pytest.raises(llmlite.RateLimitError, match="9000000 s, over retry_after_max=1234567"):
+        llm.chat("Hi")

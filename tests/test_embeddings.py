@@ -1,4 +1,5 @@
 """embed() in every dialect, and the pages of models()."""
+import logging
 import time
 
 import pytest
@@ -102,3 +103,127 @@ def test_a_provider_without_embeddings(server):
     with pytest.raises(llmlite.ConfigurationError, match="embed"):
         llm.embed(["a"])
     assert not server.requests
+
+
+def batches(*replies):
+    """A server's answers to embed() at Gemini, 100 texts a request: a number is the first value of 100 vectors."""
+    answers = iter(replies)
+
+    def answer(request):
+        reply = next(answers, replies[-1])
+        if isinstance(reply, testing.Reply):
+            return reply
+        count = len(request.json["requests"])
+        return testing.json_body({"embeddings": [{"values": [reply]}] * count,
+                                  "usageMetadata": {"promptTokenCount": count}})
+    return answer
+
+
+@pytest.mark.parametrize("trouble, kind", [
+    (testing.error(404), "NotFoundError"), (testing.raw(testing.RESET), "APIConnectionError"),
+    (testing.raw(testing.STALL), "DeadlineExceededError"),
+    (testing.json_body({"embeddings": [{"values": [9]}]}), "ResponseError")], ids=["404", "reset", "stall", "too few"])
+def test_finished_batches_are_on_the_error(server, trouble, kind):
+    """What was paid for before a later request failed is on the error: the first texts' vectors, and their usage."""
+    server.handle(batches(1.0, 2.0, trouble))
+    started = time.monotonic()
+    with client(server, "gemini") as llm, pytest.raises(llmlite.LLMError) as caught:
+        llm.embed(["a"] * 250, deadline=0.5)
+    error = caught.value
+    assert type(error) is getattr(llmlite, kind)
+    assert error.response.parsed == llmlite.Embeddings([[1.0]] * 100 + [[2.0]] * 100, llmlite.Usage(200), "m")
+    assert error.response.usage == llmlite.Usage(200)
+    assert (error.attempts, error.response.attempts, llm.ledger.failed) == (3, 2, 1)
+    assert 0 < error.elapsed <= time.monotonic() - started
+
+
+def test_a_first_batch_that_fails_leaves_nothing(server):
+    """Where no batch was finished there is no response."""
+    server.error(404)
+    with client(server, "gemini") as llm, pytest.raises(llmlite.NotFoundError) as caught:
+        llm.embed(["a"] * 250)
+    assert (caught.value.response, caught.value.attempts) == (None, 1)
+
+
+def test_attempts_of_all_batches_are_on_the_error(server):
+    """The error's attempts are those of the whole call, retries of the batches before it included."""
+    server.handle(batches(testing.error(500), 1.0, testing.error(500), testing.error(500)))
+    with llmlite.Client("m", provider="gemini", base_url=server.root + "/v1beta", api_key="k-123456",
+                        retry=llmlite.RetryPolicy(max_retries=1, backoff=0.001)) as llm, \
+            pytest.raises(llmlite.ServerError, match="after 4 attempts") as caught:
+        llm.embed(["a"] * 150)
+    assert (caught.value.attempts, llm.ledger.attempts) == (4, 4)
+
+
+class Slow(logging.Handler):
+    """A program's own log handler that takes its time over each call's line."""
+
+    def emit(self, record):
+        if "attempt(s)" in record.msg:
+            time.sleep(0.3)
+
+
+@pytest.fixture
+def slow_log():
+    log, handler = logging.getLogger("llmlite"), Slow()
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    yield
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+def test_the_deadline_after_the_last_batch(server, slow_log):
+    """A deadline that passes once the last vectors are here takes nothing away."""
+    server.handle(batches(1.0))
+    with client(server, "gemini") as llm:
+        assert llm.embed(["a"] * 10, deadline=0.25).vectors == [[1.0]] * 10
+
+
+def test_the_deadline_between_two_batches(server, slow_log):
+    """One that passes between two requests sends no more, counts as a failed call, and keeps what is here."""
+    server.handle(batches(1.0))
+    with client(server, "gemini") as llm, pytest.raises(llmlite.DeadlineExceededError) as caught:
+        llm.embed(["a"] * 110, deadline=0.25)
+    error = caught.value
+    assert (error.attempts, len(error.response.parsed.vectors), llm.ledger.failed) == (1, 100, 1)
+    assert "gemini: deadline of 0.25 s ran out" in str(error)
+
+
+def test_pages_where_the_path_has_no_query(server):
+    """The question mark stands there whether the provider's list has a query of its own or not."""
+    server.json({"data": [{"id": "a"}], "has_more": True, "last_id": "a/1"})
+    server.json({"data": [{"id": "b"}], "has_more": True})
+    with client(server) as llm:
+        assert llm.models() == ["a", "b"]
+    assert [request.path for request in server.requests] == ["/v1/models", "/v1/models?after_id=a%2F1"]
+
+
+@pytest.mark.parametrize("more", [{"message": "success"}, {"detail": "ok"}, {"message": "OK", "code": 0}],
+                         ids=["message", "detail", "code"])
+def test_friendly_words_are_no_error(server, more):
+    """A list that comes with a word of success is a list; an embedding too."""
+    server.json({"data": [{"id": "a"}], **more})
+    server.json({"data": [{"index": 0, "embedding": [1]}], **more})
+    with client(server) as llm:
+        assert llm.models() == ["a"]
+        assert llm.embed("a").vectors == [[1]]
+    assert llm.ledger.failed == 0
+
+
+@pytest.mark.parametrize("data", [{}, {"data": None}], ids=["none", "null"])
+def test_words_without_a_list_are_an_error(server, data):
+    """Words where the list should be are the provider's refusal."""
+    server.json({"message": "no such tenant", "code": 404, **data}, times=2)
+    with client(server) as llm:
+        for call in (llm.models, lambda: llm.embed("a")):
+            with pytest.raises(llmlite.NotFoundError, match="no such tenant"):
+                call()
+
+
+@pytest.mark.parametrize("texts", [5, None, object(), 0.5])
+def test_texts_that_are_no_list(llm, texts):
+    """What cannot be gone through is refused like what holds no text."""
+    with pytest.raises(llmlite.ConfigurationError, match="texts"):
+        llm.embed(texts)

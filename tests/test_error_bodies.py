@@ -1,5 +1,6 @@
 """One reader for every provider's error body: class, message, code, type, request id, wait, and what is sent again."""
 import json
+import time
 
 import pytest
 
@@ -199,8 +200,20 @@ CASES = {
     "bedrock": (400, {"message": "The provided model identifier is invalid."}, "BadRequestError",
                 "The provided model identifier is invalid.", ONCE, {}),
     # no JSON at all
-    "html": (502, b"<html><h1>502 Bad Gateway</h1></html>", "ServerError", "<html><h1>502 Bad Gateway</h1></html>",
-             NORMAL, {}),
+    "html": (502, b"<html><h1>502 Bad Gateway</h1></html>", "ServerError", "502 Bad Gateway", NORMAL, {}),
+    "title": (403, b'<!DOCTYPE html>\n<html><TITLE lang="en">\n Just a moment&hellip;\n</TITLE><style>x{}</style>',
+              "PermissionDeniedError", "Just a moment\u2026", ONCE, {}),
+    "title without end": (502, b"<html><title>Bad", "ServerError", "Bad", NORMAL, {}),
+    "title that is empty": (502, b"<html><title> </title><body><p>no <b>upstream</b>", "ServerError", "no upstream",
+                            NORMAL, {}),
+    "tag without end": (502, b"<html><title", "ServerError", "<html><title", NORMAL, {}),
+    "xml": (403, b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>No &amp; never</Message></Error>',
+            "PermissionDeniedError", "AccessDenied No & never", ONCE, {}),
+    "html in json": (502, {"error": {"message": "<html><head><title>502 Bad Gateway</title></head></html>"}},
+                     "ServerError", "502 Bad Gateway", NORMAL, {}),
+    "angle brackets": (400, {"error": {"message": "<model> is not known"}}, "BadRequestError", "<model> is not known",
+                       ONCE, {}),
+    "html about load": (500, b"<html><title>Sorry</title><body>We are overloaded", "ServerError", "Sorry", RATE, {}),
     "edge 413": (413, b"Request Entity Too Large", "BadRequestError", "Request Entity Too Large", ONCE, {}),
     "edge 520": (520, b"error code: 520", "ServerError", "error code: 520", NORMAL, {}),
     "nothing": (503, b"", "OverloadedError", "", RATE, {}),
@@ -400,3 +413,23 @@ def test_hostile_bytes(server, body, status):
     kinds = (llmlite.ResponseError, llmlite.ServerError) if status == 200 else (llmlite.BadRequestError,)
     assert type(error) in kinds
     assert len(str(error)) < 500
+
+
+@pytest.mark.parametrize("page", ["<html>" + "<title" * 200_000, "<html>" + "<title>" * 200_000, "<!--" + "<" * 900_000,
+                                  "<html>" + "<a <" * 200_000], ids=["open", "tags", "comment", "attributes"])
+def test_hostile_pages_take_no_time(server, page):
+    """However a page is made, its title is looked for in a moment."""
+    server.body(page.encode(), status=502)
+    started = time.monotonic()
+    assert type(fails(server)) is llmlite.ServerError
+    assert time.monotonic() - started < 1
+
+
+def test_the_line_of_a_page(server):
+    """The one line shows the page's title, and no tag; the whole page is on the error."""
+    page = "<html><head><title>Sign in to Acme</title></head><body>" + "<div>" * 100
+    for status in (200, 502):
+        server.body(page.encode(), status=status, headers={"Content-Type": "text/html"})
+        error = fails(server)
+        assert "Sign in to Acme" in str(error) and "<" not in str(error)
+        assert error.body in (page, page.encode())

@@ -229,6 +229,7 @@ def answer_plainly(listener):
 @pytest.mark.parametrize("steps, what, kind", [
     ((testing.RESET,), "connection lost", "APIConnectionError"),
     ((testing.STALL,), "read timed out", "APITimeoutError"),
+    ((testing.CLOSE,), "connection closed without an answer", "APIConnectionError"),
     ((b"SSH-2.0-OpenSSH\r\n",), "answer is not HTTP", "APIConnectionError"),
     ((b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf",), "answer cut off", "APIConnectionError")])
 def test_the_line_of_a_lost_connection(server, steps, what, kind):

@@ -1,4 +1,5 @@
 """Fallbacks: who is asked next, when nobody is, and what bounds them all."""
+import pickle
 import time
 
 import pytest
@@ -97,3 +98,241 @@ def test_no_key_goes_to_another_provider(server, monkeypatch):
     assert first.headers["authorization"] == "Bearer sk-openai-mine" and first.headers["x-team"] == "a"
     assert (second.path, second.headers["x-api-key"]) == ("/v1/messages", "sk-ant-theirs")
     assert b"sk-openai-mine" not in second.head and "x-team" not in second.headers
+
+
+@pytest.fixture
+def backup():
+    """A second provider."""
+    with testing.Server() as other:
+        yield other
+
+
+def other_client(server, *fallbacks, **options):
+    """A Client of the caller's own, to fall back on."""
+    return llmlite.Client("other", base_url=server.url, fallbacks=fallbacks, **{"retry": None, **options})
+
+
+def raised(llm, method="chat", **options):
+    with pytest.raises(llmlite.LLMError) as caught:
+        reply = getattr(llm, method)("hi", **options)
+        if method == "stream":
+            list(reply)
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------- who cannot take a request
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+def test_one_that_cannot_take_the_request_is_passed_over(server, method):
+    """A fallback whose provider lacks what is asked for is passed over, and the next one answers."""
+    server.error(404)
+    server.reply("ok")
+    deaf = llmlite.Client("claude", provider="anthropic", base_url=server.root, api_key="k-123456")
+    with client(server, deaf, "third") as llm, deaf:
+        reply = getattr(llm, method)("hi", seed=1)
+        assert (reply.text if method == "chat" else "".join(reply)) == "ok"
+    assert models_asked(server) == ["first", "third"]
+    assert (llm.ledger.attempts, llm.ledger.calls, llm.ledger.failed, deaf.ledger.attempts) == (2, 1, 0, 0)
+
+
+def test_the_error_of_the_last_one_asked_is_raised(server):
+    """Where the last fallback cannot take the request, what the one before it said comes out, and counts as failed."""
+    server.error(404, "no model of that name")
+    deaf = llmlite.Client("claude", provider="anthropic", base_url=server.root, api_key="k-123456")
+    with client(server, deaf) as llm, deaf:
+        error = raised(llm, seed=1)
+    assert type(error) is llmlite.NotFoundError and "no model of that name" in str(error)
+    assert (llm.ledger.attempts, llm.ledger.failed, deaf.ledger.failed) == (1, 1, 0)
+
+
+def test_a_request_the_first_cannot_take(server):
+    """What the client itself cannot take is refused before anything is sent, whoever stands behind it."""
+    server.reply("ok")
+    with llmlite.Client("claude", provider="anthropic", base_url=server.root, api_key="k-123456",
+                        fallbacks=[other_client(server)]) as llm:
+        assert type(raised(llm, seed=1)) is llmlite.ConfigurationError
+    assert not server.requests and llm.ledger.failed == 0
+
+
+@pytest.mark.parametrize("key", ["bad\n", 5])
+def test_one_without_a_key_is_passed_over(server, backup, key):
+    """So is a fallback whose key turns out to be none when it is asked for."""
+    server.error(404)
+    with client(server, other_client(backup, api_key=lambda: key)) as llm:
+        assert type(raised(llm)) is llmlite.NotFoundError
+    assert not backup.requests and llm.ledger.failed == 1
+
+
+# ------------------------------------------------------------------------------------- a fallback Client's own settings
+
+
+def test_the_own_deadline_of_a_fallback(server, backup):
+    """A fallback Client's own deadline bounds its share; there is time left for the next."""
+    server.handle(lambda request: testing.error(404) if request.json["model"] == "first" else testing.reply("ok"))
+    backup.raw(testing.STALL)
+    slow = other_client(backup, deadline=0.2)
+    start = time.monotonic()
+    with client(server, slow, "third", deadline=5) as llm, slow:
+        assert llm.chat("hi").model == "third"
+    assert 0.15 < time.monotonic() - start < 0.5
+    assert (llm.ledger.failed, slow.ledger.failed, llm.ledger.unknown) == (0, 1, 1)
+
+
+def test_the_callers_deadline_bounds_a_fallback_with_a_longer_one(server, backup):
+    """The caller's deadline holds, however long the fallback Client's own is."""
+    server.error(404)
+    backup.raw(testing.STALL)
+    slow = other_client(backup, deadline=60)
+    start = time.monotonic()
+    with client(server, slow, "third", deadline=0.3) as llm, slow:
+        assert type(raised(llm)) is llmlite.DeadlineExceededError
+    assert 0.25 < time.monotonic() - start < 0.55
+    assert models_asked(server) == ["first"] and llm.ledger.failed == 1
+
+
+def test_a_deadline_of_one_call_is_not_cut_to_the_clients(server):
+    """A fallback given by name has no deadline of its own: the one of the call holds."""
+    server.handle(lambda request: testing.error(404) if request.json["model"] == "first"
+                  else testing.reply("ok", delay=0.3))
+    with client(server, "second", deadline=0.1) as llm:
+        assert llm.chat("hi", deadline=5).text == "ok"
+
+
+def test_a_wait_past_the_deadline_is_for_the_next(server, backup):
+    """A server that asks for longer than the deadline has failed for good; the next one has the time that is left."""
+    server.error(429, retry_after=30)
+    backup.reply("ok")
+    other = other_client(backup)
+    with client(server, other, deadline=5) as llm, other:
+        assert llm.chat("hi").text == "ok"
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+def test_the_own_fallbacks_of_a_fallback(server, backup, method):
+    """A fallback Client's own fallbacks are asked after it; the caller's ledger has them all."""
+    server.error(404)
+    backup.error(500)
+    backup.reply("ok")
+    other = other_client(backup, "spare")
+    with client(server, other) as llm, other:
+        reply = getattr(llm, method)("hi")
+        assert (reply.text if method == "chat" else "".join(reply)) == "ok"
+    assert models_asked(backup) == ["other", "spare"]
+    assert (llm.ledger.attempts, llm.ledger.calls, llm.ledger.failed) == (3, 1, 0)
+    assert (other.ledger.attempts, other.ledger.calls, other.ledger.failed) == (2, 1, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- the ledger
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+def test_a_fallback_client_books_for_the_caller(server, backup, method):
+    """What a fallback Client spends stands in the caller's ledger, and in its own."""
+    server.error(404)
+    backup.reply("ok", usage=(7, 3), model="served")
+    other = other_client(backup)
+    with client(server, other) as llm, other:
+        reply = getattr(llm, method)("hi")
+        assert (reply.text if method == "chat" else "".join(reply)) == "ok"
+    for ledger in (llm.ledger, other.ledger):
+        assert (ledger.calls, ledger.failed, ledger.usage) == (1, 0, llmlite.Usage(7, 3))
+        assert ledger.by_model == {"served": llmlite.Usage(7, 3)}
+    assert (llm.ledger.attempts, other.ledger.attempts) == (2, 1)
+
+
+def test_each_ledger_counts_its_own_failed_call(server, backup):
+    """When all fail, one call of the caller's has failed, and one of each Client that was asked."""
+    server.error(404)
+    backup.error(401, times=2)
+    other = other_client(backup, "spare")
+    with client(server, other) as llm, other:
+        assert type(raised(llm)) is llmlite.AuthenticationError
+    assert (llm.ledger.failed, llm.ledger.attempts) == (1, 3)
+    assert (other.ledger.failed, other.ledger.attempts) == (1, 2)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["a name", "a Client"])
+@pytest.mark.parametrize("end, kind", [("close", "TruncatedStreamError"), ("stall", "APITimeoutError")])
+def test_a_stream_of_a_fallback_that_breaks(server, backup, named, end, kind):
+    """A stream that fails after its first event has failed once in every ledger, whoever it came from."""
+    server.error(404)
+    half = testing.sse([{"choices": [{"index": 0, "delta": {"content": "Half"}}]}], end=end)
+    (server if named else backup).handle(lambda request: half if request.json["model"] != "first" else
+                                         testing.error(404))
+    other = other_client(backup, "spare", idle_timeout=0.2)
+    with client(server, "second" if named else other, "third", idle_timeout=0.2) as llm, other:
+        assert type(raised(llm, "stream")) is getattr(llmlite, kind)
+    assert (llm.ledger.failed, llm.ledger.calls) == (1, 1)
+    assert other.ledger.failed == (0 if named else 1)
+
+
+def test_a_stream_of_the_first_that_breaks(server):
+    """So has one of the first client, though there are fallbacks."""
+    server.sse([{"choices": [{"index": 0, "delta": {"content": "Half"}}]}], end="stall")
+    with client(server, "second", idle_timeout=0.2) as llm:
+        assert type(raised(llm, "stream")) is llmlite.APITimeoutError
+    assert llm.ledger.failed == 1
+
+
+def test_a_deadline_that_leaves_no_time_for_the_next(server):
+    """A call whose time is up before the next could be asked has failed once, and the error knows what came before."""
+    server.error(500, delay=0.15)
+    server.raw(testing.STALL)
+    with client(server, "second", "third", retry=None, deadline=0.3) as llm:
+        error = raised(llm)
+    assert type(error) is llmlite.DeadlineExceededError
+    assert type(error.last_error) is llmlite.ServerError
+    assert (llm.ledger.failed, llm.ledger.attempts) == (1, 2)
+
+
+# ------------------------------------------------------------------------------------------------------------- the rest
+
+
+def test_close_closes_the_fallbacks_made_here(server, backup):
+    """close() leaves no connection of a fallback given by name; a Client of the caller's stays the caller's."""
+    answer = {"first": testing.error(404), "second": testing.error(401)}
+    server.handle(lambda request: answer.get(request.json["model"], testing.reply("ok")))
+    backup.reply("ok", times=2)
+    other = other_client(backup)
+    with other:
+        with client(server, "second", other, retry=None) as llm:
+            llm.chat("hi")
+            assert (server.open_connections, backup.open_connections) == (2, 1)
+        assert server.wait_idle() and server.open_connections == 0
+        other.chat("hi")
+        assert backup.connections == 1
+
+
+def test_headers_of_a_call_do_not_go_elsewhere(server, backup):
+    """The headers of one call, which may hold a key, go to fallbacks at the same address only."""
+    server.handle(lambda request: testing.error(404))
+    backup.reply("ok")
+    other = other_client(backup, headers={"X-Theirs": "yes"})
+    with client(server, "second", other, retry=None) as llm, other:
+        assert llm.chat("hi", headers={"X-Token": "mine"}).text == "ok"
+    assert [request.headers["x-token"] for request in server.requests] == ["mine", "mine"]
+    assert "x-token" not in backup.requests[0].headers and backup.requests[0].headers["x-theirs"] == "yes"
+
+
+@pytest.mark.parametrize("fallbacks", ["second", b"second", 5, None, [5], [None], ["second", 5], [("a", "b")],
+                                       {"a": 1}.values()], ids=repr)
+def test_what_is_no_list_of_fallbacks(fallbacks):
+    """A str is one name, not a list of letters: that, and what is neither a name nor a Client, is refused at once."""
+    with pytest.raises(llmlite.ConfigurationError, match="fallbacks"):
+        llmlite.Client("m", base_url="http://localhost", fallbacks=fallbacks)
+
+
+def test_one_client_is_no_list_of_fallbacks():
+    """Neither is a Client."""
+    with llmlite.Client("m", base_url="http://localhost") as other, \
+            pytest.raises(llmlite.ConfigurationError, match="fallbacks"):
+        llmlite.Client("m", base_url="http://localhost", fallbacks=other)
+
+
+def test_fallbacks_from_a_generator(server):
+    """Any iterable of names will do, also for a copy made by pickling."""
+    server.handle(lambda request: testing.reply("ok") if request.json["model"] == "third" else testing.error(404))
+    llm = llmlite.Client("first", base_url=server.url, retry=None, fallbacks=(name for name in ("second", "third")))
+    with llm, pickle.loads(pickle.dumps(llm)) as copy:
+        assert llm.chat("hi").model == copy.chat("hi").model == "third"

@@ -64,6 +64,31 @@ def test_local_providers_need_no_key(server, all_keys, monkeypatch, name):
     assert server.requests[1].headers["authorization"] == f"Bearer {SECRET}"
 
 
+LOCAL_KEYS = [("vllm", "VLLM_API_KEY"), ("llamacpp", "LLAMACPP_API_KEY"), ("lmstudio", "LMSTUDIO_API_KEY"),
+              ("lmstudio", "LM_API_TOKEN")]
+
+
+@pytest.mark.parametrize("name, variable", LOCAL_KEYS)
+def test_local_providers_take_a_key_of_their_own(server, all_keys, monkeypatch, name, variable):
+    """A server on this machine that was started with a key gets the one in its own variable, and no other server."""
+    monkeypatch.setenv(variable, "own-key-1234")
+    server.reply("ok", times=3)
+    llmlite.Client("m", provider=name, base_url=server.url).chat("hi")
+    llmlite.Client("m", provider=name, base_url=server.url, api_key="").chat("hi")
+    llmlite.Client("m", base_url=server.url).chat("hi")
+    sent = [request.headers.get("authorization") for request in server.requests]
+    assert sent == ["Bearer own-key-1234", None, "Bearer local"]
+    assert not anywhere(server)
+
+
+def test_the_key_of_ollamas_cloud_stays_there(server, monkeypatch):
+    """OLLAMA_API_KEY is ollama.com's: an Ollama on this machine does not get it."""
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    server.reply("ok")
+    llmlite.Client("m", provider="ollama", base_url=server.url).chat("hi")
+    assert "authorization" not in server.requests[0].headers and not anywhere(server)
+
+
 # ------------------------------------------------------------------------------------------------- hosts without a name
 
 LOOPBACK = ["localhost", "LocalHost", "127.0.0.1", "127.1.2.3", "[::1]"]
@@ -191,6 +216,51 @@ def test_callable_that_fails(server):
         with pytest.raises(Expired, match="log in again"):
             call("hi")
     assert not server.connections
+
+
+class Relogin(llmlite.LLMError):
+    """What a program may make of our errors."""
+
+
+@pytest.mark.parametrize("error", [
+    FileNotFoundError(2, "No such file", "token.json"), ConnectionRefusedError(111, "no token server"),
+    TimeoutError("token server"), Relogin("log in again", _kind="normal"),
+], ids=lambda error: type(error).__name__)  # fmt: skip
+def test_callable_that_fails_like_a_lost_connection(server, error):
+    """Whatever a callable raises comes through as it is: no lost connection, not tried again, and no request."""
+    asked = []
+
+    def key():
+        asked.append(1)
+        raise error
+
+    client = llmlite.Client("m", base_url=server.url, api_key=key, retry=FAST)
+    for call in (client.chat, client.stream):
+        with pytest.raises(type(error)) as caught:
+            call("hi")
+        assert caught.value is error
+    assert len(asked) == 2 and not server.connections
+    assert (client.ledger.attempts, client.ledger.unknown) == (0, 0)
+
+
+def test_callable_that_fails_at_a_retry(server):
+    """So does what it raises later; the requests before it stay booked."""
+    keys = iter(["one"])
+    server.error(500)
+    client = llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=FAST)
+    with pytest.raises(StopIteration):
+        client.chat("hi")
+    assert (client.ledger.attempts, len(server.requests)) == (1, 1)
+
+
+def test_callable_whose_later_key_is_none(server):
+    """A key that no header can hold is a ConfigurationError, which tells what had been sent before."""
+    keys = iter(["one", "two\n"])
+    server.error(500)
+    client = llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=FAST)
+    with pytest.raises(llmlite.ConfigurationError, match="compatible: api_key") as caught:
+        client.chat("hi")
+    assert (caught.value.attempts, type(caught.value.last_error)) == (1, llmlite.ServerError)
 
 
 # --------------------------------------------------------------------------------------------------- nowhere to be seen

@@ -623,3 +623,65 @@ def test_replay_of_every_kind_of_call(server, tmp_path, call, answer):
     first, again = server.requests
     assert (first.method, first.path, first.body) == (again.method, again.path, again.body)
     assert reply.parsed in ([[1]], ["m"], None) and reply.text in ("", "b")
+
+
+@pytest.mark.parametrize("call", [lambda llm: llm.chat("Hi"), lambda llm: llm.models()], ids=["chat", "models"])
+def test_replay_keeps_the_query_and_the_headers(server, tmp_path, call):
+    """What the user had put into the base URL's query and the headers goes out again; what is secret is not there."""
+    server.error(400)
+    url = f"{server.url.replace('//', '//ann:pa55word@')}?api-version=2024-10-21&sig=aB3dE6&k=sk-hidden-77&plain=&flag"
+    with llmlite.Client("m", base_url=url, api_key=KEY, save_failed=str(tmp_path), headers={
+            "X-Team": "blue", "X-Api-Token": "tok-98765432", "User-Agent": None, "X-Blank": ""}) as llm:
+        with pytest.raises(llmlite.BadRequestError):
+            call(llm)
+    path, = tmp_path.iterdir()
+    text = path.read_text()
+    assert not [word for word in ("pa55word", "aB3dE6", "sk-hidden-77", "tok-98765432", KEY) if word in text]
+    server.json({"data": [], "choices": [{"message": {}}]})
+    llmlite.replay(str(path), api_key="sk-Today00000000", headers={"X-More": "1"})
+    first, again = server.requests
+    assert again.path == first.path.replace("&sig=aB3dE6&k=sk-hidden-77", "")
+    assert again.path.endswith("?api-version=2024-10-21&plain=&flag")
+    assert (again.headers["x-team"], again.headers["x-blank"], again.headers["x-more"]) == ("blue", "", "1")
+    assert "user-agent" not in again.headers and "x-api-token" not in again.headers
+    assert again.headers["authorization"] == "Bearer sk-Today00000000"
+
+
+def test_replay_takes_headers_of_today(server, tmp_path):
+    """A header given to replay() stands for the one in the file, whatever its case; ours are today's."""
+    server.error(400)
+    with client(server, save_failed=str(tmp_path), headers={"X-Team": "blue"}) as llm:
+        fails(llm)
+    path, = tmp_path.iterdir()
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "headers": {**saved["headers"], "User-Agent": "llmlite/0.0.1"}}))
+    server.reply("again")
+    llmlite.replay(str(path), api_key=KEY, headers={"x-team": "red"})
+    assert server.requests[1].headers["x-team"] == "red"
+    assert server.requests[1].headers["user-agent"] == server.requests[0].headers["user-agent"]
+
+
+@pytest.mark.parametrize("given", [5, ["X"], {"X": 5}, {"X Y": "1"}], ids=repr)
+def test_replay_of_a_file_with_other_headers(server, tmp_path, given):
+    """Headers that are none make it a file that is no saved request."""
+    server.error(400)
+    with client(server, save_failed=str(tmp_path)) as llm:
+        fails(llm)
+    path, = tmp_path.iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "given": given}))
+    with pytest.raises(llmlite.ConfigurationError):
+        llmlite.replay(str(path), api_key=KEY)
+    assert len(server.requests) == 1
+
+
+def test_replay_of_a_file_of_before(server, tmp_path):
+    """A file that does not tell which headers were the user's is replayed without them."""
+    server.error(400)
+    with client(server, save_failed=str(tmp_path)) as llm:
+        fails(llm)
+    path, = tmp_path.iterdir()
+    saved = json.loads(path.read_text())
+    del saved["given"]
+    path.write_text(json.dumps(saved))
+    server.reply("again")
+    assert llmlite.replay(str(path), api_key=KEY).text == "again"

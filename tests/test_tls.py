@@ -1,5 +1,8 @@
 """TLS with a private authority: what is trusted, how failures read, and that streams, deadlines and close() hold."""
 import contextlib
+import datetime
+import inspect
+import re
 import select
 import socket
 import socketserver
@@ -31,10 +34,10 @@ def bundle(authority, tmp_path_factory):
     return str(path)
 
 
-def issued(authority, name):
+def issued(authority, name, **dates):
     """A server's TLS context with a certificate for `name`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(context)
+    authority.issue_cert(name, **dates).configure_cert(context)
     return context
 
 
@@ -138,6 +141,28 @@ def test_certificate_for_another_host(authority, bundle, monkeypatch):
     with testing.Server(ssl_context=issued(authority, "other.example")) as server:
         error, _ = fails(llmlite.Client("m", base_url=server.url, api_key=KEY))
         assert "certificate" in str(error) and (server.connections, server.requests) == (1, [])
+
+
+DAY = datetime.timedelta(days=1)
+NOW = datetime.datetime.now()
+WRONG = {"host": ("other.example", {}, "for another host.*base_url"),
+         "name": ("10.9.8.7", {}, "for another host.*base_url"),
+         "expired": ("127.0.0.1", {"not_after": NOW - DAY}, "clock")}
+if "not_before" in inspect.signature(trustme.CA.issue_cert).parameters:  # trustme for Python 3.8 has it not
+    WRONG["future"] = ("127.0.0.1", {"not_before": NOW + DAY, "not_after": NOW + 9 * DAY}, "clock")
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+def test_the_hint_fits_what_is_wrong(authority, bundle, monkeypatch, wrong, own):
+    """What no other set of authorities would mend is not blamed on them: the hint says what to look at instead."""
+    monkeypatch.setenv("SSL_CERT_FILE", bundle)
+    name, dates, hint = WRONG[wrong]
+    with testing.Server(ssl_context=issued(authority, name, **dates)) as server, requests.Session() as session:
+        with llmlite.Client("m", base_url=server.url, api_key=KEY, session=None if own else session) as client:
+            error, _ = fails(client)
+    assert type(error) is llmlite.APIConnectionError and "TLS certificate refused" in str(error)
+    assert re.search(hint, error.hint) and "CA_BUNDLE" not in str(error)
 
 
 def test_client_certificate_of_the_users_session(authority, bundle, tmp_path):
