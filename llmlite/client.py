@@ -3165,7 +3165,8 @@ def _checked_key(key: Any) -> str:
 
 def _encode(body: JSON) -> bytes:
     try:
-        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
