@@ -558,7 +558,8 @@ class _Schema(NamedTuple):
 
 
 def _as_dicts(asked: JSON) -> JSON:
-    """What was asked, with functions and classes as the dicts that dialects know."""
+    """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
+    asked = {name: value for name, value in asked.items() if name not in ("tools", "stop") or value not in ([], ())}
     if "tools" in asked:
         asked["tools"] = _tool_dicts(asked["tools"])
     choice = asked.get("tool_choice")
