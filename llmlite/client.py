@@ -524,7 +524,20 @@ def _checked_messages(messages: Union[str, Sequence[JSON]]) -> List[JSON]:
         if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join(sorted(_ROLES))
             raise ConfigurationError(f"messages[{at}] has role {role!r}: give a dict whose role is one of {known}")
+        _check_parts(message, f"messages[{at}]")
     return list(messages)
+
+
+def _check_parts(message: JSON, where: str) -> None:
+    """Raise ConfigurationError unless lists of a message hold what dialects look into: dicts."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if not isinstance(calls, (list, type(None))):
+        raise ConfigurationError(f"{where}.tool_calls is a {type(calls).__name__}: give a list of dicts")
+    for name, items in (("content", content), ("tool_calls", calls)):
+        for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
+            if not isinstance(item, dict):
+                form = '{"type": "text", "text": "..."}' if name == "content" else "those of reply.message"
+                raise ConfigurationError(f"{where}.{name}[{at}] is a {type(item).__name__}: give a dict", hint=form)
 
 
 def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
