@@ -601,8 +601,19 @@ def _json_text(value: Any) -> str:
 
 
 def _arguments_of(function: JSON) -> JSON:
-    """The arguments of a call in the history, as an object."""
-    return _decode_arguments(_str(function.get("arguments")))[0]
+    """The arguments of a call in the history, as an object: an empty one for what is none."""
+    given = function.get("arguments")
+    return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
+
+
+def _call_with_text(call: JSON) -> JSON:
+    """A call in the history with its arguments as the JSON text of an object: on any other text servers choke."""
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    given, found = function.get("arguments"), _arguments_of(function)
+    text = given if found and isinstance(given, str) else _json_text(found)
+    return {**call, "function": {**function, "arguments": text}}
 
 
 def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
@@ -3571,7 +3582,10 @@ class _OpenAI(_Dialect):
     def message(self, message: JSON) -> JSON:
         """A message of the history as this provider takes it: its own words back, nobody else's."""
         sent = {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
-        return {**sent, **(_verbatim(message, self.voice) or {})}
+        sent.update(_verbatim(message, self.voice) or {})
+        if sent.get("tool_calls"):
+            sent["tool_calls"] = [_call_with_text(call) for call in sent["tool_calls"]]
+        return sent
 
     def tool_choice(self, choice: Any) -> Any:
         """Which tool to use, in the provider's words."""
