@@ -4271,31 +4271,30 @@ class _Gemini(_Dialect):
     def contents(self, messages: List[JSON]) -> List[JSON]:
         """The history; the results of a turn's tools go into one content, in the order of the calls."""
         contents: List[JSON] = []
-        calls: Dict[str, JSON] = {}
-        results: Dict[str, JSON] = {}
+        calls: List[Tuple[str, JSON]] = []
+        results: List[Tuple[int, JSON]] = []
         for message in messages:
             role = message["role"]
             if role in ("tool", "function"):
                 if not results:
                     contents.append({"role": "user", "parts": []})
-                results[str(message.get("tool_call_id"))] = self.result(message, calls)
-                order = [id for id in calls if id in results] + [id for id in results if id not in calls]
-                contents[-1]["parts"] = [results[id] for id in order]
+                at = _answered_call(str(message.get("tool_call_id")), calls, results)
+                results.append((at, self.result(message, calls[at][1] if at < len(calls) else {})))
+                contents[-1]["parts"] = [part for _, part in sorted(results, key=lambda result: result[0])]
                 continue
-            results = {}
+            results = []
             if role == "assistant":
                 parts = _verbatim(message, self.voice) or self.said(message)
                 told = [part["functionCall"] for part in parts if "functionCall" in part]
-                calls = {str(call.get("id")): told_ for call, told_ in zip(_list(message.get("tool_calls")), told)}
+                calls = [(str(call.get("id")), told_) for call, told_ in zip(_list(message.get("tool_calls")), told)]
                 contents.append({"role": "model", "parts": parts})
             elif role not in _SYSTEM:
                 contents.append({"role": "user", "parts": self.parts(message.get("content"))})
         return contents
 
     @staticmethod
-    def result(message: JSON, calls: Dict[str, JSON]) -> JSON:
-        """A tool's result; the call's id goes back only where Google had given one."""
-        call = calls.get(str(message.get("tool_call_id")), {})
+    def result(message: JSON, call: JSON) -> JSON:
+        """The result of a tool's call; the call's id goes back only where Google had given one."""
         content = message.get("content")
         value = _json_or(content, content.encode("utf-8", "replace")) if isinstance(content, str) else content
         if isinstance(value, float) and not math.isfinite(value):  # "NaN" is JSON to Python only
@@ -4368,6 +4367,13 @@ class _Gemini(_Dialect):
                 events.append(Event("reasoning", text) if "thought" in part and part["thought"] else text)
         if candidate.get("finishReason"):
             events.append(_FINISH)
+
+
+def _answered_call(id: str, calls: List[Tuple[str, JSON]], results: List[Tuple[int, JSON]]) -> int:
+    """Which call of the turn a result answers: of several with one id each in its turn; past the end if none."""
+    same = [at for at, (known, _) in enumerate(calls) if known == id]
+    answered = {at for at, _ in results}
+    return next((at for at in same if at not in answered), same[0] if same else len(calls))
 
 
 _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
