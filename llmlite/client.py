@@ -1444,7 +1444,7 @@ class _Spot(NamedTuple):
 def _shape(hint: Any, spot: _Spot) -> _Shape:
     """A type hint as JSON; TypeError if it has no such form."""
     bare, about, _ = _bare(hint)
-    for make in (_scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
+    for make in (_alias_shape, _scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
         shape = make(bare, spot)
         if shape is not None:
             return shape._replace(schema={**shape.schema, "description": about}) if about else shape
@@ -1466,6 +1466,25 @@ def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
             hint = hint.__supertype__
         else:
             return hint, about, required
+
+
+def _inside(kind: Any, spot: _Spot) -> _Spot:
+    """A place inside a class or an alias; TypeError if it is there already."""
+    if kind in spot.inside:
+        raise TypeError(f"{spot.where}: {kind.__name__} holds itself, which has no JSON form here: use dict or Any")
+    return spot._replace(inside=(*spot.inside, kind))
+
+
+def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    """What a `type X = ...` of Python 3.12 stands for; of `X[int]`, with the int in its place."""
+    alias, args = get_origin(hint) or hint, get_args(hint)
+    if type(alias).__name__ != "TypeAliasType":
+        return None
+    try:
+        meant = alias.__value__[args] if args else alias.__value__
+    except Exception as error:  # the text of an alias is code: it may raise anything
+        raise TypeError(f"{spot.where}: the alias {hint} cannot be read: {error}") from error
+    return _shape(meant, _inside(hint, spot))
 
 
 def _base(hint: Any) -> Any:
@@ -1567,7 +1586,7 @@ def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if _base(hint) not in (dict, abc.Mapping, abc.MutableMapping):
         return None
     key, of = get_args(hint) or (str, Any)
-    if _bare(key)[0] is not str:
+    if _shape(key, spot).schema.get("type") != "string" or "enum" in _shape(key, spot).schema:
         raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
     item = _shape(of, spot)
 
@@ -1581,9 +1600,7 @@ def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
 def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
         return None
-    if hint in spot.inside:
-        raise TypeError(f"{spot.where}: {hint.__name__} holds itself, which has no JSON form here: use dict or Any")
-    spot = spot._replace(inside=(*spot.inside, hint))
+    spot = _inside(hint, spot)
     where = f"{spot.where}: {hint.__name__}"
     return _fields_shape(_class_fields(hint, where), lambda values: hint(**values), where + ".", spot)
 
