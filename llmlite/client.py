@@ -69,7 +69,7 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import requests
 import urllib3
@@ -1811,17 +1811,18 @@ def _is_model(schema: Any) -> bool:
     return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
 
 
-def _is_strict(schema: Any) -> bool:
+def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
     """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
     if isinstance(schema, list):
-        return all(map(_is_strict, schema))
+        return depth > 0 and all(_is_strict(part, depth - 1) for part in schema)
     if not isinstance(schema, dict):
         return True
     inner = [part for key, value in schema.items()
              for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
     closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
-        _list(schema.get("required")))
-    return bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed) and _is_strict(inner)
+        map(_str, _list(schema.get("required"))))
+    return (bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed)
+            and _is_strict(inner, depth - 1))
 
 
 def _parse_as(schema: Any, text: str) -> Any:
@@ -1839,12 +1840,137 @@ def _parse_as(schema: Any, text: str) -> Any:
         raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
     if schema is not dict and not isinstance(schema, dict):
         return _schema_shape(schema).read(value, "")
-    wanted: JSON = {"type": "object"} if schema is dict else _dict(schema)
-    if wanted.get("type"):
-        _check_type(value, wanted["type"] if isinstance(wanted["type"], list) else [wanted["type"]], "")
-    if isinstance(value, dict):
-        _check_keys(value, _list(wanted.get("required")), None, "")
+    try:
+        wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
+        fault = _Fit(wanted).fault(value, wanted)
+    except RecursionError:
+        raise ValueError("it is nested too deep to be held against the schema") from None
+    if fault is not None:
+        raise _misfit(*fault)
     return value
+
+
+_Fault = Optional[Tuple[str, str]]  # where a value does not fit, from the value down, and why; None where it fits
+
+
+class _Fit:
+    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go."""
+
+    def __init__(self, root: JSON) -> None:
+        self.root = root
+        self.met: Dict[Tuple[int, int], _Fault] = {}
+
+    def fault(self, value: Any, schema: Any) -> _Fault:
+        """The first thing that is wrong with a value."""
+        if schema is False:
+            return "", f"nothing may stand here, but there is {_shown(value)}"
+        checks = _KEYWORDS.items() if isinstance(schema, dict) else ()
+        faults = (check(self, value, schema[word], schema) for word, check in checks if word in schema)
+        return next((fault for fault in faults if fault is not None), None)
+
+    def below(self, parts: Iterable[Tuple[str, Any, Any]]) -> _Fault:
+        """The first fault among parts: (where it stands, the part, its schema)."""
+        for at, part, schema in parts:
+            fault = self.fault(part, schema)
+            if fault is not None:
+                return at + fault[0], fault[1]
+        return None
+
+    def type(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        try:
+            _check_type(value, wanted if isinstance(wanted, list) else [wanted], "")
+        except ValueError as error:
+            return ("", str(error)) if wanted else None
+        return None
+
+    def enum(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        if not isinstance(wanted, list) or any(_same(value, known) for known in wanted):
+            return None
+        return "", f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}"
+
+    def const(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        return None if _same(value, wanted) else ("", f"{_shown(value)} is not {_shown(wanted)}")
+
+    def required(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        missing = [repr(name) for name in _list(wanted) if isinstance(name, str) and name not in value] if isinstance(
+            value, dict) else []
+        return ("", f"missing {', '.join(missing)}") if missing else None
+
+    def properties(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        found = _dict(value)
+        return self.below((f".{name}", found[name], part) for name, part in _dict(wanted).items() if name in found)
+
+    def additional(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
+            return None
+        extra = [name for name in _dict(value) if name not in _dict(schema.get("properties"))]
+        if wanted is False and extra:
+            return "", f"unexpected {', '.join(map(_shown, extra[:20]))}"
+        return self.below((f".{name}", value[name], wanted) for name in extra)
+
+    def items(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        parts = list(enumerate(_list(value)))[len(_list(schema.get("prefixItems"))):]
+        each = wanted if isinstance(wanted, list) else [wanted] * len(parts)  # a list: one for each place, as once was
+        return self.below((f"[{at}]", part, one) for (at, part), one in zip(parts, each))
+
+    def all_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        return self.below(("", value, arm) for arm in _list(wanted))
+
+    def any_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        words: List[str] = []
+        for arm in sorted(_list(wanted), key=lambda arm: bool(arm == {"type": "null"})):
+            fault = self.fault(value, arm)
+            if fault is None:
+                return None
+            if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
+                words.append(str(_misfit(*fault)))
+        return ("", "; or ".join(words)) if words else None
+
+    def one_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        fits = sum(self.fault(value, arm) is None for arm in _list(wanted))
+        if fits > 1:
+            return "", f"{_shown(value)} fits {fits} of the schemas of which it may fit one"
+        return self.any_of(value, wanted, schema)
+
+    def ref(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
+            return None  # it points out of the schema
+        target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
+        if target is _UNSET:
+            return "", f"the $ref {_shown(wanted)} of the schema leads nowhere"
+        pair = id(target), id(value)
+        if pair not in self.met:
+            self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
+            self.met[pair] = self.fault(value, target)
+        return self.met[pair]
+
+
+_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON], _Fault]] = {
+    "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
+    "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
+    "anyOf": _Fit.any_of, "oneOf": _Fit.one_of, "$ref": _Fit.ref}
+
+
+def _pointed(root: Any, parts: List[str]) -> Any:
+    """What a JSON pointer points at."""
+    for part in parts:
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(root):
+            root = root[int(part)]
+        elif isinstance(root, dict) and part in root:
+            root = root[part]
+        else:
+            return _UNSET
+    return root
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal as JSON has it: True is not 1, but 1 is 1.0."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
