@@ -36,6 +36,7 @@ import json
 import logging
 import math
 import mimetypes
+import numbers
 import os
 import random
 import re
@@ -862,19 +863,35 @@ class Client:
         `options` are those of `chat`.
 
         Raises:
-            ResponseError: the model still asks for tools after `max_rounds`; `response` is its last reply.
+            ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
+                functions were not called.
         """
+        if isinstance(max_rounds, bool) or not isinstance(max_rounds, numbers.Integral) or max_rounds < 1:
+            raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
         history, declared = _checked_messages(messages), _tool_dicts(tools)
         functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
-        others = {_dict(told.get("function")).get("name") for told in declared} - set(functions)
-        for _, ask in zip(range(max_rounds), self._within({"deadline": deadline})):
-            reply = self.chat(history, tools=declared, **ask, **options)
-            history.append(reply.message)
-            reply.messages = history
-            if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
-                return reply
-            history += [_answered(call, functions) for call in reply.tool_calls]
-        raise ResponseError(f"the model still asks for tools after {max_rounds} rounds", response=reply)
+        others = {name for told in declared for name in _tool_names(told)} - set(functions)
+        asks, started = self._within({"deadline": deadline}), time.monotonic()
+        replies: List[Response] = []
+        try:
+            while True:
+                reply = self.chat(history, tools=declared, **next(asks), **options)
+                replies.append(reply)
+                history.append(reply.message)
+                reply.messages = history
+                if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
+                    return reply
+                if len(replies) >= max_rounds:
+                    raise ResponseError(f"{max_rounds} rounds of tools and no answer", provider=self._provider.name,
+                                        why="the model still asks for tools", hint="raise max_rounds=")
+                next(asks)  # past the deadline it raises: no function runs whose result cannot be sent
+                history += [_answered(call, functions) for call in reply.tool_calls]
+        except LLMError as error:
+            if replies and not error.attempts:
+                error.attempts, error.elapsed = sum(one.attempts for one in replies), time.monotonic() - started
+            if replies and error.response is None:
+                error.response = replies[-1]
+            raise
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` of yours)."""
@@ -1692,11 +1709,17 @@ def _tool_dicts(tools: Any) -> List[JSON]:
     if not isinstance(tools, (list, tuple)):
         raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
     dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
-    names = [_str(_dict(tool.get("function")).get("name") or tool.get("name")) for tool in dicts]
+    names = [name for tool in dicts for name in _tool_names(tool)]
     for name in names:
-        if name and names.count(name) > 1:
+        if names.count(name) > 1:
             raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
     return dicts
+
+
+def _tool_names(tool: JSON) -> List[str]:
+    """The names under which a model can call a tool dict, in the shape of any provider."""
+    inner = [tool, _dict(tool.get("function")), _dict(tool.get("custom")), *_list(tool.get("functionDeclarations"))]
+    return [one["name"] for one in map(_dict, inner) if _str(one.get("name"))]
 
 
 def _function_tool(function: Any) -> JSON:
