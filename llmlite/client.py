@@ -1096,7 +1096,7 @@ class Stream:
     @property
     def text(self) -> str:
         """The text so far."""
-        return self._flow.reply().text
+        return self._flow.text()
 
     def close(self) -> None:
         """Close the connection; a thread that is reading the stream comes to its end."""
@@ -1328,6 +1328,10 @@ class _Flow:
             return self.done
         reply = self.call.dialect.parse(_settled(self.body))
         return _completed(reply, self.call, self.answer)
+
+    def text(self) -> str:
+        """The text so far, without what else a reply has: it may be asked for at each piece."""
+        return self.call.dialect.text(self.body) if self.done is None else self.done.text
 
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
@@ -3550,13 +3554,16 @@ def _first_text(*values: Any) -> str:
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
-    """A folded body as plain JSON values: text gathered in buffers becomes str."""
+    """A folded body as plain JSON values: text gathered in buffers becomes str.
+
+    What is copied is a copy: another thread may be folding the next chunk in.
+    """
     if isinstance(value, io.StringIO):
         return value.getvalue()
     if depth and isinstance(value, dict):
-        return {key: _settled(item, depth - 1) for key, item in value.items()}
+        return {key: _settled(item, depth - 1) for key, item in value.copy().items()}
     if depth and isinstance(value, list):
-        return [_settled(item, depth - 1) for item in value]
+        return [_settled(item, depth - 1) for item in value.copy()]
     return value
 
 
@@ -3564,9 +3571,9 @@ def _gather(body: JSON, key: str, piece: str) -> None:
     """Append to a text that grows piece by piece, at a cost that does not grow with it."""
     kept = body.get(key)
     if not isinstance(kept, io.StringIO):
-        body[key], before = io.StringIO(), kept
-        kept = body[key]
-        kept.write(_str(before))
+        before, kept = _str(kept), io.StringIO()
+        kept.write(before)
+        body[key] = kept
     kept.write(piece)
 
 
@@ -3639,6 +3646,10 @@ class _Dialect:
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         """Fold a stream's chunk into `body`, the reply's body so far, and return the events it stands for."""
+        raise NotImplementedError
+
+    def text(self, body: JSON) -> str:
+        """The text of a body, also of one that is being folded."""
         raise NotImplementedError
 
 
@@ -3796,6 +3807,10 @@ class _OpenAI(_Dialect):
             if "custom" in _dict(call):
                 reply.message["tool_calls"][at] = _without_index(call)
         return reply
+
+    def text(self, body: JSON) -> str:
+        message = _dict(_first_choice(body.get("choices")).get("message"))
+        return _content_text(_settled(message.get("content")))[0] + _str(_settled(message.get("refusal")))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         choices = chunk.pop("choices", None)
@@ -4240,6 +4255,10 @@ class _Anthropic(_Dialect):
         reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
         return reply
 
+    def text(self, body: JSON) -> str:
+        blocks = map(_dict, _list(body.get("content")))
+        return "".join(_str(_settled(block.get("text"))) for block in blocks if block.get("type") == "text")
+
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         kind = chunk.get("type")
         if kind == "content_block_delta":
@@ -4507,6 +4526,10 @@ class _Gemini(_Dialect):
         plain = all(set(part) == {"text"} for part in parts)
         reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
         return reply
+
+    def text(self, body: JSON) -> str:
+        parts = map(_dict, _list(_dict(_first_choice(body.get("candidates")).get("content")).get("parts")))
+        return "".join(_str(_settled(part.get("text"))) for part in parts if not part.get("thought"))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         candidates = chunk.pop("candidates", None)
