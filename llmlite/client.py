@@ -310,7 +310,10 @@ class Usage(NamedTuple):
 
 
 class ToolCall(NamedTuple):
-    """The model asks for a tool.  `arguments` is `raw_arguments` decoded; `invalid` says why it could not be."""
+    """The model asks for a tool.  `arguments` is `raw_arguments` decoded.
+
+    `invalid` says why the call must not be run: the arguments are no JSON object, or the answer was cut in this call.
+    """
 
     id: str
     name: str
@@ -3589,11 +3592,22 @@ _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
 }.items() for word in words.split()}
 
 
-def _finish_of(raw: Any, tool_calls: Sequence[ToolCall]) -> Optional[str]:
+_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
+
+
+def _finish_of(raw: Any) -> Optional[str]:
     """The canonical finish reason; None while there is none."""
-    if raw is None:
-        return None
-    return "tool_calls" if tool_calls else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+    return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+
+
+def _finished(finish: Optional[str], calls: List[ToolCall]) -> Tuple[Optional[str], List[ToolCall]]:
+    """The finish reason of an answer with tool calls, and the calls: what cuts the answer cuts the last of them."""
+    if not calls or finish is None:
+        return finish, calls
+    if finish not in _CUT_BY:
+        return "tool_calls", calls
+    why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
+    return finish, [*calls[:-1], calls[-1]._replace(invalid=why)]
 
 
 class _Dialect:
@@ -3788,17 +3802,16 @@ class _OpenAI(_Dialect):
     def parse(self, body: JSON) -> Response:
         choice = _first_choice(body.get("choices"))
         message = _dict(choice.get("message"))
-        text, thoughts = _content_text(message.get("content"))
-        refusal = _str(message.get("refusal"))
-        calls = _openai_calls(message)
+        thoughts = _content_text(message.get("content"))[1]
         raw_finish = choice.get("finish_reason")
-        finish = _finish_of(raw_finish, calls)
+        finish = _finish_of(raw_finish)
+        finish, calls = _finished("content_filter" if message.get("refusal") and finish == "stop" else finish,
+                                  _openai_calls(message))
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = Response(text=text + refusal, reasoning=reasoning, tool_calls=calls, raw=body,
-                         raw_finish_reason=raw_finish,
-                         finish_reason="content_filter" if refusal and finish == "stop" else finish,
-                         usage=_openai_usage(body, choice), model=_str(body.get("model")),
-                         id=_str(body.get("id")) or None,
+        reply = Response(text=self.text(body), reasoning=reasoning, tool_calls=calls, raw=body,
+                         raw_finish_reason=raw_finish, finish_reason=finish, usage=_openai_usage(body, choice),
+                         model=_str(body.get("model")), id=_str(body.get("id")) or None,
+                         logprobs=_list(_dict(choice.get("logprobs")).get("content")),
                          citations=_list(_first(body.get("citations"), message.get("annotations"))))
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
                for key in self.echo if message.get(key)}
@@ -4043,7 +4056,7 @@ class _Completions(_OpenAI):
         tokens = [Token(*token) for token in _list(choice.get("tokens"))] or _tokens_of(choice)
         raw_finish = choice.get("finish_reason")
         return Response(text=_str(choice.get("text")), tokens=tokens, raw=body, raw_finish_reason=raw_finish,
-                        finish_reason=_finish_of(raw_finish, ()), usage=_openai_usage(body, choice),
+                        finish_reason=_finish_of(raw_finish), usage=_openai_usage(body, choice),
                         model=_str(body.get("model")), id=_str(body.get("id")) or None)
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
@@ -4114,7 +4127,7 @@ class _LlamaCpp(_Dialect):
         finish = "limit" if body.get("stopped_limit") else finish
         tokens = [Token(*token) for token in _list(body.get("told"))] or _native_tokens(body)
         return Response(text=_str(body.get("content")), tokens=tokens, raw=body, raw_finish_reason=finish,
-                        finish_reason=_finish_of(finish, ()), model=_str(body.get("model")),
+                        finish_reason=_finish_of(finish), model=_str(body.get("model")),
                         usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted"))))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
@@ -4245,11 +4258,12 @@ class _Anthropic(_Dialect):
                  for block in blocks if block.get("type") == "tool_use"]
         blocks = [_whole_block(block) for block in blocks]
         raw_finish = body.get("stop_reason")
-        reply = Response(text="".join(_str(block.get("text")) for block in blocks if block.get("type") == "text"),
+        finish, calls = _finished(_finish_of(raw_finish), calls)
+        reply = Response(text=self.text(body),
                          reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
                          citations=[cited for block in blocks for cited in _list(block.get("citations"))],
                          raw={**body, "content": blocks}, raw_finish_reason=raw_finish,
-                         finish_reason=_finish_of(raw_finish, calls), usage=_anthropic_usage(_dict(body.get("usage"))),
+                         finish_reason=finish, usage=_anthropic_usage(_dict(body.get("usage"))),
                          model=_str(body.get("model")), id=_str(body.get("id")) or None)
         plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
         reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
@@ -4516,10 +4530,12 @@ class _Gemini(_Dialect):
                  for at, call in enumerate(found)]
         raw_finish = candidate.get("finishReason")
         blocked = _dict(body.get("promptFeedback")).get("blockReason") if not candidate else None
-        reply = Response(text="".join(_str(part.get("text")) for part in parts if not part.get("thought")),
+        finish, calls = _finished("content_filter" if blocked else _finish_of(raw_finish), calls)
+        reply = Response(text=self.text(body),
                          reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
                          tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish,
-                         finish_reason="content_filter" if blocked else _finish_of(raw_finish, calls),
+                         finish_reason=finish,
+                         logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
                          usage=_gemini_usage(_dict(body.get("usageMetadata"))), model=_str(body.get("modelVersion")),
                          id=stem_id, request_id=stem_id,
                          citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")))
