@@ -356,6 +356,7 @@ class Response:
         citations: the provider's citations, as it sent them.
         parsed: the value, when a `schema` was given.
         tokens: the `Token`s of a raw completion.
+        logprobs: the log probabilities of the answer's tokens, a list as the provider sent it, when asked for.
         message: the dict to append to the history.
         messages: the whole exchange, after `run_tools`.
         raw: the decoded body (of a stream: folded into the same shape).
@@ -376,6 +377,7 @@ class Response:
         self.citations: List[Any] = []
         self.parsed: Any = None
         self.tokens: List[Token] = []
+        self.logprobs: List[Any] = []
         self.message: JSON = {}
         self.messages: List[JSON] = []
         self.raw: Any = None
@@ -3840,11 +3842,14 @@ class _OpenAI(_Dialect):
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
         choices, index = body.get("choices"), choice.get("index")
-        kept = choices[0] if choices and choices[0]["index"] == index else _kept(body, "choices", index)
+        kept = choices[0] if choices and choices[0]["index"] == index else _kept(
+            body, "choices", index, {"message": {}})
         message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
         if kept["index"] == 0:
             events += said
+        if len(choice) > 4 or choice.get("logprobs"):
+            _fold_rest(choice, kept)
         if reason:
             events.append(_FINISH)
             kept["finish_reason"] = reason
@@ -3892,8 +3897,8 @@ def _first_choice(choices: Any) -> JSON:
     return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
 
 
-def _kept(body: JSON, key: str, index: Any) -> JSON:
-    """The choice (or candidate) of a folded body that has this index."""
+def _kept(body: JSON, key: str, index: Any, new: JSON) -> JSON:
+    """The choice (or candidate) of a folded body that has this index; `new` is what it has before the first piece."""
     choices: List[JSON] = _under(body, key, list)
     index = index if type(index) is int else 0
     for choice in reversed(choices):
@@ -3901,9 +3906,24 @@ def _kept(body: JSON, key: str, index: Any) -> JSON:
             return choice
     if len(choices) >= _MAX_CALLS:
         raise _TooLarge(f"a reply of over {_MAX_CALLS} choices")
-    choices.append({"index": index, "message": {}} if key == "choices" else {
-        "index": index, "content": {"role": "model", "parts": []}})
+    choices.append({"index": index, **new})
     return choices[-1]
+
+
+def _fold_rest(choice: JSON, kept: JSON) -> None:
+    """What a choice has beside its message: lists of what each token is grow, of all else the last word stays."""
+    for key, value in choice.items():
+        if key in _LISTED and type(value) is list:
+            _under(kept, key, list).extend(value)
+        elif key in ("logprobs", "logprobsResult") and type(value) is dict:
+            _fold_rest(value, _under(kept, key, dict))
+        elif key not in _FOLDED and (value is not None or key not in kept):
+            kept[key] = value
+
+
+_FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
+_LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
+                     "chosenCandidates", "topCandidates"))
 
 
 def _fold_pieces(pieces: List[Any], kept: List[JSON]) -> None:
@@ -4052,25 +4072,37 @@ class _Completions(_OpenAI):
         return "POST", self.path, _merged({**body, **self.streaming(stream)}, extra)
 
     def parse(self, body: JSON) -> Response:
+        tokens = body.pop(_TOLD, None)
         choice = _first_choice(body.get("choices"))
-        tokens = [Token(*token) for token in _list(choice.get("tokens"))] or _tokens_of(choice)
         raw_finish = choice.get("finish_reason")
-        return Response(text=_str(choice.get("text")), tokens=tokens, raw=body, raw_finish_reason=raw_finish,
-                        finish_reason=_finish_of(raw_finish), usage=_openai_usage(body, choice),
-                        model=_str(body.get("model")), id=_str(body.get("id")) or None)
+        return Response(text=self.text(body), tokens=tokens or _tokens_of(choice), raw=body,
+                        raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish),
+                        usage=_openai_usage(body, choice), model=_str(body.get("model")),
+                        id=_str(body.get("id")) or None, logprobs=_list(_dict(choice.get("logprobs")).get("content")))
+
+    def text(self, body: JSON) -> str:
+        return _str(_settled(_first_choice(body.get("choices")).get("text")))
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
-        kept = _kept(body, "choices", choice.get("index"))
-        tokens = _tokens_of(choice)
+        kept = _kept(body, "choices", choice.get("index"), {"text": ""})
         reason = choice.get("finish_reason")
         _gather(kept, "text", _str(choice.get("text")))
-        _under(kept, "tokens", list).extend(tokens)
         if kept["index"] == 0:
-            events += [Event("text", token.text, token=token) for token in tokens]
+            events += _told(_tokens_of(choice), body)
+        _fold_rest(choice, kept)
         if reason:
             events.append(_FINISH)
-            kept.update(finish_reason=reason, stop_reason=choice.get("stop_reason"))
+            kept["finish_reason"] = reason
             _fail(choice, reason)
+
+
+_TOLD: Any = _Unset()  # the key of a folded body's tokens; as no str it can be nobody else's, and JSON has none such
+
+
+def _told(tokens: List[Token], body: JSON) -> List[_Said]:
+    """Keep the tokens of a chunk, and say them."""
+    _under(body, _TOLD, list).extend(tokens)
+    return [Event("text", token.text, token=token) for token in tokens]
 
 
 def _checked_prompt(prompt: Any) -> Any:
@@ -4081,24 +4113,64 @@ def _checked_prompt(prompt: Any) -> Any:
 
 
 def _tokens_of(choice: JSON) -> List[Token]:
-    """The tokens of a raw completion's choice, as finely as the server tells: text, id, log probability."""
-    text, ids = _str(choice.get("text")), [id for id in _list(choice.get("token_ids")) if type(id) is int]
-    logprobs = _dict(choice.get("logprobs"))
+    """The tokens of a raw completion's choice: as many as ids are told, and their texts together are its text."""
+    text, ids = _str(choice.get("text")), _ids(choice.get("token_ids"))
+    told = _weighed(_dict(choice.get("logprobs")))
+    if told and len(told) != len(ids):  # with `echo` the prompt's tokens lead, or are all there is
+        prompt = _ids(choice.get("prompt_token_ids"))
+        ids = next((known for known in (prompt + ids, prompt) if len(known) == len(told)), ids)
+    tokens = _placed(told, ids) if ids else told or [Token("")] * bool(text)
+    words = _spread([token.text for token in tokens], text)
+    return [Token(word, token.id, token.logprob) for word, token in zip(words, tokens)]
+
+
+def _ids(value: Any) -> List[int]:
+    return [id for id in _list(value) if type(id) is int]
+
+
+def _weighed(logprobs: JSON) -> List[Token]:
+    """The tokens that log probabilities tell of: a list of rows (llama.cpp), or lists side by side (vLLM)."""
     rows = [_dict(row) for row in _list(logprobs.get("content"))]
-    if rows:  # as llama.cpp writes them
+    if rows:
         return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
     words, weights = [_str(word) for word in _list(logprobs.get("tokens"))], _list(logprobs.get("token_logprobs"))
-    if words and "".join(words) == text:
-        return [Token(word, *pair) for word, pair in zip(words, _pairs(ids, weights, len(words)))]
-    pairs = _pairs(ids, weights, len(ids) or (1 if text else 0))
-    # several ids and one text: the text was held back until the last of them made it whole
-    return [Token(text if at == len(pairs) - 1 else "", *pair) for at, pair in enumerate(pairs)]
+    ids = [re.fullmatch("token_id:([0-9]{1,18})", word) for word in words]  # as return_tokens_as_token_ids has it
+    weights = weights if len(weights) == len(words) else [None] * len(words)
+    return [Token("", int(id[1]), weight) if id else Token(word, None, weight)
+            for word, id, weight in zip(words, ids, weights)]
 
 
-def _pairs(ids: List[Any], weights: List[Any], count: int) -> List[Tuple[Any, Any]]:
-    """As many (id, log probability) as there are tokens, None where one is not told."""
-    filled = [values if len(values) == count else [None] * count for values in (ids, weights)]
-    return list(zip(*filled))
+def _placed(told: List[Token], ids: List[int]) -> List[Token]:
+    """A token for each id; where fewer are told of, each is that of the last of the ids that make one character."""
+    if len(told) == len(ids):
+        return [Token(token.text, id, token.logprob) for token, id in zip(told, ids)]
+    tokens, rest = [], iter(told)
+    token = next(rest, None)
+    for id in ids:
+        mine = token is not None and token.id == id
+        tokens.append(token if token is not None and mine else Token("", id))
+        token = next(rest, None) if mine else token
+    return tokens
+
+
+def _spread(words: List[str], text: str) -> List[str]:
+    """A text cut up among its tokens.
+
+    Their own words are not always in it: those of special tokens are left out, and those of tokens that make up one
+    character are no text yet. That text stands with the last of them.
+    """
+    if "".join(words) == text:
+        return words
+    parts: List[str] = []
+    at = slack = 0
+    for word in words:
+        found = text.find(word, at, at + slack + len(word)) if word else -1
+        if found > at:
+            parts[-1] += text[at:found]
+        slack = 0 if found >= 0 else slack + len(word)
+        at = at if found < 0 else found + len(word)
+        parts.append(word if found >= 0 else "")
+    return [*parts[:-1], parts[-1] + text[at:]] if parts else parts
 
 
 class _LlamaCpp(_Dialect):
@@ -4125,10 +4197,15 @@ class _LlamaCpp(_Dialect):
     def parse(self, body: JSON) -> Response:
         finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
         finish = "limit" if body.get("stopped_limit") else finish
-        tokens = [Token(*token) for token in _list(body.get("told"))] or _native_tokens(body)
-        return Response(text=_str(body.get("content")), tokens=tokens, raw=body, raw_finish_reason=finish,
+        tokens = body.pop(_TOLD, None) or _native_tokens(body)
+        cached = _int(_dict(body.get("timings")).get("cache_n"))  # of tokens_evaluated, which is the whole prompt
+        return Response(text=self.text(body), tokens=tokens, raw=body, raw_finish_reason=finish,
                         finish_reason=_finish_of(finish), model=_str(body.get("model")),
-                        usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted"))))
+                        usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted")), cached),
+                        logprobs=_list(body.get("completion_probabilities")))
+
+    def text(self, body: JSON) -> str:
+        return _str(_settled(body.get("content")))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         tokens = _native_tokens(chunk)
@@ -4139,8 +4216,7 @@ class _LlamaCpp(_Dialect):
             elif isinstance(piece, list):
                 _under(body, name, list).extend(piece)
         body.update(chunk)
-        _under(body, "told", list).extend(tokens)
-        events: List[_Said] = [Event("text", token.text, token=token) for token in tokens]
+        events = _told(tokens, body)
         return [*events, _FINISH, _END] if chunk.get("stop") is True else events
 
 
@@ -4561,9 +4637,10 @@ class _Gemini(_Dialect):
     @staticmethod
     def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
         candidates, index, content = body.get("candidates"), candidate.pop("index", 0), candidate.pop("content", None)
-        kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(body, "candidates", index)
+        kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(
+            body, "candidates", index, {"content": {"role": "model", "parts": []}})
         if candidate:
-            kept.update(candidate)
+            _fold_rest(candidate, kept)
         parts: List[JSON] = kept["content"]["parts"]
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():
