@@ -4772,6 +4772,7 @@ _PROVIDERS = {row.name: row for row in (
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
     _row("ollama", "http://localhost:11434/v1"),
     _row("lmstudio", "http://localhost:1234/v1"),
-    _row("vllm", "http://localhost:8000/v1", ask={"return_token_ids": True}),
-    _row("llamacpp", "http://localhost:8080/v1", raw=_LlamaCpp),
+    _row("vllm", "http://localhost:8000/v1", ask={"return_token_ids": True},
+         voice="vllm", echo=("reasoning", "reasoning_content")),
+    _row("llamacpp", "http://localhost:8080/v1", raw=_LlamaCpp, voice="llamacpp", echo=("reasoning_content",)),
 )}
