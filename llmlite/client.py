@@ -530,7 +530,8 @@ def _checked_messages(messages: Union[str, Sequence[JSON]]) -> List[JSON]:
         if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join(sorted(_ROLES))
             raise ConfigurationError(f"messages[{at}] has role {role!r}: give a dict whose role is one of {known}")
-        _check_parts(message, f"messages[{at}]")
+        if "tool_calls" in message or type(message.get("content")) is not str:
+            _check_parts(message, f"messages[{at}]")
     return list(messages)
 
 
@@ -617,9 +618,10 @@ def _call_with_text(call: JSON) -> JSON:
     function = call.get("function")
     if not isinstance(function, dict):
         return call
-    given, found = function.get("arguments"), _arguments_of(function)
-    text = given if found and isinstance(given, str) else _json_text(found)
-    return {**call, "function": {**function, "arguments": text}}
+    found = _arguments_of(function)
+    if found and isinstance(function["arguments"], str):
+        return call
+    return {**call, "function": {**function, "arguments": _json_text(found)}}
 
 
 def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
@@ -3913,11 +3915,13 @@ def _kept(body: JSON, key: str, index: Any, new: JSON) -> JSON:
 def _fold_rest(choice: JSON, kept: JSON) -> None:
     """What a choice has beside its message: lists of what each token is grow, of all else the last word stays."""
     for key, value in choice.items():
+        if key in _FOLDED or (value is None and key in kept):
+            continue
         if key in _LISTED and type(value) is list:
             _under(kept, key, list).extend(value)
         elif key in ("logprobs", "logprobsResult") and type(value) is dict:
             _fold_rest(value, _under(kept, key, dict))
-        elif key not in _FOLDED and (value is not None or key not in kept):
+        else:
             kept[key] = value
 
 
@@ -4115,11 +4119,14 @@ def _checked_prompt(prompt: Any) -> Any:
 def _tokens_of(choice: JSON) -> List[Token]:
     """The tokens of a raw completion's choice: as many as ids are told, and their texts together are its text."""
     text, ids = _str(choice.get("text")), _ids(choice.get("token_ids"))
-    told = _weighed(_dict(choice.get("logprobs")))
-    if told and len(told) != len(ids):  # with `echo` the prompt's tokens lead, or are all there is
+    told = _weighed(choice["logprobs"]) if type(choice.get("logprobs")) is dict else []
+    if not told:  # a text stands with the last of its ids
+        alone = [Token(text)] if text and not ids else []
+        return alone or [Token("", id) for id in ids[:-1]] + [Token(text, id) for id in ids[-1:]]
+    if len(told) != len(ids):  # with `echo` the prompt's tokens lead, or are all there is
         prompt = _ids(choice.get("prompt_token_ids"))
         ids = next((known for known in (prompt + ids, prompt) if len(known) == len(told)), ids)
-    tokens = _placed(told, ids) if ids else told or [Token("")] * bool(text)
+    tokens = _placed(told, ids) if ids else told
     words = _spread([token.text for token in tokens], text)
     return [Token(word, token.id, token.logprob) for word, token in zip(words, tokens)]
 
@@ -4134,10 +4141,14 @@ def _weighed(logprobs: JSON) -> List[Token]:
     if rows:
         return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
     words, weights = [_str(word) for word in _list(logprobs.get("tokens"))], _list(logprobs.get("token_logprobs"))
-    ids = [re.fullmatch("token_id:([0-9]{1,18})", word) for word in words]  # as return_tokens_as_token_ids has it
     weights = weights if len(weights) == len(words) else [None] * len(words)
-    return [Token("", int(id[1]), weight) if id else Token(word, None, weight)
-            for word, id, weight in zip(words, ids, weights)]
+    return [_named(word, weight) for word, weight in zip(words, weights)]
+
+
+def _named(word: str, weight: Any) -> Token:
+    """A token by its word, which with return_tokens_as_token_ids is its id."""
+    id = re.fullmatch("token_id:([0-9]{1,18})", word) if word.startswith("token_id:") else None
+    return Token(word, None, weight) if id is None else Token("", int(id[1]), weight)
 
 
 def _placed(told: List[Token], ids: List[int]) -> List[Token]:
@@ -4167,10 +4178,10 @@ def _spread(words: List[str], text: str) -> List[str]:
         found = text.find(word, at, at + slack + len(word)) if word else -1
         if found > at:
             parts[-1] += text[at:found]
-        slack = 0 if found >= 0 else slack + len(word)
+        slack = 0 if found >= 0 else min(slack + len(word), 100)  # so much text at most has no words of its own
         at = at if found < 0 else found + len(word)
         parts.append(word if found >= 0 else "")
-    return [*parts[:-1], parts[-1] + text[at:]] if parts else parts
+    return [*parts[:-1], parts[-1] + text[at:]]
 
 
 class _LlamaCpp(_Dialect):
