@@ -4172,16 +4172,18 @@ def _spread(words: List[str], text: str) -> List[str]:
     """
     if "".join(words) == text:
         return words
-    parts: List[str] = []
-    at = slack = 0
-    for word in words:
+    parts = [""] * len(words)
+    at = slack = heir = 0  # where in the text; how much of it may have no words of its own; whose that is
+    for index, word in enumerate(words):
         found = text.find(word, at, at + slack + len(word)) if word else -1
-        if found > at:
-            parts[-1] += text[at:found]
-        slack = 0 if found >= 0 else min(slack + len(word), 100)  # so much text at most has no words of its own
-        at = at if found < 0 else found + len(word)
-        parts.append(word if found >= 0 else "")
-    return [*parts[:-1], parts[-1] + text[at:]]
+        if found < 0:
+            heir = index if not slack or "\ufffd" in word or "\ufffd" not in words[heir] else heir
+            slack = min(slack + len(word), 100)
+            continue
+        parts[heir] += text[at:found]
+        parts[index], at, slack = word, found + len(word), 0
+    parts[heir if slack else -1] += text[at:]
+    return parts
 
 
 class _LlamaCpp(_Dialect):

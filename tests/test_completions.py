@@ -152,6 +152,15 @@ CASES = {
         reply("a\U0001f600 b"),
         [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token(" b", 8, -4.0)],
         [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token(" b", 8, -4.0)]),
+    "torn-at-the-end": (  # the character is not the special token's
+        body("a\U0001f600", logprobs={"tokens": ["a", "\ufffd", "\ufffd", "</s>"],
+                                      "token_logprobs": [-1.0, -2.0, -3.0, -4.0]}, token_ids=[5, 6, 7, 2]),
+        [chunk("a", token_ids=[5], logprobs={"tokens": ["a"], "token_logprobs": [-1.0]}),
+         chunk("\U0001f600", "stop", token_ids=[6, 7, 2], logprobs={
+             "tokens": ["\ufffd", "\ufffd", "</s>"], "token_logprobs": [-2.0, -3.0, -4.0]}), LAST, DONE],
+        reply("a\U0001f600"),
+        [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token("", 2, -4.0)],
+        [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token("", 2, -4.0)]),
     "stop-string-of-tokens": (  # the text is cut before it, the tokens are not
         body("ab", logprobs={"tokens": ["ab", ".\n", "END"], "token_logprobs": [-1.0, -2.0, -3.0]},
              token_ids=[5, 6, 7]),
