@@ -1547,8 +1547,28 @@ def _misfit(at: str, why: str) -> ValueError:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """The repr of a value, or how it begins: no more of it is written than is shown."""
+    text = ""
+    for piece in _shown_pieces(value):
+        text += piece
+        if len(text) > 60:
+            return text[:57] + "..."
+    return text
+
+
+def _shown_pieces(value: Any) -> Iterator[str]:
+    if type(value) is list:
+        for at, item in enumerate(value):
+            yield ", " if at else "["
+            yield from _shown_pieces(item)
+        yield "]" if value else "[]"
+    elif type(value) is dict:
+        for at, (name, item) in enumerate(value.items()):
+            yield f"{', ' if at else '{'}{_shown(name)}: "
+            yield from _shown_pieces(item)
+        yield "}" if value else "{}"
+    else:
+        yield repr(value[:61] if type(value) is str else value)
 
 
 def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
@@ -1898,9 +1918,11 @@ class _Fit:
         """The first thing that is wrong with a value."""
         if schema is False:
             return "", f"nothing may stand here, but there is {_shown(value)}"
-        checks = _KEYWORDS.items() if isinstance(schema, dict) else ()
-        faults = (check(self, value, schema[word], schema) for word, check in checks if word in schema)
-        return next((fault for fault in faults if fault is not None), None)
+        for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
+            fault = check(self, value, schema[word], schema) if word in schema else None
+            if fault is not None:
+                return fault
+        return None
 
     def below(self, parts: Iterable[Tuple[str, Any, Any]]) -> _Fault:
         """The first fault among parts: (where it stands, the part, its schema)."""

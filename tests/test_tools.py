@@ -8,6 +8,7 @@ import functools
 import json
 import pathlib
 import sys
+import time
 import types
 import typing
 from dataclasses import dataclass, field
@@ -737,6 +738,30 @@ def test_broken_and_hostile_schemas(schema, text):
         assert tools._parse_as(schema, text) == json.loads(text)
     except ValueError as error:
         assert "\n" not in str(error) and len(str(error)) <= 300
+
+
+def test_a_dear_answer():
+    """An answer is held against a schema at a cost that does not grow with its depth times its size."""
+    text = "[" * 80 + json.dumps("x" * 2_000_000) + "]" * 80
+    schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#"}}]}
+    start = time.process_time()
+    json.loads(text)
+    between = time.process_time()
+    assert tools._parse_as(schema, text) == json.loads(text)
+    with pytest.raises(ValueError, match="is not of type integer"):
+        tools._parse_as({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#"}}]}, text)
+    assert time.process_time() - between < 10 * (between - start) + 0.1
+
+
+@pytest.mark.parametrize("value", [
+    [], {}, [1], [1, [2, "a"], {}], {"a": None, "b": [True], 3: 1.5}, "x" * 58, "x" * 59, "x" * 100, ["x" * 100, 1],
+    [[]], list(range(100)), dict.fromkeys("abcdefghijklmnop"), (1, 2), b"x", {"x" * 100: 1}, "'", "\n" * 70], ids=str)
+def test_how_values_are_shown(value):
+    """As repr has it, and no more than 60 characters."""
+    text = repr(value)
+    shown = tools._shown(value)
+    assert shown == text if len(text) <= 60 else shown.endswith("...") and len(shown) <= 60
+    assert shown[:50] == text[:50]
 
 
 ALIASES = """
