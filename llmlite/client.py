@@ -325,7 +325,10 @@ class Usage(NamedTuple):
 
 
 class ToolCall(NamedTuple):
-    """The model asks for a tool.  `arguments` is `raw_arguments` decoded; `invalid` says why it could not be."""
+    """The model asks for a tool.  `arguments` is `raw_arguments` decoded.
+
+    `invalid` says why the call must not be run: the arguments are no JSON object, or the answer was cut in this call.
+    """
 
     id: str
     name: str
@@ -368,6 +371,7 @@ class Response:
         citations: the provider's citations, as it sent them.
         parsed: the value, when a `schema` was given.
         tokens: the `Token`s of a raw completion.
+        logprobs: the log probabilities of the answer's tokens, a list as the provider sent it, when asked for.
         message: the dict to append to the history.
         messages: the whole exchange, after `run_tools`.
         raw: the decoded body (of a stream: folded into the same shape).
@@ -388,6 +392,7 @@ class Response:
         self.citations: List[Any] = []
         self.parsed: Any = None
         self.tokens: List[Token] = []
+        self.logprobs: List[Any] = []
         self.message: JSON = {}
         self.messages: List[JSON] = []
         self.raw: Any = None
@@ -567,7 +572,21 @@ def _checked_messages(messages: Union[str, Sequence[JSON]]) -> List[JSON]:
         if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join(sorted(_ROLES))
             raise ConfigurationError(f"messages[{at}] has role {role!r}: give a dict whose role is one of {known}")
+        if "tool_calls" in message or type(message.get("content")) is not str:
+            _check_parts(message, f"messages[{at}]")
     return list(messages)
+
+
+def _check_parts(message: JSON, where: str) -> None:
+    """Raise ConfigurationError unless lists of a message hold what dialects look into: dicts."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if not isinstance(calls, (list, type(None))):
+        raise ConfigurationError(f"{where}.tool_calls is a {type(calls).__name__}: give a list of dicts")
+    for name, items in (("content", content), ("tool_calls", calls)):
+        for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
+            if not isinstance(item, dict):
+                form = '{"type": "text", "text": "..."}' if name == "content" else "those of reply.message"
+                raise ConfigurationError(f"{where}.{name}[{at}] is a {type(item).__name__}: give a dict", hint=form)
 
 
 def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
@@ -601,7 +620,8 @@ class _Schema(NamedTuple):
 
 
 def _as_dicts(asked: JSON) -> JSON:
-    """What was asked, with functions and classes as the dicts that dialects know."""
+    """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
+    asked = {name: value for name, value in asked.items() if name not in ("tools", "stop") or value not in ([], ())}
     if "tools" in asked:
         asked["tools"] = _tool_dicts(asked["tools"])
     choice = asked.get("tool_choice")
@@ -630,8 +650,20 @@ def _json_text(value: Any) -> str:
 
 
 def _arguments_of(function: JSON) -> JSON:
-    """The arguments of a call in the history, as an object."""
-    return _decode_arguments(_str(function.get("arguments")))[0]
+    """The arguments of a call in the history, as an object: an empty one for what is none."""
+    given = function.get("arguments")
+    return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
+
+
+def _call_with_text(call: JSON) -> JSON:
+    """A call in the history with its arguments as the JSON text of an object: on any other text servers choke."""
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    found = _arguments_of(function)
+    if found and isinstance(function["arguments"], str):
+        return call
+    return {**call, "function": {**function, "arguments": _json_text(found)}}
 
 
 def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
@@ -947,19 +979,35 @@ class Client:
         `options` are those of `chat`.
 
         Raises:
-            ResponseError: the model still asks for tools after `max_rounds`; `response` is its last reply.
+            ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
+                functions were not called.
         """
+        if isinstance(max_rounds, bool) or not isinstance(max_rounds, numbers.Integral) or max_rounds < 1:
+            raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
         history, declared = _checked_messages(messages), _tool_dicts(tools)
         functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
-        others = {_dict(told.get("function")).get("name") for told in declared} - set(functions)
-        for _, ask in zip(range(max_rounds), self._within({"deadline": deadline})):
-            reply = self.chat(history, tools=declared, **ask, **options)
-            history.append(reply.message)
-            reply.messages = history
-            if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
-                return reply
-            history += [_answered(call, functions) for call in reply.tool_calls]
-        raise ResponseError(f"the model still asks for tools after {max_rounds} rounds", response=reply)
+        others = {name for told in declared for name in _tool_names(told)} - set(functions)
+        asks, started = self._within({"deadline": deadline}), _now()
+        replies: List[Response] = []
+        try:
+            while True:
+                reply = self.chat(history, tools=declared, **next(asks), **options)
+                replies.append(reply)
+                history.append(reply.message)
+                reply.messages = history
+                if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
+                    return reply
+                if len(replies) >= max_rounds:
+                    raise ResponseError(f"{max_rounds} rounds of tools and no answer", provider=self._provider.name,
+                                        why="the model still asks for tools", hint="raise max_rounds=")
+                next(asks)  # past the deadline it raises: no function runs whose result cannot be sent
+                history += [_answered(call, functions) for call in reply.tool_calls]
+        except LLMError as error:
+            if replies and not error.attempts:
+                error.attempts, error.elapsed = sum(one.attempts for one in replies), _now() - started
+            if replies and error.response is None:
+                error.response = replies[-1]
+            raise
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
@@ -1205,7 +1253,7 @@ class Stream:
     @property
     def text(self) -> str:
         """The text so far."""
-        return self._flow.reply().text
+        return self._flow.text()
 
     def close(self) -> None:
         """Close the connection; a thread that is reading the stream comes to its end."""
@@ -1446,6 +1494,10 @@ class _Flow:
         reply = self.call.dialect.parse(_settled(self.body))
         return _completed(reply, self.call, self.answer)
 
+    def text(self) -> str:
+        """The text so far, without what else a reply has: it may be asked for at each piece."""
+        return self.call.dialect.text(self.body) if self.done is None else self.done.text
+
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
         if not self.attempt.ended and not self.attempt.is_foreign():
@@ -1585,7 +1637,7 @@ class _Spot(NamedTuple):
 def _shape(hint: Any, spot: _Spot) -> _Shape:
     """A type hint as JSON; TypeError if it has no such form."""
     bare, about, _ = _bare(hint)
-    for make in (_scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
+    for make in (_alias_shape, _scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
         shape = make(bare, spot)
         if shape is not None:
             return shape._replace(schema={**shape.schema, "description": about}) if about else shape
@@ -1607,6 +1659,25 @@ def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
             hint = hint.__supertype__
         else:
             return hint, about, required
+
+
+def _inside(kind: Any, spot: _Spot) -> _Spot:
+    """A place inside a class or an alias; TypeError if it is there already."""
+    if kind in spot.inside:
+        raise TypeError(f"{spot.where}: {kind.__name__} holds itself, which has no JSON form here: use dict or Any")
+    return spot._replace(inside=(*spot.inside, kind))
+
+
+def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    """What a `type X = ...` of Python 3.12 stands for; of `X[int]`, with the int in its place."""
+    alias, args = get_origin(hint) or hint, get_args(hint)
+    if type(alias).__name__ != "TypeAliasType":
+        return None
+    try:
+        meant = alias.__value__[args] if args else alias.__value__
+    except Exception as error:  # the text of an alias is code: it may raise anything
+        raise TypeError(f"{spot.where}: the alias {hint} cannot be read: {error}") from error
+    return _shape(meant, _inside(hint, spot))
 
 
 def _base(hint: Any) -> Any:
@@ -1641,8 +1712,28 @@ def _misfit(at: str, why: str) -> ValueError:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """The repr of a value, or how it begins: no more of it is written than is shown."""
+    text = ""
+    for piece in _shown_pieces(value):
+        text += piece
+        if len(text) > 60:
+            return text[:57] + "..."
+    return text
+
+
+def _shown_pieces(value: Any) -> Iterator[str]:
+    if type(value) is list:
+        for at, item in enumerate(value):
+            yield ", " if at else "["
+            yield from _shown_pieces(item)
+        yield "]" if value else "[]"
+    elif type(value) is dict:
+        for at, (name, item) in enumerate(value.items()):
+            yield f"{', ' if at else '{'}{_shown(name)}: "
+            yield from _shown_pieces(item)
+        yield "}" if value else "{}"
+    else:
+        yield repr(value[:61] if type(value) is str else value)
 
 
 def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
@@ -1708,7 +1799,7 @@ def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if _base(hint) not in (dict, abc.Mapping, abc.MutableMapping):
         return None
     key, of = get_args(hint) or (str, Any)
-    if _bare(key)[0] is not str:
+    if _shape(key, spot).schema.get("type") != "string" or "enum" in _shape(key, spot).schema:
         raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
     item = _shape(of, spot)
 
@@ -1722,9 +1813,7 @@ def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
 def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
         return None
-    if hint in spot.inside:
-        raise TypeError(f"{spot.where}: {hint.__name__} holds itself, which has no JSON form here: use dict or Any")
-    spot = spot._replace(inside=(*spot.inside, hint))
+    spot = _inside(hint, spot)
     where = f"{spot.where}: {hint.__name__}"
     return _fields_shape(_class_fields(hint, where), lambda values: hint(**values), where + ".", spot)
 
@@ -1816,11 +1905,17 @@ def _tool_dicts(tools: Any) -> List[JSON]:
     if not isinstance(tools, (list, tuple)):
         raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
     dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
-    names = [_str(_dict(tool.get("function")).get("name") or tool.get("name")) for tool in dicts]
+    names = [name for tool in dicts for name in _tool_names(tool)]
     for name in names:
-        if name and names.count(name) > 1:
+        if names.count(name) > 1:
             raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
     return dicts
+
+
+def _tool_names(tool: JSON) -> List[str]:
+    """The names under which a model can call a tool dict, in the shape of any provider."""
+    inner = [tool, _dict(tool.get("function")), _dict(tool.get("custom")), *_list(tool.get("functionDeclarations"))]
+    return [one["name"] for one in map(_dict, inner) if _str(one.get("name"))]
 
 
 def _function_tool(function: Any) -> JSON:
@@ -1935,17 +2030,18 @@ def _is_model(schema: Any) -> bool:
     return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
 
 
-def _is_strict(schema: Any) -> bool:
+def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
     """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
     if isinstance(schema, list):
-        return all(map(_is_strict, schema))
+        return depth > 0 and all(_is_strict(part, depth - 1) for part in schema)
     if not isinstance(schema, dict):
         return True
     inner = [part for key, value in schema.items()
              for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
     closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
-        _list(schema.get("required")))
-    return bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed) and _is_strict(inner)
+        map(_str, _list(schema.get("required"))))
+    return (bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed)
+            and _is_strict(inner, depth - 1))
 
 
 def _parse_as(schema: Any, text: str) -> Any:
@@ -1963,12 +2059,139 @@ def _parse_as(schema: Any, text: str) -> Any:
         raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
     if schema is not dict and not isinstance(schema, dict):
         return _schema_shape(schema).read(value, "")
-    wanted: JSON = {"type": "object"} if schema is dict else _dict(schema)
-    if wanted.get("type"):
-        _check_type(value, wanted["type"] if isinstance(wanted["type"], list) else [wanted["type"]], "")
-    if isinstance(value, dict):
-        _check_keys(value, _list(wanted.get("required")), None, "")
+    try:
+        wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
+        fault = _Fit(wanted).fault(value, wanted)
+    except RecursionError:
+        raise ValueError("it is nested too deep to be held against the schema") from None
+    if fault is not None:
+        raise _misfit(*fault)
     return value
+
+
+_Fault = Optional[Tuple[str, str]]  # where a value does not fit, from the value down, and why; None where it fits
+
+
+class _Fit:
+    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go."""
+
+    def __init__(self, root: JSON) -> None:
+        self.root = root
+        self.met: Dict[Tuple[int, int], _Fault] = {}
+
+    def fault(self, value: Any, schema: Any) -> _Fault:
+        """The first thing that is wrong with a value."""
+        if schema is False:
+            return "", f"nothing may stand here, but there is {_shown(value)}"
+        for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
+            fault = check(self, value, schema[word], schema) if word in schema else None
+            if fault is not None:
+                return fault
+        return None
+
+    def below(self, parts: Iterable[Tuple[str, Any, Any]]) -> _Fault:
+        """The first fault among parts: (where it stands, the part, its schema)."""
+        for at, part, schema in parts:
+            fault = self.fault(part, schema)
+            if fault is not None:
+                return at + fault[0], fault[1]
+        return None
+
+    def type(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        try:
+            _check_type(value, wanted if isinstance(wanted, list) else [wanted], "")
+        except ValueError as error:
+            return ("", str(error)) if wanted else None
+        return None
+
+    def enum(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        if not isinstance(wanted, list) or any(_same(value, known) for known in wanted):
+            return None
+        return "", f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}"
+
+    def const(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        return None if _same(value, wanted) else ("", f"{_shown(value)} is not {_shown(wanted)}")
+
+    def required(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        missing = [repr(name) for name in _list(wanted) if isinstance(name, str) and name not in value] if isinstance(
+            value, dict) else []
+        return ("", f"missing {', '.join(missing)}") if missing else None
+
+    def properties(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        found = _dict(value)
+        return self.below((f".{name}", found[name], part) for name, part in _dict(wanted).items() if name in found)
+
+    def additional(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
+            return None
+        extra = [name for name in _dict(value) if name not in _dict(schema.get("properties"))]
+        if wanted is False and extra:
+            return "", f"unexpected {', '.join(map(_shown, extra[:20]))}"
+        return self.below((f".{name}", value[name], wanted) for name in extra)
+
+    def items(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        parts = list(enumerate(_list(value)))[len(_list(schema.get("prefixItems"))):]
+        each = wanted if isinstance(wanted, list) else [wanted] * len(parts)  # a list: one for each place, as once was
+        return self.below((f"[{at}]", part, one) for (at, part), one in zip(parts, each))
+
+    def all_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        return self.below(("", value, arm) for arm in _list(wanted))
+
+    def any_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        words: List[str] = []
+        for arm in sorted(_list(wanted), key=lambda arm: bool(arm == {"type": "null"})):
+            fault = self.fault(value, arm)
+            if fault is None:
+                return None
+            if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
+                words.append(str(_misfit(*fault)))
+        return ("", "; or ".join(words)) if words else None
+
+    def one_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        fits = sum(self.fault(value, arm) is None for arm in _list(wanted))
+        if fits > 1:
+            return "", f"{_shown(value)} fits {fits} of the schemas of which it may fit one"
+        return self.any_of(value, wanted, schema)
+
+    def ref(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+        if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
+            return None  # it points out of the schema
+        target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
+        if target is _UNSET:
+            return "", f"the $ref {_shown(wanted)} of the schema leads nowhere"
+        pair = id(target), id(value)
+        if pair not in self.met:
+            self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
+            self.met[pair] = self.fault(value, target)
+        return self.met[pair]
+
+
+_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON], _Fault]] = {
+    "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
+    "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
+    "anyOf": _Fit.any_of, "oneOf": _Fit.one_of, "$ref": _Fit.ref}
+
+
+def _pointed(root: Any, parts: List[str]) -> Any:
+    """What a JSON pointer points at."""
+    for part in parts:
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(root):
+            root = root[int(part)]
+        elif isinstance(root, dict) and part in root:
+            root = root[part]
+        else:
+            return _UNSET
+    return root
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal as JSON has it: True is not 1, but 1 is 1.0."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3645,7 +3868,8 @@ def _checked_key(key: Any) -> str:
 
 def _encode(body: JSON) -> bytes:
     try:
-        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
@@ -3848,13 +4072,16 @@ def _short(value: Any) -> Any:
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
-    """A folded body as plain JSON values: text gathered in buffers becomes str."""
+    """A folded body as plain JSON values: text gathered in buffers becomes str.
+
+    What is copied is a copy: another thread may be folding the next chunk in.
+    """
     if isinstance(value, io.StringIO):
         return value.getvalue()
     if depth and isinstance(value, dict):
-        return {key: _settled(item, depth - 1) for key, item in value.items()}
+        return {key: _settled(item, depth - 1) for key, item in value.copy().items()}
     if depth and isinstance(value, list):
-        return [_settled(item, depth - 1) for item in value]
+        return [_settled(item, depth - 1) for item in value.copy()]
     return value
 
 
@@ -3862,9 +4089,9 @@ def _gather(body: JSON, key: str, piece: str) -> None:
     """Append to a text that grows piece by piece, at a cost that does not grow with it."""
     kept = body.get(key)
     if not isinstance(kept, io.StringIO):
-        body[key], before = io.StringIO(), kept
-        kept = body[key]
-        kept.write(_str(before))
+        before, kept = _str(kept), io.StringIO()
+        kept.write(before)
+        body[key] = kept
     kept.write(piece)
 
 
@@ -3880,11 +4107,22 @@ _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
 }.items() for word in words.split()}
 
 
-def _finish_of(raw: Any, tool_calls: Sequence[ToolCall]) -> Optional[str]:
+_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
+
+
+def _finish_of(raw: Any) -> Optional[str]:
     """The canonical finish reason; None while there is none."""
-    if raw is None:
-        return None
-    return "tool_calls" if tool_calls else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+    return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+
+
+def _finished(finish: Optional[str], calls: List[ToolCall]) -> Tuple[Optional[str], List[ToolCall]]:
+    """The finish reason of an answer with tool calls, and the calls: what cuts the answer cuts the last of them."""
+    if not calls or finish is None:
+        return finish, calls
+    if finish not in _CUT_BY:
+        return "tool_calls", calls
+    why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
+    return finish, [*calls[:-1], calls[-1]._replace(invalid=why)]
 
 
 class _Dialect:
@@ -3938,6 +4176,10 @@ class _Dialect:
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         """Fold a stream's chunk into `body`, the reply's body so far, and return the events it stands for."""
+        raise NotImplementedError
+
+    def text(self, body: JSON) -> str:
+        """The text of a body, also of one that is being folded."""
         raise NotImplementedError
 
 
@@ -4051,7 +4293,10 @@ class _OpenAI(_Dialect):
     def message(self, message: JSON) -> JSON:
         """A message of the history as this provider takes it: its own words back, nobody else's."""
         sent = {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
-        return {**sent, **(_verbatim(message, self.voice) or {})}
+        sent.update(_verbatim(message, self.voice) or {})
+        if sent.get("tool_calls"):
+            sent["tool_calls"] = [_call_with_text(call) for call in sent["tool_calls"]]
+        return sent
 
     def tool_choice(self, choice: Any) -> Any:
         """Which tool to use, in the provider's words."""
@@ -4077,17 +4322,16 @@ class _OpenAI(_Dialect):
     def parse(self, body: JSON) -> Response:
         choice = _first_choice(body.get("choices"))
         message = _dict(choice.get("message"))
-        text, thoughts = _content_text(message.get("content"))
-        refusal = _str(message.get("refusal"))
-        calls = _openai_calls(message)
+        thoughts = _content_text(message.get("content"))[1]
         raw_finish = choice.get("finish_reason")
-        finish = _finish_of(raw_finish, calls)
+        finish = _finish_of(raw_finish)
+        finish, calls = _finished("content_filter" if message.get("refusal") and finish == "stop" else finish,
+                                  _openai_calls(message))
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = Response(text=text + refusal, reasoning=reasoning, tool_calls=calls, raw=body,
-                         raw_finish_reason=raw_finish,
-                         finish_reason="content_filter" if refusal and finish == "stop" else finish,
-                         usage=_openai_usage(body, choice), model=_str(body.get("model")),
-                         id=_str(body.get("id")) or None,
+        reply = Response(text=self.text(body), reasoning=reasoning, tool_calls=calls, raw=body,
+                         raw_finish_reason=raw_finish, finish_reason=finish, usage=_openai_usage(body, choice),
+                         model=_str(body.get("model")), id=_str(body.get("id")) or None,
+                         logprobs=_list(_dict(choice.get("logprobs")).get("content")),
                          citations=_list(_first(body.get("citations"), message.get("annotations"))))
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
                for key in self.echo if message.get(key)}
@@ -4096,6 +4340,10 @@ class _OpenAI(_Dialect):
             if "custom" in _dict(call):
                 reply.message["tool_calls"][at] = _without_index(call)
         return reply
+
+    def text(self, body: JSON) -> str:
+        message = _dict(_first_choice(body.get("choices")).get("message"))
+        return _content_text(_settled(message.get("content")))[0] + _str(_settled(message.get("refusal")))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         choices = chunk.pop("choices", None)
@@ -4112,11 +4360,14 @@ class _OpenAI(_Dialect):
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
         choices, index = body.get("choices"), choice.get("index")
-        kept = choices[0] if choices and choices[0]["index"] == index else _kept(body, "choices", index)
+        kept = choices[0] if choices and choices[0]["index"] == index else _kept(
+            body, "choices", index, {"message": {}})
         message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
         if kept["index"] == 0:
             events += said
+        if len(choice) > 4 or choice.get("logprobs"):
+            _fold_rest(choice, kept)
         if reason:
             events.append(_FINISH)
             kept["finish_reason"] = reason
@@ -4171,8 +4422,8 @@ def _first_choice(choices: Any) -> JSON:
     return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
 
 
-def _kept(body: JSON, key: str, index: Any) -> JSON:
-    """The choice (or candidate) of a folded body that has this index."""
+def _kept(body: JSON, key: str, index: Any, new: JSON) -> JSON:
+    """The choice (or candidate) of a folded body that has this index; `new` is what it has before the first piece."""
     choices: List[JSON] = _under(body, key, list)
     index = index if type(index) is int else 0
     for choice in reversed(choices):
@@ -4180,9 +4431,26 @@ def _kept(body: JSON, key: str, index: Any) -> JSON:
             return choice
     if len(choices) >= _MAX_CALLS:
         raise _TooLarge(f"a reply of over {_MAX_CALLS} choices")
-    choices.append({"index": index, "message": {}} if key == "choices" else {
-        "index": index, "content": {"role": "model", "parts": []}})
+    choices.append({"index": index, **new})
     return choices[-1]
+
+
+def _fold_rest(choice: JSON, kept: JSON) -> None:
+    """What a choice has beside its message: lists of what each token is grow, of all else the last word stays."""
+    for key, value in choice.items():
+        if key in _FOLDED or (value is None and key in kept):
+            continue
+        if key in _LISTED and type(value) is list:
+            _under(kept, key, list).extend(value)
+        elif key in ("logprobs", "logprobsResult") and type(value) is dict:
+            _fold_rest(value, _under(kept, key, dict))
+        else:
+            kept[key] = value
+
+
+_FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
+_LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
+                     "chosenCandidates", "topCandidates"))
 
 
 def _fold_pieces(pieces: List[Any], kept: List[JSON]) -> None:
@@ -4331,25 +4599,37 @@ class _Completions(_OpenAI):
         return "POST", self.path, _merged({**body, **self.streaming(stream)}, extra)
 
     def parse(self, body: JSON) -> Response:
+        tokens = body.pop(_TOLD, None)
         choice = _first_choice(body.get("choices"))
-        tokens = [Token(*token) for token in _list(choice.get("tokens"))] or _tokens_of(choice)
         raw_finish = choice.get("finish_reason")
-        return Response(text=_str(choice.get("text")), tokens=tokens, raw=body, raw_finish_reason=raw_finish,
-                        finish_reason=_finish_of(raw_finish, ()), usage=_openai_usage(body, choice),
-                        model=_str(body.get("model")), id=_str(body.get("id")) or None)
+        return Response(text=self.text(body), tokens=tokens or _tokens_of(choice), raw=body,
+                        raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish),
+                        usage=_openai_usage(body, choice), model=_str(body.get("model")),
+                        id=_str(body.get("id")) or None, logprobs=_list(_dict(choice.get("logprobs")).get("content")))
+
+    def text(self, body: JSON) -> str:
+        return _str(_settled(_first_choice(body.get("choices")).get("text")))
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
-        kept = _kept(body, "choices", choice.get("index"))
-        tokens = _tokens_of(choice)
+        kept = _kept(body, "choices", choice.get("index"), {"text": ""})
         reason = choice.get("finish_reason")
         _gather(kept, "text", _str(choice.get("text")))
-        _under(kept, "tokens", list).extend(tokens)
         if kept["index"] == 0:
-            events += [Event("text", token.text, token=token) for token in tokens]
+            events += _told(_tokens_of(choice), body)
+        _fold_rest(choice, kept)
         if reason:
             events.append(_FINISH)
-            kept.update(finish_reason=reason, stop_reason=choice.get("stop_reason"))
+            kept["finish_reason"] = reason
             _fail(choice, reason)
+
+
+_TOLD: Any = _Unset()  # the key of a folded body's tokens; as no str it can be nobody else's, and JSON has none such
+
+
+def _told(tokens: List[Token], body: JSON) -> List[_Said]:
+    """Keep the tokens of a chunk, and say them."""
+    _under(body, _TOLD, list).extend(tokens)
+    return [Event("text", token.text, token=token) for token in tokens]
 
 
 def _checked_prompt(prompt: Any) -> Any:
@@ -4360,24 +4640,73 @@ def _checked_prompt(prompt: Any) -> Any:
 
 
 def _tokens_of(choice: JSON) -> List[Token]:
-    """The tokens of a raw completion's choice, as finely as the server tells: text, id, log probability."""
-    text, ids = _str(choice.get("text")), [id for id in _list(choice.get("token_ids")) if type(id) is int]
-    logprobs = _dict(choice.get("logprobs"))
+    """The tokens of a raw completion's choice: as many as ids are told, and their texts together are its text."""
+    text, ids = _str(choice.get("text")), _ids(choice.get("token_ids"))
+    told = _weighed(choice["logprobs"]) if type(choice.get("logprobs")) is dict else []
+    if not told:  # a text stands with the last of its ids
+        alone = [Token(text)] if text and not ids else []
+        return alone or [Token("", id) for id in ids[:-1]] + [Token(text, id) for id in ids[-1:]]
+    if len(told) != len(ids):  # with `echo` the prompt's tokens lead, or are all there is
+        prompt = _ids(choice.get("prompt_token_ids"))
+        ids = next((known for known in (prompt + ids, prompt) if len(known) == len(told)), ids)
+    tokens = _placed(told, ids) if ids else told
+    words = _spread([token.text for token in tokens], text)
+    return [Token(word, token.id, token.logprob) for word, token in zip(words, tokens)]
+
+
+def _ids(value: Any) -> List[int]:
+    return [id for id in _list(value) if type(id) is int]
+
+
+def _weighed(logprobs: JSON) -> List[Token]:
+    """The tokens that log probabilities tell of: a list of rows (llama.cpp), or lists side by side (vLLM)."""
     rows = [_dict(row) for row in _list(logprobs.get("content"))]
-    if rows:  # as llama.cpp writes them
+    if rows:
         return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
     words, weights = [_str(word) for word in _list(logprobs.get("tokens"))], _list(logprobs.get("token_logprobs"))
-    if words and "".join(words) == text:
-        return [Token(word, *pair) for word, pair in zip(words, _pairs(ids, weights, len(words)))]
-    pairs = _pairs(ids, weights, len(ids) or (1 if text else 0))
-    # several ids and one text: the text was held back until the last of them made it whole
-    return [Token(text if at == len(pairs) - 1 else "", *pair) for at, pair in enumerate(pairs)]
+    weights = weights if len(weights) == len(words) else [None] * len(words)
+    return [_named(word, weight) for word, weight in zip(words, weights)]
 
 
-def _pairs(ids: List[Any], weights: List[Any], count: int) -> List[Tuple[Any, Any]]:
-    """As many (id, log probability) as there are tokens, None where one is not told."""
-    filled = [values if len(values) == count else [None] * count for values in (ids, weights)]
-    return list(zip(*filled))
+def _named(word: str, weight: Any) -> Token:
+    """A token by its word, which with return_tokens_as_token_ids is its id."""
+    id = re.fullmatch("token_id:([0-9]{1,18})", word) if word.startswith("token_id:") else None
+    return Token(word, None, weight) if id is None else Token("", int(id[1]), weight)
+
+
+def _placed(told: List[Token], ids: List[int]) -> List[Token]:
+    """A token for each id; where fewer are told of, each is that of the last of the ids that make one character."""
+    if len(told) == len(ids):
+        return [Token(token.text, id, token.logprob) for token, id in zip(told, ids)]
+    tokens, rest = [], iter(told)
+    token = next(rest, None)
+    for id in ids:
+        mine = token is not None and token.id == id
+        tokens.append(token if token is not None and mine else Token("", id))
+        token = next(rest, None) if mine else token
+    return tokens
+
+
+def _spread(words: List[str], text: str) -> List[str]:
+    """A text cut up among its tokens.
+
+    Their own words are not always in it: those of special tokens are left out, and those of tokens that make up one
+    character are no text yet. That text stands with the last of them.
+    """
+    if "".join(words) == text:
+        return words
+    parts = [""] * len(words)
+    at = slack = heir = 0  # where in the text; how much of it may have no words of its own; whose that is
+    for index, word in enumerate(words):
+        found = text.find(word, at, at + slack + len(word)) if word else -1
+        if found < 0:
+            heir = index if not slack or "\ufffd" in word or "\ufffd" not in words[heir] else heir
+            slack = min(slack + len(word), 100)
+            continue
+        parts[heir] += text[at:found]
+        parts[index], at, slack = word, found + len(word), 0
+    parts[heir if slack else -1] += text[at:]
+    return parts
 
 
 class _LlamaCpp(_Dialect):
@@ -4404,10 +4733,15 @@ class _LlamaCpp(_Dialect):
     def parse(self, body: JSON) -> Response:
         finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
         finish = "limit" if body.get("stopped_limit") else finish
-        tokens = [Token(*token) for token in _list(body.get("told"))] or _native_tokens(body)
-        return Response(text=_str(body.get("content")), tokens=tokens, raw=body, raw_finish_reason=finish,
-                        finish_reason=_finish_of(finish, ()), model=_str(body.get("model")),
-                        usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted"))))
+        tokens = body.pop(_TOLD, None) or _native_tokens(body)
+        cached = _int(_dict(body.get("timings")).get("cache_n"))  # of tokens_evaluated, which is the whole prompt
+        return Response(text=self.text(body), tokens=tokens, raw=body, raw_finish_reason=finish,
+                        finish_reason=_finish_of(finish), model=_str(body.get("model")),
+                        usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted")), cached),
+                        logprobs=_list(body.get("completion_probabilities")))
+
+    def text(self, body: JSON) -> str:
+        return _str(_settled(body.get("content")))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         tokens = _native_tokens(chunk)
@@ -4418,8 +4752,7 @@ class _LlamaCpp(_Dialect):
             elif isinstance(piece, list):
                 _under(body, name, list).extend(piece)
         body.update(chunk)
-        _under(body, "told", list).extend(tokens)
-        events: List[_Said] = [Event("text", token.text, token=token) for token in tokens]
+        events = _told(tokens, body)
         return [*events, _FINISH, _END] if chunk.get("stop") is True else events
 
 
@@ -4537,15 +4870,20 @@ class _Anthropic(_Dialect):
                  for block in blocks if block.get("type") == "tool_use"]
         blocks = [_whole_block(block) for block in blocks]
         raw_finish = body.get("stop_reason")
-        reply = Response(text="".join(_str(block.get("text")) for block in blocks if block.get("type") == "text"),
+        finish, calls = _finished(_finish_of(raw_finish), calls)
+        reply = Response(text=self.text(body),
                          reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
                          citations=[cited for block in blocks for cited in _list(block.get("citations"))],
                          raw={**body, "content": blocks}, raw_finish_reason=raw_finish,
-                         finish_reason=_finish_of(raw_finish, calls), usage=_anthropic_usage(_dict(body.get("usage"))),
+                         finish_reason=finish, usage=_anthropic_usage(_dict(body.get("usage"))),
                          model=_str(body.get("model")), id=_str(body.get("id")) or None)
         plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
         reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
         return reply
+
+    def text(self, body: JSON) -> str:
+        blocks = map(_dict, _list(body.get("content")))
+        return "".join(_str(_settled(block.get("text"))) for block in blocks if block.get("type") == "text")
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         kind = chunk.get("type")
@@ -4744,31 +5082,30 @@ class _Gemini(_Dialect):
     def contents(self, messages: List[JSON]) -> List[JSON]:
         """The history; the results of a turn's tools go into one content, in the order of the calls."""
         contents: List[JSON] = []
-        calls: Dict[str, JSON] = {}
-        results: Dict[str, JSON] = {}
+        calls: List[Tuple[str, JSON]] = []
+        results: List[Tuple[int, JSON]] = []
         for message in messages:
             role = message["role"]
             if role in ("tool", "function"):
                 if not results:
                     contents.append({"role": "user", "parts": []})
-                results[str(message.get("tool_call_id"))] = self.result(message, calls)
-                order = [id for id in calls if id in results] + [id for id in results if id not in calls]
-                contents[-1]["parts"] = [results[id] for id in order]
+                at = _answered_call(str(message.get("tool_call_id")), calls, results)
+                results.append((at, self.result(message, calls[at][1] if at < len(calls) else {})))
+                contents[-1]["parts"] = [part for _, part in sorted(results, key=lambda result: result[0])]
                 continue
-            results = {}
+            results = []
             if role == "assistant":
                 parts = _verbatim(message, self.voice) or self.said(message)
                 told = [part["functionCall"] for part in parts if "functionCall" in part]
-                calls = {str(call.get("id")): told_ for call, told_ in zip(_list(message.get("tool_calls")), told)}
+                calls = [(str(call.get("id")), told_) for call, told_ in zip(_list(message.get("tool_calls")), told)]
                 contents.append({"role": "model", "parts": parts})
             elif role not in _SYSTEM:
                 contents.append({"role": "user", "parts": self.parts(message.get("content"))})
         return contents
 
     @staticmethod
-    def result(message: JSON, calls: Dict[str, JSON]) -> JSON:
-        """A tool's result; the call's id goes back only where Google had given one."""
-        call = calls.get(str(message.get("tool_call_id")), {})
+    def result(message: JSON, call: JSON) -> JSON:
+        """The result of a tool's call; the call's id goes back only where Google had given one."""
         content = message.get("content")
         value = _json_or(content, content.encode("utf-8", "replace")) if isinstance(content, str) else content
         if isinstance(value, float) and not math.isfinite(value):  # "NaN" is JSON to Python only
@@ -4805,16 +5142,22 @@ class _Gemini(_Dialect):
                  for at, call in enumerate(found)]
         raw_finish = candidate.get("finishReason")
         blocked = _dict(body.get("promptFeedback")).get("blockReason") if not candidate else None
-        reply = Response(text="".join(_str(part.get("text")) for part in parts if not part.get("thought")),
+        finish, calls = _finished("content_filter" if blocked else _finish_of(raw_finish), calls)
+        reply = Response(text=self.text(body),
                          reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
                          tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish,
-                         finish_reason="content_filter" if blocked else _finish_of(raw_finish, calls),
+                         finish_reason=finish,
+                         logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
                          usage=_gemini_usage(_dict(body.get("usageMetadata"))), model=_str(body.get("modelVersion")),
                          id=stem_id, request_id=stem_id,
                          citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")))
         plain = all(set(part) == {"text"} for part in parts)
         reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
         return reply
+
+    def text(self, body: JSON) -> str:
+        parts = map(_dict, _list(_dict(_first_choice(body.get("candidates")).get("content")).get("parts")))
+        return "".join(_str(_settled(part.get("text"))) for part in parts if not part.get("thought"))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         candidates = chunk.pop("candidates", None)
@@ -4830,9 +5173,10 @@ class _Gemini(_Dialect):
     @staticmethod
     def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
         candidates, index, content = body.get("candidates"), candidate.pop("index", 0), candidate.pop("content", None)
-        kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(body, "candidates", index)
+        kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(
+            body, "candidates", index, {"content": {"role": "model", "parts": []}})
         if candidate:
-            kept.update(candidate)
+            _fold_rest(candidate, kept)
         parts: List[JSON] = kept["content"]["parts"]
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():
@@ -4841,6 +5185,13 @@ class _Gemini(_Dialect):
                 events.append(Event("reasoning", text) if "thought" in part and part["thought"] else text)
         if candidate.get("finishReason"):
             events.append(_FINISH)
+
+
+def _answered_call(id: str, calls: List[Tuple[str, JSON]], results: List[Tuple[int, JSON]]) -> int:
+    """Which call of the turn a result answers: of several with one id each in its turn; past the end if none."""
+    same = [at for at, (known, _) in enumerate(calls) if known == id]
+    answered = {at for at, _ in results}
+    return next((at for at in same if at not in answered), same[0] if same else len(calls))
 
 
 _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
@@ -4960,6 +5311,8 @@ _PROVIDERS = {row.name: row for row in (
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
     _row("ollama", "http://localhost:11434/v1"),  # OLLAMA_API_KEY is its cloud's
     _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
-    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", ask={"return_token_ids": True}),
-    _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp),
+    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", ask={"return_token_ids": True},
+         voice="vllm", echo=("reasoning", "reasoning_content")),
+    _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp, voice="llamacpp",
+         echo=("reasoning_content",)),
 )}

@@ -497,3 +497,13 @@ def test_trailing_spaces_and_a_message_where_a_stream_was_asked_for(server, llm)
     assert drained(llm.stream("hi")).text == "Hi"
     answer = drained(llm.stream("hi"))
     assert (answer.text, answer.reasoning, answer.finish_reason) == ("Hi", "hm, so", "stop")
+
+
+@pytest.mark.parametrize("raw, finish", [("max_tokens", "length"), ("refusal", "content_filter")])
+def test_an_answer_cut_in_its_calls(server, llm, raw, finish):
+    """What cuts the answer is its finish reason, and the last call is not to be run, though it look whole."""
+    uses = [{"type": "tool_use", "id": f"toolu_{at}", "name": "wipe", "input": {}} for at in (0, 1)]
+    server.json(body(*uses, reason=raw))
+    answer = llm.chat("hi")
+    assert (answer.finish_reason, answer.truncated) == (finish, finish == "length")
+    assert [bool(call.invalid) for call in answer.tool_calls] == [False, True]

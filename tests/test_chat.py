@@ -58,6 +58,8 @@ def test_plain_chat_on_the_wire(server, llm):
     ({"max_tokens": 7}, {"max_tokens": 7}),
     ({"stop": "END"}, {"stop": "END"}),
     ({"stop": ["a", "b"]}, {"stop": ["a", "b"]}),
+    ({"stop": [], "tools": []}, {}),
+    ({"stop": (), "tools": ()}, {}),
     ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
     ({"tools": [ADD, SEARCH], "tool_choice": "auto"}, {"tools": [ADD, SEARCH], "tool_choice": "auto"}),
     ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "add"}}},
@@ -306,9 +308,9 @@ def test_no_finish_reason(server, llm, how):
     assert reply.text == "hello" and reply.finish_reason is None and reply.raw_finish_reason is None
 
 
-@pytest.mark.parametrize("raw", ["stop", "tool_calls", "length", "other"])
+@pytest.mark.parametrize("raw", ["stop", "tool_calls", "other"])
 def test_any_tool_call_decides_the_finish_reason(server, llm, raw):
-    """A reply with a tool call finished for tool calls, whatever the server calls it."""
+    """A reply with a tool call finished for tool calls, whatever the server calls it, unless it was cut."""
     reply = read(server, llm, body({"tool_calls": [function("now", "{}", id="c")]}, finish_reason=raw))
     assert (reply.finish_reason, reply.raw_finish_reason) == ("tool_calls", raw)
 
@@ -420,7 +422,7 @@ def test_message_for_the_history(server, llm, message):
     sent = server.requests[1].json["messages"][1]
     assert sent["role"] == "assistant" and (sent["content"] or "") == first.text
     assert [call["function"] for call in sent.get("tool_calls", [])] == [
-        {"name": call.name, "arguments": call.raw_arguments} for call in first.tool_calls]
+        {"name": call.name, "arguments": "{}" if call.invalid else call.raw_arguments} for call in first.tool_calls]
 
 
 def test_round_trip_of_a_tool(server, llm):
@@ -542,3 +544,60 @@ def test_numbers_beyond_floats(server, llm):
     server.body(b'{"choices":[' + choice + b'],"big":1e999,"n":' + b"9" * 4000 + b"}")
     reply = llm.chat("hi")
     assert reply.text == "a" and math.isinf(reply.raw["big"])
+
+
+@pytest.mark.parametrize("text, sent", [
+    ("\u4e2d" * 1000, b"\xe4\xb8\xad" * 1000), ("\ud83d", b"\\ud83d"), ("\U0001f600", b"\xf0\x9f\x98\x80"),
+    ("\ud83d\ude00", b"\\ud83d\\ude00"), ('"\\\0\x7f\u2028', b'\\"\\\\\\u0000\x7f\xe2\x80\xa8')
+], ids=["cjk", "half", "emoji", "halves", "escapes"])
+def test_text_goes_out_as_utf8(server, llm, text, sent):
+    """A body is UTF-8, no more bytes than the text has; half of a surrogate pair stays an escape, which is JSON."""
+    server.reply("ok")
+    llm.chat(text)
+    request, = server.requests
+    assert request.body == b'{"model":"test","messages":[{"role":"user","content":"' + sent + b'"}]}'
+    assert request.headers["content-length"] == str(len(request.body))
+
+
+ODD_SCHEMA = {"type": "object", "properties": {"trips": {"type": "array", "items": {"$ref": "#/$defs/trip"}}},
+              "$defs": {"trip": {"type": "object", "required": ["days"], "properties": {"days": {"enum": [1, 2]}}}}}
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+@pytest.mark.parametrize("answer, words", [
+    ('{"trips": [{"days": 1}, {}]}', "trips[1]: missing 'days'"),
+    ('{"trips": [{"days": true}]}', "trips[0].days: True is not one of 1, 2")])
+def test_where_an_answer_does_not_fit(server, llm, how, answer, words):
+    """SchemaError says where in the answer and what; the answer is on it."""
+    server.reply(answer)
+    with pytest.raises(llmlite.SchemaError) as caught:
+        llm.chat("hi", schema=ODD_SCHEMA) if how == "chat" else list(llm.stream("hi", schema=ODD_SCHEMA))
+    assert str(caught.value) == f"compatible: the answer does not fit the schema: {words}"
+    assert caught.value.response.text == answer
+
+
+def endless():
+    schema = {"anyOf": []}
+    schema["anyOf"] += [schema, schema]
+    return schema
+
+
+@pytest.mark.parametrize("schema", [
+    {"type": "object", "properties": {}, "additionalProperties": False, "required": [{}]}, {"type": {"a": []}},
+    {"properties": [[[]]], "required": 5}])
+def test_broken_schemas_are_sent(server, llm, schema):
+    """What is wrong with a schema is the provider's to say; the answer fits, or it does not."""
+    server.reply("{}")
+    try:
+        assert llm.chat("hi", schema=schema).parsed == {}
+    except llmlite.SchemaError as error:
+        assert error.response.text == "{}"
+    assert server.requests[0].json["response_format"]["json_schema"]["schema"] == schema
+
+
+def test_schemas_that_cannot_be_sent(server, llm):
+    """A schema that holds itself, or what JSON has not, is refused before anything is sent."""
+    for schema in (endless(), {"enum": [{1}]}, {"minimum": math.inf}):
+        with pytest.raises(llmlite.ConfigurationError, match="JSON"):
+            llm.chat("hi", schema=schema)
+    assert server.requests == []

@@ -134,6 +134,67 @@ CASES = {
         [chunk(" hi", logprobs={"content": [row(" hi", 7, -0.5)]}),
          chunk("!", logprobs={"content": [row("!", 8, -1.5)]}), chunk("", "stop", USAGE), DONE],
         reply(" hi!"), [Token(" hi", 7, -0.5), Token("!", 8, -1.5)], [Token(" hi", 7, -0.5), Token("!", 8, -1.5)]),
+    "special-tokens": (  # vLLM leaves them out of the text, not out of the log probabilities
+        body(" hi", logprobs={"tokens": ["<s>", " hi", "</s>"], "token_logprobs": [None, -0.5, -1.5]},
+             token_ids=[1, 7, 2]),
+        [chunk("", token_ids=[1], logprobs={"tokens": ["<s>"], "token_logprobs": [None]}),
+         chunk(" hi", token_ids=[7], logprobs={"tokens": [" hi"], "token_logprobs": [-0.5]}),
+         chunk("", "stop", token_ids=[2], logprobs={"tokens": ["</s>"], "token_logprobs": [-1.5]}), LAST, DONE],
+        reply(" hi"), [Token("", 1), Token(" hi", 7, -0.5), Token("", 2, -1.5)],
+        [Token("", 1), Token(" hi", 7, -0.5), Token("", 2, -1.5)]),
+    "torn-character": (
+        body("a\U0001f600 b", logprobs={"tokens": ["a", "\ufffd", "\ufffd", " b"],
+                                        "token_logprobs": [-1.0, -2.0, -3.0, -4.0]}, token_ids=[5, 6, 7, 8]),
+        [chunk("a", token_ids=[5], logprobs={"tokens": ["a"], "token_logprobs": [-1.0]}),
+         chunk("", token_ids=[6], logprobs={"tokens": ["\ufffd"], "token_logprobs": [-2.0]}),
+         chunk("\U0001f600", token_ids=[7], logprobs={"tokens": ["\ufffd"], "token_logprobs": [-3.0]}),
+         chunk(" b", "stop", token_ids=[8], logprobs={"tokens": [" b"], "token_logprobs": [-4.0]}), LAST, DONE],
+        reply("a\U0001f600 b"),
+        [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token(" b", 8, -4.0)],
+        [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token(" b", 8, -4.0)]),
+    "torn-at-the-end": (  # the character is not the special token's
+        body("a\U0001f600", logprobs={"tokens": ["a", "\ufffd", "\ufffd", "</s>"],
+                                      "token_logprobs": [-1.0, -2.0, -3.0, -4.0]}, token_ids=[5, 6, 7, 2]),
+        [chunk("a", token_ids=[5], logprobs={"tokens": ["a"], "token_logprobs": [-1.0]}),
+         chunk("\U0001f600", "stop", token_ids=[6, 7, 2], logprobs={
+             "tokens": ["\ufffd", "\ufffd", "</s>"], "token_logprobs": [-2.0, -3.0, -4.0]}), LAST, DONE],
+        reply("a\U0001f600"),
+        [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token("", 2, -4.0)],
+        [Token("a", 5, -1.0), Token("", 6, -2.0), Token("\U0001f600", 7, -3.0), Token("", 2, -4.0)]),
+    "stop-string-of-tokens": (  # the text is cut before it, the tokens are not
+        body("ab", logprobs={"tokens": ["ab", ".\n", "END"], "token_logprobs": [-1.0, -2.0, -3.0]},
+             token_ids=[5, 6, 7]),
+        [chunk("ab", token_ids=[5], logprobs={"tokens": ["ab"], "token_logprobs": [-1.0]}),
+         chunk("", "stop", token_ids=[6, 7], logprobs={"tokens": [".\n", "END"], "token_logprobs": [-2.0, -3.0]}),
+         LAST, DONE],
+        reply("ab"), [Token("ab", 5, -1.0), Token("", 6, -2.0), Token("", 7, -3.0)],
+        [Token("ab", 5, -1.0), Token("", 6, -2.0), Token("", 7, -3.0)]),
+    "echo": (  # ids of the prompt stand apart, its log probabilities lead
+        body("On hi", "length", logprobs={"tokens": ["<s>", "On", " hi"], "token_logprobs": [None, -1.0, -2.0]},
+             prompt_token_ids=[1, 2], token_ids=[7]),
+        [chunk("On hi", "length", token_ids=[7], prompt_token_ids=[1, 2],
+               logprobs={"tokens": ["<s>", "On", " hi"], "token_logprobs": [None, -1.0, -2.0]}), LAST, DONE],
+        reply("On hi", "length"), [Token("", 1), Token("On", 2, -1.0), Token(" hi", 7, -2.0)],
+        [Token("", 1), Token("On", 2, -1.0), Token(" hi", 7, -2.0)]),
+    "echo-alone": (  # with max_tokens=0
+        body("On", "length", logprobs={"tokens": ["<s>", "On"], "token_logprobs": [None, -1.0]},
+             prompt_token_ids=[1, 2], token_ids=[7]),
+        [chunk("On", "length", prompt_token_ids=[1, 2], token_ids=[],
+               logprobs={"tokens": ["<s>", "On"], "token_logprobs": [None, -1.0]}), LAST, DONE],
+        reply("On", "length"), [Token("", 1), Token("On", 2, -1.0)], [Token("", 1), Token("On", 2, -1.0)]),
+    "ids-as-words": (  # return_tokens_as_token_ids
+        body(" hi!", logprobs={"tokens": ["token_id:7", "token_id:8"], "token_logprobs": [-1.0, -2.0]}),
+        [chunk(" hi", logprobs={"tokens": ["token_id:7"], "token_logprobs": [-1.0]}),
+         chunk("!", "stop", logprobs={"tokens": ["token_id:8"], "token_logprobs": [-2.0]}), LAST, DONE],
+        reply(" hi!"), [Token("", 7, -1.0), Token(" hi!", 8, -2.0)], [Token(" hi", 7, -1.0), Token("!", 8, -2.0)]),
+    "fewer-weights": (
+        body(" hi!", logprobs={"tokens": [" hi", "!"], "token_logprobs": [-1.0]}, token_ids=[7, 8]),
+        [chunk(" hi!", "stop", token_ids=[7, 8], logprobs={"tokens": [" hi", "!"], "token_logprobs": [-1.0]}), LAST,
+         DONE], reply(" hi!"), [Token(" hi", 7), Token("!", 8)], [Token(" hi", 7), Token("!", 8)]),
+    "words-that-do-not-count": (  # neither of the answer's ids, nor with the prompt's
+        body(" hi!", logprobs={"tokens": [" hi", "!", "?"], "token_logprobs": [-1.0, -2.0, -3.0]}, token_ids=[7, 8]),
+        [chunk(" hi!", "stop", token_ids=[7, 8], logprobs={"tokens": [" hi", "!", "?"]}), LAST, DONE],
+        reply(" hi!"), [Token("", 7), Token(" hi!", 8)], [Token("", 7), Token(" hi!", 8)]),
     "usage-on-each": (
         body(" hi"), [chunk(" hi", usage={"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}),
                       chunk("", "stop", USAGE), LAST, DONE], reply(" hi"), [Token(" hi")], [Token(" hi")]),
@@ -196,6 +257,63 @@ def test_log_probabilities_of_llama_cpp(server):
     server.sse([native(" hi", [7], completion_probabilities=PROBS), ended()])
     llm = client(server, "llamacpp")
     assert llm.complete("Once").tokens == list(llm.stream_tokens("Once")) == [Token(" hi", 7, -0.5)]
+
+
+def test_a_character_of_several_tokens(server):
+    """llama.cpp tells the log probability of a character, and the ids of all the tokens it is made of: all are kept."""
+    rows = [row("a", 5, -0.5), row("\u03c9", 7, -1.5), row("b", 8, -2.5)]
+    server.json(ended("a\u03c9b", [5, 6, 7, 8], completion_probabilities=rows))
+    answer = client(server, "llamacpp").complete("Once", logprobs=1)
+    assert answer.tokens == [Token("a", 5, -0.5), Token("", 6), Token("\u03c9", 7, -1.5), Token("b", 8, -2.5)]
+    assert answer.logprobs == rows
+
+
+def test_cached_tokens_of_llama_cpp(server):
+    """tokens_evaluated is the whole prompt; how much of it lay in the cache is among the timings."""
+    last = {**ended(" hi", [7]), "tokens_evaluated": 7, "timings": {"cache_n": 6, "prompt_n": 1}}
+    server.json(last)
+    server.sse([last])
+    llm = client(server, "llamacpp")
+    want = Usage(7, 2, 6)
+    assert llm.complete("Once").usage == drained(llm.stream_tokens("Once")).usage == want
+
+
+def keys_of(value):
+    """All keys of a JSON value, at any depth."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_of, value.values()))
+    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize("provider", ["vllm", "llamacpp"])
+def test_raw_of_a_stream(server, provider):
+    """`raw` of a stream is what the body of a whole answer would have been, and JSON."""
+    if provider == "vllm":
+        logprobs = {"tokens": [" hi", "!"], "token_logprobs": [-0.5, -1.5], "text_offset": [0, 3]}
+        whole = body(" hi!", token_ids=[7, 8], prompt_token_ids=[1], logprobs=logprobs, stop_reason=None)
+        pieces = [{name: values[at:at + 1] for name, values in logprobs.items()} for at in (0, 1)]
+        chunks = [chunk(" hi", token_ids=[7], prompt_token_ids=[1], logprobs=pieces[0], stop_reason=None),
+                  chunk("!", "stop", token_ids=[8], prompt_token_ids=None, logprobs=pieces[1], stop_reason=None), LAST,
+                  DONE]
+    else:
+        whole = ended(" hi!", [7, 8], completion_probabilities=[row(" hi", 7, -0.5), row("!", 8, -1.5)])
+        chunks = [native(" hi", [7], completion_probabilities=[row(" hi", 7, -0.5)]),
+                  native("!", [8], completion_probabilities=[row("!", 8, -1.5)]), ended()]
+    server.json(whole)
+    server.sse(chunks)
+    llm = client(server, provider)
+    answer, streamed = llm.complete("Once"), drained(llm.stream_tokens("Once"))
+    assert streamed.raw == answer.raw == whole
+    assert keys_of(streamed.raw) == keys_of(whole)
+    assert streamed.tokens == answer.tokens and streamed.logprobs == answer.logprobs
+
+
+def test_tokens_of_a_hostile_body(server):
+    """Keys that the module might use for itself are any other keys in a server's body."""
+    server.json(body(" hi", tokens=[1, {}], told=["x"]))
+    server.json({**ended(" hi", [7]), "told": [1]})
+    assert client(server).complete("Once").tokens == [Token(" hi")]
+    assert client(server, "llamacpp").complete("Once").tokens == [Token(" hi", 7)]
 
 
 def test_the_first_choice_is_the_completion(server):

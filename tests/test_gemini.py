@@ -531,3 +531,39 @@ def test_every_tear_of_the_stream(server, llm):
     events = crlf(piece(THOUGHT), piece({"text": "gr\u00fc\u00df"}), body(LAST))
     server.handle(lambda request: testing.sse(events, split=1))
     assert drained(llm.stream("hi")).message == said("gr\u00fc\u00df", THOUGHT, {"text": "gr\u00fc\u00df"}, LAST)
+
+
+def test_two_results_of_one_id(server, llm):
+    """Of several calls with one id each has its own result; more results than calls are all sent."""
+    calls = [{"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")]
+    server.reply("ok")
+    llm.chat([HI, {"role": "assistant", "content": None, "tool_calls": calls}, llmlite.tool_result("d", 0),
+              *(llmlite.tool_result("c", number) for number in (1, 2, 3))])
+    assert [part["functionResponse"] for part in server.requests[0].json["contents"][2]["parts"]] == [
+        {"name": "a", "response": {"output": 1}}, {"name": "a", "response": {"output": 3}},
+        {"name": "b", "response": {"output": 2}}, {"response": {"output": 0}}]
+
+
+def test_a_stream_keeps_its_log_probabilities(server, llm):
+    """Each event has those of its own tokens; `raw` and `logprobs` have them all, as of a whole reply."""
+    def weighed(word, reason):
+        rows = {"topCandidates": [{"candidates": [{"token": word}]}],
+                "chosenCandidates": [{"token": word, "logProbability": -0.5}]}
+        whole = body({"text": word}, reason=reason)
+        whole["candidates"][0].update(logprobsResult=rows, avgLogprobs=-0.5)
+        return whole
+
+    server.sse([weighed("He", None), weighed("llo", "STOP")])
+    answer = drained(llm.stream("hi"))
+    assert [row["token"] for row in answer.logprobs] == ["He", "llo"]
+    found = answer.raw["candidates"][0]["logprobsResult"]
+    assert found["chosenCandidates"] == answer.logprobs and len(found["topCandidates"]) == 2
+
+
+def test_a_call_cut_by_the_limit(server, llm):
+    """MAX_TOKENS is the finish reason, with calls too, and the last of them is not to be run."""
+    calls = [{"functionCall": {"name": name, "args": {}}} for name in ("a", "b")]
+    server.json(body(*calls, reason="MAX_TOKENS"))
+    answer = llm.chat("hi")
+    assert (answer.finish_reason, answer.truncated) == ("length", True)
+    assert [call.invalid for call in answer.tool_calls] == [None, "cut at the token limit"]

@@ -125,10 +125,12 @@ class Gemini:
 DETAILS = [{"type": "reasoning.encrypted", "data": "SIG-openrouter", "id": "r", "index": 0, "format": "f"}]
 DIALECTS = {dialect.name: dialect for dialect in (
     OpenAI("openai"), OpenAI("mistral"), OpenAI("vllm", {"reasoning": "SIG-vllm"}),
+    OpenAI("llamacpp", {"reasoning_content": "SIG-llamacpp"}),
     OpenAI("deepseek", {"reasoning_content": "SIG-deepseek"}), OpenAI("openrouter", {"reasoning_details": DETAILS}),
     OpenAI("gemini-openai", {}, {"extra_content": {"google": {"thought_signature": "SIG-gemini-openai"}}}),
     Anthropic(), Gemini())}
-KEEPS = ("deepseek", "openrouter", "gemini-openai", "anthropic", "gemini")  # those that want something back verbatim
+KEEPS = ("deepseek", "openrouter", "gemini-openai", "vllm", "llamacpp", "anthropic",
+         "gemini")  # those that want something back verbatim
 
 
 def client(server, name):
@@ -277,3 +279,45 @@ def test_the_loop_that_is_built_in(server, name):
     assert reply.text == "It is 6."
     check_heard(dialect, server.requests[2].json, 3, [("user", "hi")])
     assert len(reply.messages) == 7
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("given, told", [
+    ({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), ({}, {}), ("", {}), (None, {}), ('{"a": ', {}), ("[1]", {}),
+    ("null", {}), ({"a": "\u4e2d"}, {"a": "\u4e2d"})], ids=repr)
+def test_arguments_of_any_form(server, name, given, told):
+    """Arguments in a history are an object or its JSON text; what is neither is an empty object, on every dialect."""
+    call = {"id": "callabcde", "type": "function", "function": {"name": "add", "arguments": given}}
+    server.json(DIALECTS[name].turn(2)[0])
+    with client(server, name) as llm:
+        llm.chat([HI, {"role": "assistant", "content": None, "tool_calls": [call]},
+                  llmlite.tool_result("callabcde", "3")], tools=[TOOL])
+    heard = list(DIALECTS[name].heard(server.requests[0].json))
+    assert [arguments for what, _, _, arguments in heard if what == "call"] == [told]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_calls_that_are_no_functions_go_through(server, name):
+    """A call without a function, and one whose text is an object, go back as they are where the dialect is OpenAI's."""
+    calls = [{"id": "callabcde", "type": "custom", "custom": {"name": "sh", "input": "ls"}},
+             {"id": "callfghij", "type": "function", "function": {"name": "add", "arguments": '{ "a":1 }'}}]
+    server.json(DIALECTS[name].turn(2)[0])
+    with client(server, name) as llm:
+        llm.chat([HI, {"role": "assistant", "content": "", "tool_calls": calls}])
+    sent = server.requests[0].json
+    assert name in ("anthropic", "gemini") or sent["messages"][1]["tool_calls"] == calls
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("message, words", [
+    ({"role": "user", "content": ["hi"]}, "messages[1].content[0] is a str: give a dict"),
+    ({"role": "user", "content": [{"type": "text", "text": "a"}, None]}, "messages[1].content[1] is a NoneType: give"),
+    ({"role": "tool", "tool_call_id": "c", "content": [1]}, "messages[1].content[0] is a int: give a dict"),
+    ({"role": "assistant", "tool_calls": ["x"]}, "messages[1].tool_calls[0] is a str: give a dict"),
+    ({"role": "assistant", "tool_calls": "x"}, "messages[1].tool_calls is a str: give a list of dicts")], ids=repr)
+def test_messages_that_are_none(server, name, message, words):
+    """What is no part and no call is refused before anything is sent, in one line that says where it stands."""
+    with client(server, name) as llm, pytest.raises(llmlite.ConfigurationError) as caught:
+        llm.chat([HI, message])
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+    assert server.requests == []

@@ -244,7 +244,7 @@ def test_a_call_cut_by_the_limit(server, llm):
         (call,) = answer.tool_calls
         assert (call.name, call.arguments, call.raw_arguments) == ("f", {}, '{"x')
         assert call.invalid.startswith("not JSON")
-        assert (answer.finish_reason, answer.raw_finish_reason) == ("tool_calls", "length")
+        assert (answer.finish_reason, answer.raw_finish_reason, answer.truncated) == ("length", "length", True)
 
 
 def drained(stream):
@@ -309,3 +309,47 @@ def test_an_error_in_the_stream(server, llm, late):
     assert caught.value.response.text == "Hi"
     assert isinstance(caught.value.last_error, llmlite.ServerError)
     assert caught.value.last_error.status_code == 500
+
+
+def rows(*words):
+    return [{"token": word, "logprob": -0.5, "bytes": list(word.encode()), "top_logprobs": []} for word in words]
+
+
+def test_a_stream_keeps_what_stands_beside_the_text(server, llm):
+    """Log probabilities, token ids and the last of anything else are in `raw` of a stream as they are in a body's."""
+    def part(delta, finish=None, **more):
+        return {**chunk(), "choices": [{"index": 0, "delta": delta, "finish_reason": finish, **more}]}
+
+    more = {"logprobs": {"content": rows("He", "llo"), "refusal": None}, "token_ids": [7, 8], "stop_reason": 2,
+            "content_filter_results": {"hate": {"filtered": False}}}
+    whole = body({}, "stop")
+    whole["choices"][0].update(more, message={"role": "assistant", "content": "Hello"})
+    server.json(whole)
+    server.sse([part({"role": "assistant", "content": ""}, logprobs=None, token_ids=None, stop_reason=None),
+                part({"content": "He"}, logprobs={"content": rows("He"), "refusal": None}, token_ids=[7]),
+                part({"content": "llo"}, logprobs={"content": rows("llo"), "refusal": None}, token_ids=[8]),
+                part({}, "stop", logprobs=None, content_filter_results={"hate": {"filtered": False}}, stop_reason=2),
+                DONE])
+    answer, streamed = llm.chat("hi"), drained(llm.stream("hi"))
+    assert streamed.raw["choices"] == answer.raw["choices"]
+    assert streamed.logprobs == answer.logprobs == rows("He", "llo")
+
+
+def test_a_stream_without_log_probabilities(server, llm):
+    """Where they were not asked for there are none."""
+    server.sse([chunk({"content": "Hello"}), chunk({}, "stop"), DONE])
+    assert drained(llm.stream("hi")).logprobs == []
+
+
+@pytest.mark.parametrize("finish, words", [("length", "cut at the token limit"),
+                                           ("content_filter", "cut by the content filter")])
+def test_an_answer_cut_in_its_calls(server, llm, finish, words):
+    """What cuts the answer is its finish reason, and the last call is invalid, though its arguments be JSON."""
+    calls = [{"index": at, "id": f"c{at}", "type": "function", "function": {"name": "f", "arguments": arguments}}
+             for at, arguments in enumerate(['{"x": 1}', '{"x": 2}', ""])]
+    for count in (1, 2, 3):
+        server.json(body({"tool_calls": calls[:count]}, finish))
+        server.sse([chunk({"tool_calls": calls[:count]}), chunk({}, finish), DONE])
+        for answer in (llm.chat("hi"), drained(llm.stream("hi"))):
+            assert (answer.finish_reason, answer.truncated) == (finish, finish == "length")
+            assert [call.invalid for call in answer.tool_calls] == [None] * (count - 1) + [words]

@@ -85,11 +85,28 @@ def test_tools_of_others_are_handed_on(server, llm):
 
 def test_rounds_are_limited(server, llm):
     """A model that never stops asking is an error after max_rounds, with its last reply and everything booked."""
-    server.handle(lambda request: calling(("add", {"a": 1})))
+    ran = []
+
+    def note(a: int) -> int:
+        ran.append(a)
+        return a
+    server.handle(lambda request: calling(("note", {"a": len(server.requests)})))
     with pytest.raises(llmlite.ResponseError, match="3 rounds") as caught:
-        llm.run_tools("Add", [add], max_rounds=3)
-    assert caught.value.response.tool_calls[0].name == "add"
+        llm.run_tools("Note", [note], max_rounds=3)
+    assert caught.value.response.tool_calls[0].arguments == {"a": 3}
     assert len(server.requests) == 3 and llm.ledger.calls == 3
+    assert ran == [1, 2], "what the last reply asks for is not done: its result could not be sent"
+    assert (caught.value.attempts, caught.value.provider) == (3, "compatible") and caught.value.elapsed > 0
+    assert [turn["role"] for turn in caught.value.response.messages] == [
+        "user", "assistant", "tool", "assistant", "tool", "assistant"]
+
+
+@pytest.mark.parametrize("rounds", [0, -1, 2.5, True, None, "3"])
+def test_rounds_that_are_none(server, llm, rounds):
+    """max_rounds is a whole number above zero."""
+    with pytest.raises(llmlite.ConfigurationError, match="max_rounds"):
+        llm.run_tools("Add", [add], max_rounds=rounds)
+    assert server.requests == []
 
 
 def test_one_deadline_for_all_rounds(server, llm):
@@ -100,3 +117,85 @@ def test_one_deadline_for_all_rounds(server, llm):
         llm.run_tools("Add", [add], deadline=0.3)
     assert 0.25 < time.monotonic() - start < 0.55
     assert len(server.requests) == 2
+
+
+def test_no_function_runs_past_the_deadline(server, llm):
+    """A function whose result cannot be sent is not run; the error tells of the whole exchange."""
+    ran = []
+
+    def slow(a: int) -> None:
+        ran.append(a)
+        time.sleep(0.2)
+
+    def note(a: int) -> None:
+        ran.append(a)
+
+    script(server, calling(("slow", {"a": 1})), calling(("note", {"a": 2})))
+    with pytest.raises(llmlite.DeadlineExceededError) as caught:
+        llm.run_tools("Note", [slow, note], deadline=0.15)
+    assert ran == [1] and len(server.requests) == 1
+    assert caught.value.attempts == 1 and caught.value.elapsed > 0.15
+    assert caught.value.response.messages[-1]["role"] == "tool"
+
+
+def test_an_error_amid_the_rounds(server, llm):
+    """What a later round meets is raised as it is; `response` is the reply before it, with the exchange so far."""
+    script(server, calling(("add", {"a": 1})), testing.error(400, "no"))
+    with pytest.raises(llmlite.BadRequestError) as caught:
+        llm.run_tools("Add", [add])
+    assert caught.value.attempts == 1
+    assert [turn["role"] for turn in caught.value.response.messages] == ["user", "assistant", "tool"]
+    with pytest.raises(llmlite.LLMError) as caught:
+        llmlite.Client("m", base_url="http://127.0.0.1:9", retry=None).run_tools("Add", [add])
+    assert caught.value.response is None
+
+
+@pytest.mark.parametrize("arguments", ['{"path": "/', "", "{}"])
+def test_a_call_that_was_cut_is_not_run(server, llm, arguments):
+    """At the token limit the last call may lack anything: it goes back as an error, those before it are run."""
+    ran = []
+
+    def wipe(path: str = "/") -> str:
+        ran.append(path)
+        return "gone"
+
+    calls = [{"id": f"c{at}", "type": "function", "function": {"name": "wipe", "arguments": text}}
+             for at, text in enumerate(['{"path": "a"}', arguments])]
+    cut = testing.json_body({"id": "r", "choices": [{"index": 0, "finish_reason": "length", "message": {
+        "role": "assistant", "content": None, "tool_calls": calls}}]})
+    script(server, cut, testing.reply("sorry"))
+    assert llm.run_tools("Wipe", [wipe]).text == "sorry"
+    assert ran == ["a"]
+    (_, done), (_, refused) = results(server.requests[1])
+    assert done == "gone" and refused.startswith("ValueError: the arguments are ") and "token limit" in refused
+
+
+@pytest.mark.parametrize("arguments", ['{"a": 1', "", "[1]", "null", "a=1"])
+def test_arguments_that_are_no_object_go_back_as_one(server, llm, arguments):
+    """A server chokes on a history whose arguments it cannot read: it gets an empty object; the call keeps the text."""
+    script(server, calling(("add", arguments)), testing.reply("sorry"))
+    assert llm.run_tools("Add", [add]).text == "sorry"
+    sent, = server.requests[1].json["messages"][1]["tool_calls"]
+    assert sent["function"] == {"name": "add", "arguments": "{}"}
+    server.handle(lambda request: calling(("add", arguments)))
+    assert llm.chat("Add").tool_calls[0].raw_arguments == arguments
+
+
+@pytest.mark.parametrize("tool", [
+    {"name": "mul", "description": "Multiplies.", "input_schema": {"type": "object", "properties": {}}},
+    {"type": "custom", "custom": {"name": "mul"}}, {"functionDeclarations": [{"name": "sub"}, {"name": "mul"}]},
+    {"type": "function", "name": "mul", "parameters": {}}], ids=["anthropic", "custom", "gemini", "responses"])
+def test_tools_of_others_in_any_shape(server, llm, tool):
+    """A dict tool is known by its name in the shape of any provider; twice the same name is refused there too."""
+    script(server, calling(("mul", {"a": 2})))
+    reply = llm.run_tools("Multiply", [add, tool])
+    assert [call.name for call in reply.tool_calls] == ["mul"] and len(server.requests) == 1
+    with pytest.raises(llmlite.ConfigurationError, match="2 tools named 'mul'"):
+        llm.run_tools("Multiply", [tool, {"name": "mul"}])
+
+
+def test_no_tools_at_all(server, llm):
+    """An empty list of tools is a chat."""
+    script(server, testing.reply("hello"))
+    assert llm.run_tools("hi", []).text == "hello"
+    assert set(server.requests[0].json) == {"model", "messages"}

@@ -2,6 +2,8 @@
 import gzip
 import json
 import logging
+import sys
+import threading
 import time
 import tracemalloc
 import zlib
@@ -736,3 +738,73 @@ def test_a_stream_asks_for_a_stream(server, llm):
     assert request.json == {"model": "test", "messages": [{"role": "user", "content": "Hi"}], "stream": True,
                             "stream_options": {"include_usage": True}}
     assert request.headers["accept"] == "text/event-stream"
+
+
+def token_chunk(text, **more):
+    return {"id": "c", "model": "m", "choices": [{"index": 0, "text": text, "finish_reason": None, **more}]}
+
+
+TOKEN_STREAMS = {
+    "chat": (None, lambda at: chunk("abc "), [STOP, DONE]),
+    "completion": (None, lambda at: token_chunk("abc ", token_ids=[at], logprobs={
+        "tokens": ["abc "], "token_logprobs": [-0.5], "top_logprobs": [{"abc ": -0.5, "b": -1}]}),
+        [token_chunk("", finish_reason="stop"), DONE]),
+    "llamacpp": ("llamacpp", lambda at: {"content": "abc ", "tokens": [at], "stop": False, "completion_probabilities": [
+        {"id": at, "token": "abc ", "logprob": -0.5, "top_logprobs": []}]},
+        [{"content": "", "stop": True, "stop_type": "eos"}]),
+    "anthropic": ("anthropic", lambda at: {"type": "content_block_delta", "index": 0, "delta": {
+        "type": "text_delta", "text": "abc "}}, [
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"}]),
+    "gemini": ("gemini", lambda at: {"candidates": [{"index": 0, "content": {"parts": [{"text": "abc "}]}}]},
+               [{"candidates": [{"finishReason": "STOP"}]}]),
+}
+
+
+def token_stream(server, name, count):
+    """A stream of so many pieces."""
+    provider, make, end = TOKEN_STREAMS[name]
+    server.sse([*map(make, range(count)), *end])
+    llm = llmlite.Client("m", provider=provider, base_url=server.url, api_key="k-123456", retry=None)
+    return (llm.stream_tokens if name in ("completion", "llamacpp") else llm.stream)("Hi")
+
+
+@pytest.mark.parametrize("name", TOKEN_STREAMS)
+def test_the_text_so_far_costs_next_to_nothing(server, name):
+    """`stream.text` at each piece is right, and adds little to what reading the stream costs."""
+    count, spent = 3000, {}
+    for asks in (False, True):
+        with token_stream(server, name, count) as stream:
+            start = time.process_time()
+            for at, _ in enumerate(stream):
+                assert not asks or len(stream.text) == 4 * at + 4
+            spent[asks] = time.process_time() - start
+        assert stream.text == stream.response.text == "abc " * count
+    assert spent[True] < 2 * spent[False] + 0.2, spent
+
+
+@pytest.mark.parametrize("name", TOKEN_STREAMS)
+def test_another_thread_looks_at_the_reply(server, name):
+    """`text` and `response` may be asked for from any thread while the stream is read."""
+    interval, failures, done, seen = sys.getswitchinterval(), [], threading.Event(), []
+
+    def look():
+        while not done.is_set():
+            try:
+                seen.append((stream.text, stream.response.text))
+            except Exception as error:
+                failures.append(error)
+
+    sys.setswitchinterval(1e-6)
+    watcher = threading.Thread(target=look)
+    try:
+        with token_stream(server, name, 2000) as stream:
+            watcher.start()
+            for _ in stream:
+                pass
+    finally:
+        done.set()
+        watcher.join()
+        sys.setswitchinterval(interval)
+    assert not failures and seen
+    whole = "abc " * 2000
+    assert all(whole.startswith(text) and whole.startswith(later) for text, later in seen)

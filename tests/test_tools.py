@@ -8,6 +8,8 @@ import functools
 import json
 import pathlib
 import sys
+import time
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import (
@@ -640,3 +642,174 @@ def test_schemas_are_json():
         pass
     tool = tools._function_tool(take)
     assert json.loads(json.dumps(tool)) == tool
+
+
+TREE = {"$defs": {"node": {"type": "object", "required": ["name"], "additionalProperties": False, "properties": {
+    "name": {"type": "string"}, "kids": {"type": "array", "items": {"$ref": "#/$defs/node"}}}}},
+    "$ref": "#/$defs/node"}
+TUPLE = {"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}
+ODD_KEYS = {"$defs": {"a/b~c": {"type": "string"}, "100%": {"type": "integer"}},
+            "properties": {"x": {"$ref": "#/$defs/a~1b~0c"}, "y": {"$ref": "#/$defs/100%25"}}}
+FITS = [
+    ({"enum": ["a", 1, None, [True], {"b": 1}]}, ['"a"', "1", "1.0", "null", "[true]", '{"b": 1.0}'],
+     {"true": "True is not one of 'a', 1, None", "[1]": "[1] is not", '{"b": true}': "{'b': True} is not",
+      '{"b": 1, "c": 1}': "{'b'", "[true, true]": "[True, True] is not one of"}),
+    ({"const": 1}, ["1", "1.0"], {"true": "True is not 1", "2": "2 is not 1", '"1"': "'1' is not 1"}),
+    ({"const": None}, ["null"], {"0": "0 is not None"}),
+    ({"type": "array", "items": {"type": "object", "required": ["a"]}}, ["[]", '[{"a": 1}]'],
+     {'[{"a": 1}, {}]': "[1]: missing 'a'", '[1]': "[0]: 1 is not of type object"}),
+    ({"properties": {"a": {"properties": {"b": {"type": ["integer", "null"]}}}}},
+     ["3", "{}", '{"a": {"b": 2.0}}', '{"a": {"b": null}}', '{"c": 1}'],
+     {'{"a": {"b": 2.5}}': "a.b: 2.5 is not of type integer or null", '{"a": {"b": true}}': "a.b: True is not of"}),
+    ({"properties": {"a": {}}, "additionalProperties": False}, ["[1]", '{"a": 1}', "{}"],
+     {'{"a": 1, "b": 2}': "unexpected 'b'"}),
+    ({"properties": {"a": {}}, "additionalProperties": {"type": "string"}}, ['{"a": 1, "b": "c"}'],
+     {'{"a": 1, "b": 2}': "b: 2 is not of type string"}),
+    ({"patternProperties": {"^x": {}}, "additionalProperties": False}, ['{"x1": 1}', '{"y": 1}'], {}),
+    ({"items": False}, ["[]", "{}"], {"[1]": "[0]: nothing may stand here, but there is 1"}),
+    ({"properties": {"a": True, "b": False}}, ['{"a": 1}'], {'{"b": 1}': "b: nothing may stand here"}),
+    (TUPLE, ['["a", 1, 2]', '["a"]', '[1]'], {'["a", "b"]': "[1]: 'b' is not of type integer"}),
+    ({"items": [{"type": "string"}, {"type": "integer"}]}, ['["a"]', '["a", 1, null]'],
+     {'["a", "b"]': "[1]: 'b' is not of type integer"}),
+    ({"anyOf": [{"type": "null"}, {"type": "object", "required": ["a"]}]}, ["null", '{"a": 1}'],
+     {"{}": "missing 'a'", "1": "1 is not of type object"}),
+    ({"anyOf": [{"type": "null"}]}, ["null"], {"1": "1 is not of type null"}),
+    ({"anyOf": [{"type": "string"}, {"properties": {"a": {"type": "integer"}}, "type": "object"}]}, ['"a"', "{}"],
+     {'{"a": "b"}': "{'a': 'b'} is not of type string; or a: 'b' is not of type integer"}),
+    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ["1.5"],
+     {"1": "1 fits 2 of the schemas of which it may fit one", '"a"': "'a' is not of type integer; or 'a' is not of"}),
+    ({"allOf": [{"required": ["a"]}, {"required": ["b"]}]}, ['{"a": 1, "b": 2}', "1"], {'{"a": 1}': "missing 'b'"}),
+    (TREE, ['{"name": "a"}', '{"name": "a", "kids": [{"name": "b", "kids": []}]}'],
+     {'{"name": "a", "kids": [{"name": "b", "kids": [{}]}]}': "kids[0].kids[0]: missing 'name'",
+      '{"name": "a", "kids": [{"name": "b", "age": 1}]}': "kids[0]: unexpected 'age'"}),
+    ({"type": "array", "items": {"anyOf": [{"type": "string"}, {"$ref": "#"}]}}, ['[["a"], [["b"], []]]'],
+     {"[[1]]": "[0]: "}),
+    (ODD_KEYS, ['{"x": "a", "y": 1}'], {'{"x": 1}': "x: 1 is not of type string", '{"y": ""}': "y: '' is not of"}),
+    ({"anyOf": [{"type": "integer"}], "properties": {"a": {"$ref": "#/anyOf/0"}}}, ["1"], {'"a"': "'a' is not of"}),
+    ({"$ref": "other.json#/a"}, ["1"], {}), ({"$ref": "#anchor"}, ["1"], {}),
+    # what is not looked at
+    ({"type": "string", "pattern": "^a", "minLength": 9, "format": "date"}, ['"b"'], {}),
+    ({"minimum": 3, "not": {"type": "integer"}, "if": {"type": "integer"}, "then": False}, ["1"], {}),
+]
+
+
+@pytest.mark.parametrize("schema, good, bad", FITS, ids=[json.dumps(schema)[:50] for schema, _, _ in FITS])
+def test_keywords_of_a_schema(schema, good, bad):
+    """Each keyword that is promised: what fits, and what does not, with where and why, in one line."""
+    for text in good:
+        assert tools._parse_as(schema, text) == json.loads(text)
+    for text, message in bad.items():
+        with pytest.raises(ValueError) as caught:
+            tools._parse_as(schema, text)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300
+
+
+def nested(depth, make):
+    schema = {}
+    for _ in range(depth):
+        schema = make(schema)
+    return schema
+
+
+BROKEN = [
+    {"type": 5}, {"type": {}}, {"type": []}, {"type": ["string", 5, {}]}, {"type": "strng"}, {"enum": 5}, {"enum": []},
+    {"required": "a"}, {"required": [{}, 5, None]}, {"properties": 5}, {"properties": {"a": 5}},
+    {"additionalProperties": "x"}, {"items": "x"}, {"items": [5]}, {"prefixItems": 5, "items": {}}, {"anyOf": {}},
+    {"anyOf": []}, {"anyOf": [5, "x", []]}, {"oneOf": 5}, {"allOf": "x"}, {"$ref": 5}, {"$ref": "#/nowhere"},
+    {"$ref": "#/$ref"}, {"$ref": "#/"}, {"$ref": ""}, {"$ref": "#/a/0/9999999999", "a": [[1]]}, {"$ref": "#"},
+    {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}, {"oneOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#"}}},
+    {"$defs": {str(at): {"allOf": [{"$ref": f"#/$defs/{to}"} for to in range(60)]} for at in range(60)},
+     "$ref": "#/$defs/0"},
+    {"$defs": {str(at): {"anyOf": [{"$ref": f"#/$defs/{to}"} for to in range(60)] + [False]} for at in range(60)},
+     "anyOf": [{"$ref": "#/$defs/0"}, {"type": "string"}]},
+    {"properties": {"$ref": {"type": "integer"}, "enum": {"enum": [1]}}}, {"": {}}, {"title": 5},
+    nested(90, lambda inner: {"properties": {"a": inner}}), nested(5000, lambda inner: {"allOf": [inner]}),
+    nested(5000, lambda inner: {"items": inner}),
+]
+DEEP = ("[" * 300 + "]" * 300, '{"a":' * 300 + "1" + "}" * 300)
+
+
+@pytest.mark.parametrize("schema", BROKEN, ids=map(str, range(len(BROKEN))))
+@pytest.mark.parametrize("text", ["3", '{"a": {"a": 1}}', "[[], 1]", *DEEP], ids=["3", "dict", "list", "deep", "far"])
+def test_broken_and_hostile_schemas(schema, text):
+    """Whatever stands in a schema, an answer fits or is a ValueError in one line, at once."""
+    try:
+        assert tools._parse_as(schema, text) == json.loads(text)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) <= 300
+
+
+def test_a_dear_answer():
+    """An answer is held against a schema at a cost that does not grow with its depth times its size."""
+    text = "[" * 80 + json.dumps("x" * 2_000_000) + "]" * 80
+    schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#"}}]}
+    start = time.process_time()
+    json.loads(text)
+    between = time.process_time()
+    assert tools._parse_as(schema, text) == json.loads(text)
+    with pytest.raises(ValueError, match="is not of type integer"):
+        tools._parse_as({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"$ref": "#"}}]}, text)
+    assert time.process_time() - between < 10 * (between - start) + 0.1
+
+
+@pytest.mark.parametrize("value", [
+    [], {}, [1], [1, [2, "a"], {}], {"a": None, "b": [True], 3: 1.5}, "x" * 58, "x" * 59, "x" * 100, ["x" * 100, 1],
+    [[]], list(range(100)), dict.fromkeys("abcdefghijklmnop"), (1, 2), b"x", {"x" * 100: 1}, "'", "\n" * 70], ids=str)
+def test_how_values_are_shown(value):
+    """As repr has it, and no more than 60 characters."""
+    text = repr(value)
+    shown = tools._shown(value)
+    assert shown == text if len(text) <= 60 else shown.endswith("...") and len(shown) <= 60
+    assert shown[:50] == text[:50]
+
+
+ALIASES = """
+from dataclasses import dataclass
+from typing import Annotated, Optional
+type Name = str
+type Names = list[Name]
+type Pair[T] = dict[Name, list[T]]
+type Much = Annotated[Name | int, "much"]
+type Loop = Loop
+type Tree = dict[str, Tree | int]
+type Gone = Missing
+type Same[T] = T
+
+@dataclass
+class Person:
+    name: Name
+    names: Names
+    pair: Optional[Pair[int]] = None
+
+def greet(person: Person, much: Much, how: Name = "hi"):
+    return person, much, how
+
+def loop(x: Loop): pass
+def tree(x: list[Tree]): pass
+def gone(x: Gone): pass
+def same(x: Same[int]): pass
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is of Python 3.12")
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations"], ids=["objects", "strings"])
+def test_type_aliases(monkeypatch, first):
+    """`type X = ...` stands for what it names: in tools, in dataclasses, with parameters, in keys and Annotated."""
+    module = types.ModuleType("aliases")
+    monkeypatch.setitem(sys.modules, "aliases", module)
+    space = vars(module)
+    exec(compile(first + ALIASES, "aliases", "exec", dont_inherit=True), space)
+    names, numbers = {"type": "array", "items": STRING}, {"type": "array", "items": {"type": "integer"}}
+    pair = {"anyOf": [{"type": "object", "additionalProperties": numbers}, NULL], "default": None}
+    assert parameters(space["greet"])["properties"] == {
+        "person": {"type": "object", "additionalProperties": False, "required": ["name", "names"],
+                   "properties": {"name": STRING, "names": names, "pair": pair}},
+        "much": {"anyOf": [STRING, {"type": "integer"}], "description": "much"}, "how": {**STRING, "default": "hi"}}
+    person = {"name": "a", "names": ["b"], "pair": {"c": [1]}}
+    assert tools._call_function(space["greet"], {"person": person, "much": 2}) == (space["Person"](**person), 2, "hi")
+    assert tools._parse_as(space["Person"], json.dumps(person)) == space["Person"](**person)
+    for name, words in [("loop", "Loop holds itself"), ("tree", "Tree holds itself"), ("gone", "the alias Gone cannot"),
+                        ("same", "the alias Same[int] cannot be read")]:
+        with pytest.raises(TypeError, match=f"^{name}.*{words}".replace("[int]", r"\[int\]")):
+            tools._function_tool(space[name])
