@@ -833,7 +833,7 @@ class Client:
                  skip_bad_events: bool = False) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
-        self._provider, self._base_url, found = _find_provider(model, provider, base_url)
+        self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
         self.model: str = found
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._key = _find_key(self._provider, self._base_url, api_key)
@@ -3874,8 +3874,8 @@ def _encode(body: JSON) -> bytes:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
 
-def _find_provider(model: Optional[str], provider: Optional[str],
-                   base_url: Optional[str]) -> Tuple[_Provider, str, str]:
+def _find_provider(model: Optional[str], provider: Optional[str], base_url: Optional[str],
+                   session: Optional[requests.Session]) -> Tuple[_Provider, str, str]:
     """The provider, the address and the model's id that a client's arguments and the environment mean."""
     model = _checked_type("model", model, str) or os.environ.get("LLMLITE_MODEL") or ""
     _checked_type("provider", provider, str)
@@ -3888,7 +3888,7 @@ def _find_provider(model: Optional[str], provider: Optional[str],
         provider, model = name, rest
     if provider is not None and provider not in _PROVIDERS:
         raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
-    row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or ""))
+    row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or "", session))
     variable = _base_url_variable(row.name)
     url = base_url or os.environ.get(variable) or row.base_url
     if "{resource}" in url:
@@ -3896,15 +3896,17 @@ def _find_provider(model: Optional[str], provider: Optional[str],
             raise ConfigurationError(f"{row.name} has an address for each resource", hint="give base_url=, or set "
                                      f"{variable} to {row.base_url} or AZURE_OPENAI_ENDPOINT")
         url = os.environ["AZURE_OPENAI_ENDPOINT"].rstrip("/") + "/openai/v1"
-    return row, _checked_url(url).rstrip("/"), model
+    return row, _checked_url(url, session).rstrip("/"), model
 
 
-def _checked_url(url: str) -> str:
+def _checked_url(url: str, session: Optional[requests.Session]) -> str:
+    """A base URL, if it is one: of http, or of what a session has an adapter for, as http+unix://."""
     if not isinstance(url, str):
         raise ConfigurationError(f"base_url is a {type(url).__name__}: give a str")
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        known = {"http", "https", *(prefix.partition(":")[0].lower() for prefix in getattr(session, "adapters", ()))}
+        valid = parts.scheme in known and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
     if not valid or re.search(r'[\x00-\x20\x7f\\<>"^`]', url):
@@ -3947,7 +3949,7 @@ def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], s
     for variable in (*variables, *row.optional_keys):
         if os.environ.get(variable):
             return _checked_key(os.environ[variable])
-    if row is _COMPATIBLE and _is_loopback(urlsplit(url).hostname or ""):
+    if row is _COMPATIBLE and _is_local(url):
         return "local"
     if variables:
         raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(variables)}, or give api_key=")
@@ -3958,7 +3960,7 @@ def _is_own_address(provider: Optional[str], url: str) -> bool:
     """Whether an address is one that a provider's key from the environment is meant for."""
     parts = urlsplit(url)
     known = [_PROVIDERS[provider].base_url, os.environ.get(_base_url_variable(provider), "")] if provider else []
-    return _is_loopback(parts.hostname or "") or any(
+    return _is_local(url) or any(
         parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, urlsplit(each).hostname) for each in known)
 
 
@@ -3966,8 +3968,12 @@ def _base_url_variable(provider: str) -> str:
     return provider.upper().replace("-", "_") + "_BASE_URL"
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+def _is_local(url: str) -> bool:
+    """Whether an address is on this machine: on a loopback host, or a socket in the file system."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.scheme.endswith("unix") or host in ("localhost", "::1") or bool(
+        re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
 def _debug_to_stderr() -> None:
