@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import base64
 import calendar
+import contextlib
 import email.utils
 import enum
 import functools
@@ -2752,11 +2753,8 @@ class _Wire:
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
         try:  # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
-            twin = socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
-            try:
+            with contextlib.closing(socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
-            finally:
-                twin.close()
         except (OSError, ValueError):  # closed already
             pass
 

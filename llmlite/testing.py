@@ -634,8 +634,10 @@ class _Connection:
 
     def cut(self) -> None:
         """End the connection from any thread: whatever it waits for, it wakes."""
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not TLS's own, which waits for the client
+        with contextlib.suppress(OSError, ValueError):  # closed already
+            # Over a twin: TLS's own shutdown() waits for the client, and a green socket's is another.
+            with contextlib.closing(socket.fromfd(self.sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
 
     def drop(self) -> bool:
         if not self.sending.acquire(timeout=1.0):

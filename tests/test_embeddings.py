@@ -133,7 +133,8 @@ def test_finished_batches_are_on_the_error(server, trouble, kind):
     assert type(error) is getattr(llmlite, kind)
     assert error.response.parsed == llmlite.Embeddings([[1.0]] * 100 + [[2.0]] * 100, llmlite.Usage(200), "m")
     assert error.response.usage == llmlite.Usage(200)
-    assert (error.attempts, error.response.attempts, llm.ledger.failed) == (3, 2, 1)
+    attempts = 3 + (trouble.steps == (testing.RESET, testing.CLOSE))  # it might have been a stale connection: once more
+    assert (error.attempts, error.response.attempts, llm.ledger.failed) == (attempts, 2, 1)
     assert 0 < error.elapsed <= time.monotonic() - started
 
 
