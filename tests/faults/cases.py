@@ -84,6 +84,7 @@ class Expect(NamedTuple):
     status: Optional[int] = None  # on the error
     says: str = ""  # in the error's line
     empty: int = 0
+    invalid: Optional[str] = None  # on the last of the tool calls
 
 
 OK = Expect("ok", calls=1)
@@ -187,6 +188,26 @@ for how in ("CLOSE", "RESET"):
     add("lost", f"pooled connection, {how.lower()} as we send",
         lambda asked, how=how: testing.raw(getattr(testing, how)) if asked.number == 2 else testing.reply("Hello"),
         OK._replace(requests=3, calls=2, unknown=1), options={"before": "call"})
+
+# ---------------------------------------------------------------------------------------------------------- SOCKS proxy
+
+SOCKS = {"peer": peers.ThroughSocks, "alone": True, "dialects": ("openai",)}
+add("socks", "good answer", lambda asked: testing.stream(["He", "llo"]), OK, **SOCKS)
+add("socks", "closed after the request", raw(testing.CLOSE), LOST, **SOCKS)
+add("socks", "reset after the request", raw(testing.RESET), LOST, **SOCKS)
+add("socks", "pooled connection, closed as we send",
+    lambda asked: testing.raw(testing.CLOSE) if asked.number == 2 else testing.reply("Hello"),
+    OK._replace(requests=3, calls=2, unknown=1), options={"before": "call"}, **SOCKS)
+add("socks", "cut in the middle", lambda asked: testing.raw(asked.begun("chunked", asked.torn)), CUT, TRUNCATED,
+    **SOCKS)
+silent("socks", "no answer", raw(testing.STALL), **SOCKS)
+silent("socks", "head dripped", lambda asked: testing.raw(*drip(asked.head("X: " + "x" * 200), 1)), **SOCKS)
+silent("socks", "half a body, then nothing",
+       lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL), LATE_BODY, **SOCKS)
+for kind, name in ((peers.MuteSocks, "mute"), (peers.DrippingSocks, "dripping")):
+    silent("socks", name + " proxy", None, Expect("DeadlineExceededError", requests=0, attempts=1),
+           **{**SOCKS, **ALONE, "peer": kind})
+add("socks", "proxy that refuses", None, NOT_SENT, **{**SOCKS, **ALONE, "peer": peers.RefusingSocks})
 
 # -------------------------------------------------------------------------------------------------------------- silence
 
@@ -441,6 +462,10 @@ add("JSON", "error between events, bare", lambda asked: testing.sse([
 add("JSON", "torn event", lambda asked: testing.sse([
     *asked.pieces[:asked.finish - 1], b'data: {"choices": [{"del\n\n', *asked.pieces[asked.finish - 1:]]), None,
     BROKEN._replace(says="torn"))
+for reason in ("length", "content_filter"):
+    add("JSON", "a tool call cut by " + reason, lambda asked, reason=reason: testing.stream(
+        ["He", "llo"], tool_calls=[{"name": "wipe", "arguments": {}}], finish_reason=reason),
+        OK._replace(invalid="cut"), dialects=("openai", "anthropic", "gemini"))
 add("JSON", "empty 200", lambda asked: asked.with_body(b""), NO_ANSWER)
 add("JSON", "blank 200", lambda asked: asked.with_body(b"\n \n\n"), NO_ANSWER)
 for text in ("{}", "[]", "null", "3", '"Hello"', '{"choices": []}', '{"candidates": []}', '{"type": "message"}',

@@ -1,6 +1,7 @@
 """What a client can meet where no proper server is: closed ports, full queues, names that nobody has, deaf servers."""
 import contextlib
 import functools
+import os
 import select
 import socket
 import ssl
@@ -10,7 +11,7 @@ import time
 
 import trustme
 
-from tests import testing
+from tests import relays, testing
 
 RST = struct.pack("ii", 1, 0)  # lingering for 0 s: a close that sends RST
 PLAIN = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -207,6 +208,38 @@ class Scripted(Peer):
     @property
     def open(self):
         return self.server.open_connections
+
+
+class ThroughSocks(Scripted):
+    """The scripted provider, behind a SOCKS proxy that the environment names: for rows that are played alone."""
+
+    how = {}
+
+    def start(self):
+        super().start()
+        self.proxy = self.stack.enter_context(relays.Socks(**self.how))
+        before = os.environ.get("ALL_PROXY")
+        os.environ["ALL_PROXY"] = self.proxy.url
+        self.stack.callback(restored, "ALL_PROXY", before)
+
+
+class MuteSocks(ThroughSocks):
+    how = {"silent": True}
+
+
+class DrippingSocks(ThroughSocks):
+    how = {"gap": 0.1}
+
+
+class RefusingSocks(ThroughSocks):
+    how = {"refusing": 5}
+
+
+def restored(name, value):
+    """Set a variable of the environment back to what it was."""
+    os.environ.pop(name)
+    if value is not None:
+        os.environ[name] = value
 
 
 class Untrusted(Scripted):

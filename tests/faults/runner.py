@@ -172,6 +172,8 @@ def judged(row, found, reply, times, stolen):
         yield f"the error's line lacks {expected.says!r}: {found.says}"
     if found.outcome == "ok" and reply.text.replace("\ud800", "") != ("" if expected.empty else "Hello"):
         yield f"text {reply.text!r}"
+    if expected.invalid and expected.invalid not in str([call.invalid for call in reply.tool_calls][-1:]):
+        yield f"tool calls {reply.tool_calls}, the last is not {expected.invalid}"
     if found.over > GRACE:
         yield f"{found.over:.2f} s over the deadline"
     if found.open > most_open(row, found.outcome) or found.left or found.threads or stolen:
