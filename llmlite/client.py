@@ -1163,8 +1163,8 @@ class Client:
         try:
             answer = self._transport().send(call, attempt)
             if answer.status >= 300:
-                payload = answer.read_error()
-                body = _json_or(payload.decode("utf-8", "replace"), payload)
+                payload = answer.read()
+                body = _error_json(payload.decode("utf-8", "replace"), payload)
                 raise _api_error(call, answer.status, answer.headers, body)
             attempt.billed = Response(model=call.model)
             if call.streams:
@@ -3292,17 +3292,19 @@ class _Answer:
             raise _Cut(f"{source.length} bytes of the body are missing")
         self._whole = True
 
-    def read_error(self) -> bytes:
-        """An error's body, as far as it comes: what is missing of it must not hide the error."""
-        body = b""
+    def read(self) -> bytes:
+        """The body; of an error, or of what begins as one, the first MiB, for it may be without end."""
+        body = bytearray()
         try:
             for piece in self.pieces():
                 body += piece
-                if len(body) > _MAX_ERROR:
+                if len(body) > _MAX_ERROR and (self.status >= 300 or re.match(_ERROR_FIRST, body[:200])):
                     break
         except _WIRE_ERRORS:
-            pass
-        return body
+            if self.status < 300:
+                raise
+            # what is missing of an error's body must not hide the error
+        return bytes(body)
 
     def drain(self) -> None:
         """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
@@ -3568,6 +3570,25 @@ def _json_or(other: Any, payload: bytes) -> Any:
     return value if _looks_shallow(payload) or _is_shallow(value) else other
 
 
+_ERROR_FIRST = rb'\s*\{\s*(?:"error"\s*:\s*[{"[]|"(?:type|object)"\s*:\s*"error")'
+
+
+def _error_json(other: Any, payload: bytes) -> Any:
+    """What an error's JSON says; of one too large to be read whole, what its first members say."""
+    if len(payload) <= _MAX_ERROR:
+        return _json_or(other, payload)
+    text, ends, at, closed = payload[:_MAX_MESSAGE].decode("utf-8", "replace"), "", 0, ""
+    for found in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[][{},]', text):
+        mark = found.group()
+        if mark in "{[":
+            ends = ("}" if mark == "{" else "]") + ends
+        elif mark in "}]":
+            ends = ends[1:]
+        elif mark == ",":
+            at, closed = found.start(), ends
+    return _json_or(other, (text[:at] + closed).encode("utf-8", "replace"))
+
+
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -3602,8 +3623,8 @@ def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
 
 def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     """The reply a 2xx holds, or the error that it is."""
-    payload = b"".join(answer.pieces())
-    body = _json_or(_UNSET, payload)
+    payload = answer.read()
+    body = (_error_json if re.match(_ERROR_FIRST, payload[:200]) else _json_or)(_UNSET, payload)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
     if isinstance(body, dict) and _holds_error(body, call.dialect.mark, call.dialect.lists):
