@@ -64,7 +64,6 @@ from typing import (
     List,
     Mapping,
     NamedTuple,
-    NoReturn,
     Optional,
     Sequence,
     Tuple,
@@ -92,7 +91,10 @@ __all__ = [
     "providers", "replay", "stream", "system", "tool_result", "user"]
 
 JSON = Dict[str, Any]
+Messages = Union[str, Sequence[JSON]]
 Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
+Headers = Optional[Mapping[str, Optional[str]]]
+Key = Union[None, str, Callable[[], str]]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # constants
@@ -561,7 +563,7 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
     return {**message, "is_error": True} if is_error else message
 
 
-def _checked_messages(messages: Union[str, Sequence[JSON]]) -> List[JSON]:
+def _checked_messages(messages: Messages) -> List[JSON]:
     if isinstance(messages, str):
         return [user(messages)]
     if not isinstance(messages, (list, tuple)):
@@ -753,11 +755,12 @@ class _Section:
     """
 
     def __init__(self) -> None:
-        self._states: Dict[int, _Inside] = {}
+        self._states: Dict[int, Any] = {}  # by process
 
-    def _state(self) -> _Inside:
+    def _state(self) -> Any:
         pid = os.getpid()
-        return self._states.get(pid) or self._states.setdefault(pid, _Inside())
+        return self._states.get(pid) or self._states.setdefault(
+            pid, SimpleNamespace(lock=threading.RLock(), waiting=deque(), busy=False))
 
     def __enter__(self) -> None:
         self._state().lock.acquire()
@@ -778,15 +781,6 @@ class _Section:
                     state.waiting.popleft()()
             finally:
                 state.busy = False
-
-
-class _Inside:
-    """What a `_Section` has in one process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.waiting: deque[Callable[[], None]] = deque()
-        self.busy = False
 
 
 def _is_empty(reply: Response) -> bool:
@@ -826,12 +820,11 @@ class Client:
     """
 
     def __init__(self, model: Optional[str] = None, *, provider: Optional[str] = None, base_url: Optional[str] = None,
-                 api_key: Union[None, str, Callable[[], str]] = None, timeout: Timeout = (10, 600),
-                 idle_timeout: Optional[float] = None, deadline: Optional[float] = None,
-                 retry: Optional[RetryPolicy] = RetryPolicy(), rate_limit: Optional[RateLimit] = None,
-                 headers: Optional[Mapping[str, Optional[str]]] = None, session: Optional[requests.Session] = None,
-                 save_failed: Union[None, str, os.PathLike[str]] = None, fallbacks: Sequence[Union[str, Client]] = (),
-                 skip_bad_events: bool = False) -> None:
+                 api_key: Key = None, timeout: Timeout = (10, 600), idle_timeout: Optional[float] = None,
+                 deadline: Optional[float] = None, retry: Optional[RetryPolicy] = RetryPolicy(),
+                 rate_limit: Optional[RateLimit] = None, headers: Headers = None,
+                 session: Optional[requests.Session] = None, save_failed: Union[None, str, os.PathLike[str]] = None,
+                 fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
         self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
@@ -853,13 +846,12 @@ class Client:
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
 
-    def chat(self, messages: Union[str, Sequence[JSON]], *, system: Optional[str] = None,
+    def chat(self, messages: Messages, *, system: Optional[str] = None,
              temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
-             max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
-             seed: Optional[int] = None, tools: Optional[Sequence[Any]] = None, tool_choice: Any = None,
-             schema: Any = None, reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None,
-             model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
-             headers: Optional[Mapping[str, Optional[str]]] = None) -> Response:
+             max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
+             tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
+             reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+             timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Response:
         """Ask, and wait for the whole reply.
 
         Args:
@@ -876,13 +868,13 @@ class Client:
         reply: Response = self._ask("_chat", locals(), stream=False)
         return reply
 
-    def stream(self, messages: Union[str, Sequence[JSON]], *, system: Optional[str] = None,
+    def stream(self, messages: Messages, *, system: Optional[str] = None,
                temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
                max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                seed: Optional[int] = None, tools: Optional[Sequence[Any]] = None, tool_choice: Any = None,
                schema: Any = None, reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None,
                model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
-               headers: Optional[Mapping[str, Optional[str]]] = None) -> Stream:
+               headers: Headers = None) -> Stream:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
@@ -895,8 +887,7 @@ class Client:
                  max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                  seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                  extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
-                 deadline: Optional[float] = _UNSET,
-                 headers: Optional[Mapping[str, Optional[str]]] = None) -> Response:
+                 deadline: Optional[float] = _UNSET, headers: Headers = None) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
@@ -911,15 +902,13 @@ class Client:
                       max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                       seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                       extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
-                      deadline: Optional[float] = _UNSET,
-                      headers: Optional[Mapping[str, Optional[str]]] = None) -> Stream:
+                      deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
         """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
         stream_: Stream = self._ask("_raw", locals(), stream=True)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
-              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
-              headers: Optional[Mapping[str, Optional[str]]] = None) -> Embeddings:
+              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
 
         Raises:
@@ -958,7 +947,7 @@ class Client:
         raise error
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
-               headers: Optional[Mapping[str, Optional[str]]] = None) -> List[str]:
+               headers: Headers = None) -> List[str]:
         """The ids of the models the provider offers."""
         names: List[str] = []
         page = ""
@@ -971,7 +960,7 @@ class Client:
                 break
         return names
 
-    def run_tools(self, messages: Union[str, Sequence[JSON]], tools: Sequence[Any], *, max_rounds: int = 10,
+    def run_tools(self, messages: Messages, tools: Sequence[Any], *, max_rounds: int = 10,
                   deadline: Optional[float] = _UNSET, **options: Any) -> Response:
         """Chat, call the Python functions among `tools` that the model asks for, send it the results, and so on.
 
@@ -1244,7 +1233,7 @@ class Stream:
 
     def events(self) -> Iterator[Event]:
         """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
-        return _as_events(self._events)
+        return (Event("text", event) if isinstance(event, str) else event for event in self._events)
 
     @property
     def response(self) -> Response:
@@ -1280,11 +1269,6 @@ def _pieces_of(events: Iterator[_Said], tokens: bool) -> Iterator[Any]:
             yield event
         elif tokens and type(event) is Event and event.type == "text":
             yield event.token
-
-
-def _as_events(events: Iterator[_Said]) -> Iterator[Event]:
-    for event in events:
-        yield Event("text", event) if isinstance(event, str) else event
 
 
 _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
@@ -1360,7 +1344,7 @@ class _Flow:
                 yield _OPENED
             for event in events:
                 if event is _FINISH:
-                    self._finish()
+                    self.finished, self.attempt.idle = True, min(self.attempt.idle or _LINGER, _LINGER)
                 elif event is _END:
                     self.ended = True
                 else:
@@ -1370,7 +1354,8 @@ class _Flow:
                 break
         self.told = told
         if not self.events:
-            self._nothing(decoder.stray)
+            stray = decoder.stray or self._counts().encode()
+            raise _no_answer(self.call, self.answer, "a stream without one event", stray)
         if not (self.ended or self.finished):
             raise TruncatedStreamError("stream ended without a finish reason", why=self._counts())
 
@@ -1387,10 +1372,6 @@ class _Flow:
                 raise
             _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
                        self.call.words(str(error)))
-
-    def _finish(self) -> None:
-        self.finished = True
-        self.attempt.idle = min(self.attempt.idle or _LINGER, _LINGER)
 
     def _unreadable(self, name: bytes, data: bytes, decoder: _EventDecoder) -> Any:
         """What data that is not JSON stands for: the end mark, an error's text, several values, a torn event."""
@@ -1420,7 +1401,7 @@ class _Flow:
         if at_end:
             raise TruncatedStreamError("stream ended inside an event", why=self._counts())
         if not self.skip_bad:
-            raise StreamError(f"{what} in the stream", why=f"{self.call.words(data)}; {self._counts()}",
+            raise StreamError(f"{what} in the stream", why=self._counts(self.call.words(data)),
                               hint="Client(skip_bad_events=True) goes on without it")
         self._skip(data, "is torn")
 
@@ -1454,10 +1435,9 @@ class _Flow:
             return None
         try:
             self.call.dialect.check(chunk)
+            return chunk
         except ResponseError as error:
             what = str(error.args[0])
-        else:
-            return chunk
         raise _no_answer(self.call, self.answer, what, data)
 
     def _error_inside(self, chunk: JSON) -> LLMError:
@@ -1465,28 +1445,24 @@ class _Flow:
         if not self.events:
             self.attempt.billed = None
             return error
-        why = "; ".join(filter(None, (error.why, self._counts())))
-        return StreamError(f"the provider broke the stream off with {error.args[0]}", why=why,
+        return StreamError(f"the provider broke the stream off with {error.args[0]}", why=self._counts(error.why),
                            last_error=_sealed(error, self.call))
-
-    def _nothing(self, stray: bytes) -> NoReturn:
-        raise _no_answer(self.call, self.answer, "a stream without one event", stray or self._counts().encode())
 
     def _failure(self, caught: BaseException) -> LLMError:
         """What ended the reading, as the error it means after (or before) the first event."""
         error = _translated(caught, self.call, self.attempt)
         if not self.events:
             return error
+        error.why = self._counts(error.why)
         if isinstance(error, (DeadlineExceededError, APITimeoutError)):
-            error.why = "; ".join(filter(None, (error.why, self._counts())))
             return error
         kind = TruncatedStreamError if any(isinstance(item, _CUT) for item in _chain(caught)) else StreamError
-        return kind(str(error.args[0]), why="; ".join(filter(None, (error.why, self._counts()))))
+        return kind(str(error.args[0]), why=error.why)
 
-    def _counts(self) -> str:
-        seconds = _now() - self.attempt.started
-        return (f"{self.pieces} chunks, {self.events} events and {self.bad} unreadable ones had come in "
-                f"{seconds:.1f} s")
+    def _counts(self, why: str = "") -> str:
+        """What had come, after why it ended."""
+        return (f"{why}{'; ' if why else ''}{self.pieces} chunks, {self.events} events and {self.bad} unreadable ones "
+                f"had come in {_now() - self.attempt.started:.1f} s")
 
     def reply(self) -> Response:
         """The reply so far."""
@@ -1530,22 +1506,20 @@ def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
     yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
 
 
-def chat(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None, provider: Optional[str] = None,
-         base_url: Optional[str] = None, api_key: Union[None, str, Callable[[], str]] = None,
-         **options: Any) -> Response:
+def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
+         base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Response:
     """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
     with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
         return client.chat(messages, **options)
 
 
-def stream(messages: Union[str, Sequence[JSON]], *, model: Optional[str] = None, provider: Optional[str] = None,
-           base_url: Optional[str] = None, api_key: Union[None, str, Callable[[], str]] = None,
-           **options: Any) -> Stream:
+def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
+           base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Stream:
     """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
     return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
 
 
-def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **options: Any) -> Response:
+def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
 
     The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
@@ -1574,14 +1548,12 @@ def replay(path: str, *, api_key: Union[None, str, Callable[[], str]] = None, **
     dialect = tasks.get(saved.get("task"), client._chat)
     vars(dialect)["build"] = lambda *_: request
     with client:
-        for ask in client._within({"deadline": _UNSET, "timeout": _UNSET}):
-            result = client._perform(client._plan(dialect, ask, bool(saved.get("stream"))))
-            if isinstance(result, Stream):
-                for _ in result.events():
-                    pass
-                result = result.response
-            return result  # type: ignore[no-any-return]
-    raise AssertionError("_within yields or raises")
+        asked = {"deadline": client._deadline, "timeout": _UNSET}
+        result = client._perform(client._plan(dialect, asked, bool(saved.get("stream"))))
+        if isinstance(result, Stream):
+            deque(result.events(), maxlen=0)
+            result = result.response
+        return result  # type: ignore[no-any-return]
 
 
 def providers() -> List[Tuple[str, str, str]]:
@@ -1850,7 +1822,10 @@ def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where
 
     def read(value: Any, at: str) -> Any:
         _check_type(value, ("object",), at)
-        _check_keys(value, needed, members, at)
+        odd = {"missing": [repr(name) for name in needed if name not in value],
+               "unexpected": [_shown(name) for name in value if name not in members]}
+        if any(odd.values()):
+            raise _misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
         return _made(make, {name: shapes[name].read(part, f"{at}.{name}") for name, part in value.items()}, at)
 
     return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
@@ -1879,27 +1854,12 @@ def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
     return schema
 
 
-def _check_keys(value: JSON, needed: Sequence[Any], known: Optional[Dict[str, Any]], at: str) -> None:
-    """Raise ValueError if an object lacks a key it needs, or has one that is not known."""
-    missing = [repr(name) for name in needed if name not in value]
-    extra = [_shown(name) for name in value if known is not None and name not in known]
-    if missing or extra:
-        why = [f"missing {', '.join(missing)}"] if missing else []
-        raise _misfit(at, " and ".join(why + ([f"unexpected {', '.join(extra)}"] if extra else [])))
-
-
 def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
     """An object of the user's type; what its own checks say is a misfit too."""
     try:
         return make(values)
     except (TypeError, ValueError) as error:
         raise _misfit(at, str(error)) from error
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# tools: Python functions as tools
-# ---------------------------------------------------------------------------------------------------------------------
-
 
 def _tool_dicts(tools: Any) -> List[JSON]:
     """The tools of a call: dicts as they are, functions described."""
@@ -1920,20 +1880,14 @@ def _tool_names(tool: JSON) -> List[str]:
 
 
 def _function_tool(function: Any) -> JSON:
-    """A Python function as a tool dict: schema from signature, type hints and docstring.
-
-    Raises TypeError for a parameter that cannot be described to a model.
-    """
+    """A Python function as a tool dict; TypeError for a parameter that cannot be described to a model."""
     name, about, shape = _described(function)
     described = {"name": name, "description": about, "parameters": shape.schema}
     return {"type": "function", "function": {key: value for key, value in described.items() if value}}
 
 
 def _call_function(function: Any, arguments: Any) -> Any:
-    """Call a function with a model's arguments, made into what its annotations say.
-
-    Raises TypeError, in words the model can act on, for arguments that do not fit.
-    """
+    """Call a function with a model's arguments; TypeError, in words the model can act on, where they do not fit."""
     name, _, shape = _described(function)
     try:
         values = shape.read(arguments, "")
@@ -2002,12 +1956,6 @@ def _doc_texts(doc: str) -> Dict[str, str]:
             for name in re.findall(r"\w+", found["names"]):
                 texts.setdefault(name, " ".join(found["text"].split()))
     return texts
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# schemas: answers of a given form
-# ---------------------------------------------------------------------------------------------------------------------
-
 
 def _schema_dict(schema: Any) -> Tuple[str, Optional[JSON]]:
     """A `schema` as its name and JSON schema; the schema is None for `dict`, which means any JSON object."""
@@ -2193,11 +2141,6 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# images
-# ---------------------------------------------------------------------------------------------------------------------
 
 _IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
     rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
@@ -2459,11 +2402,8 @@ _IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.
 
 
 def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
-    """Seconds the server asks to wait, or None (RFC 9110 section 10.2.3; google.rpc.RetryInfo; reset headers).
-
-    Zero, negative, past and unreadable asks are no asks.
-    """
-    asks = [_milliseconds(headers.get("retry-after-ms")), _seconds(headers.get("retry-after")),
+    """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
+    asks = [(_number(headers.get("retry-after-ms")) or 0) / 1000, _seconds(headers.get("retry-after")),
             _date(headers.get("retry-after"), headers.get("date"), now), _seconds(trouble.retry_delay)]
     for ask in asks:
         if ask is not None and ask > 0:
@@ -2472,11 +2412,6 @@ def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> O
     if words:
         return _seconds(words.group(1).split(" ")[0].rstrip(".")) or None
     return _reset(headers, now)
-
-
-def _milliseconds(value: Optional[str]) -> Optional[float]:
-    seconds = _number(value)
-    return None if seconds is None else seconds / 1000
 
 
 def _number(value: Optional[str]) -> Optional[float]:
@@ -2498,11 +2433,8 @@ def _seconds(value: Optional[str]) -> Optional[float]:
 
 def _date(value: Optional[str], sent: Optional[str], now: float) -> Optional[float]:
     """Seconds until an HTTP-date in any of its three forms, by the server's own clock where it gives one."""
-    when = _timestamp(value)
-    if when is None:
-        return None
-    here = _timestamp(sent)
-    return when - (now if here is None else here)
+    when, here = _timestamp(value), _timestamp(sent)
+    return None if when is None else when - (now if here is None else here)
 
 
 def _timestamp(value: Optional[str]) -> Optional[float]:
@@ -2988,14 +2920,6 @@ def _true(kind: Any) -> Any:
     return next(base for base in kind.__mro__ if base.__module__.startswith("urllib3."))
 
 
-class _BoundedHTTP(_Bounded, _true(HTTPConnection)):  # type: ignore[misc]
-    pass
-
-
-class _BoundedHTTPS(_Bounded, _true(HTTPSConnection)):  # type: ignore[misc]
-    pass
-
-
 class _BoundedKind:
     """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
 
@@ -3007,7 +2931,8 @@ class _BoundedKind:
 class _BoundedPool:
     """A pool whose connections keep to limits, where nobody has put himself in their place."""
 
-    bounded: Dict[Any, Any] = {_true(HTTPConnection): _BoundedHTTP, _true(HTTPSConnection): _BoundedHTTPS}
+    bounded: Dict[Any, Any] = {kind: type(kind.__name__, (_Bounded, kind), {})
+                               for kind in map(_true, (HTTPConnection, HTTPSConnection))}
     ConnectionCls: Any = _BoundedKind()
 
     def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
@@ -3017,18 +2942,14 @@ class _BoundedPool:
         return connection
 
 
-class _HTTPPool(_BoundedPool, HTTPConnectionPool):
-    pass
-
-
-class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):
-    pass
+_POOLS: Dict[Any, Any] = {kind: type(kind.__name__, (_BoundedPool, kind), {})
+                          for kind in (HTTPConnectionPool, HTTPSConnectionPool)}
 
 
 def _pool_class(kind: Any) -> Any:
     """The bounded kind of a manager's pools: the usual two, or one made for a SOCKS proxy's."""
-    if kind in (HTTPConnectionPool, HTTPSConnectionPool):
-        return _HTTPSPool if kind is HTTPSConnectionPool else _HTTPPool
+    if kind in _POOLS:
+        return _POOLS[kind]
     connection = _true(kind.ConnectionCls)
     bounded = {connection: type(connection.__name__, (_BoundedSOCKS, connection), {})}
     return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
@@ -3105,14 +3026,13 @@ class _Adapter(HTTPAdapter):
         return [pool for pool in (made() for made in list(self._made)) if pool is not None]
 
     def _bind(self, manager: Any) -> None:
-        def bound(kind: Any) -> Callable[..., Any]:
-            def make(*args: Any, **kwargs: Any) -> Any:
-                pool = kind(*args, **kwargs)
-                self._made.append(weakref.ref(pool))
-                return pool
-            return make
-        manager.pool_classes_by_scheme = {
-            scheme: bound(_pool_class(kind)) for scheme, kind in manager.pool_classes_by_scheme.items()}
+        def made(kind: Any, *args: Any, **kwargs: Any) -> Any:
+            pool = kind(*args, **kwargs)
+            self._made.append(weakref.ref(pool))
+            return pool
+
+        manager.pool_classes_by_scheme = {scheme: functools.partial(made, _pool_class(kind))
+                                          for scheme, kind in manager.pool_classes_by_scheme.items()}
 
 
 class _Transport:
@@ -3194,7 +3114,7 @@ class _Transport:
 
     def _send_theirs(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
         session = self._session
-        auth = session.auth or _keep_headers  # an auth of any kind keeps ~/.netrc from replacing the key
+        auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
         asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
         request = session.prepare_request(asked)
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
@@ -3208,15 +3128,8 @@ def _close_in(pid: int, session: requests.Session) -> None:
 
 
 def _is_own(function: Any, module: Any) -> bool:
-    """Whether a function is the module's own: else a tracer, a mock or a cache has put itself there, to be asked.
-
-    Wrappers copy a function's name and module, but not the globals that it runs in.
-    """
-    return isinstance(function, FunctionType) and function.__globals__ is vars(module)
-
-
-def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
+    """Whether a function is the module's own: else a tracer, a mock or a cache has put itself there, to be asked."""
+    return isinstance(function, FunctionType) and function.__globals__ is vars(module)  # name and module are copied
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
@@ -3261,8 +3174,9 @@ class _Answer:
         self.headers = response.headers
         self._whole = False
         self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
-        if attempt.wire is None:
-            _bound(self._http, attempt)
+        raw: Any = getattr(getattr(self._http, "fp", None), "raw", None)
+        if attempt.wire is None and hasattr(raw, "_sock"):  # over somebody else's connection: bound the body at least
+            raw._sock = _Wire(raw._sock, attempt, in_head=False)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
@@ -3328,13 +3242,6 @@ class _Answer:
             self._response.close()
 
 
-def _bound(source: Any, attempt: _Attempt) -> None:
-    """Bound the body of an answer that came over somebody else's connection, where there is a socket to bound."""
-    raw: Any = getattr(getattr(source, "fp", None), "raw", None)
-    if hasattr(raw, "_sock"):
-        raw._sock = _Wire(raw._sock, attempt, in_head=False)
-
-
 def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     """Undo a Content-Encoding: gzip (RFC 1952, several members too) or deflate (zlib's or raw)."""
     if encoding == "identity":
@@ -3371,28 +3278,26 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
 _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, str], ...] = (
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
-    ((_Cut, http.client.IncompleteRead), APIConnectionError, "answer cut off", "", "normal"),
+    (_CUT, APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
     ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      _CERTIFICATE_HINTS, ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
-    ((ssl.SSLError, urllib3.exceptions.SSLError), APIConnectionError, "TLS failed", "is it an https address?", ""),
-    ((requests.exceptions.SSLError,), APIConnectionError, "TLS failed", "is it an https address?", ""),
+    ((ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError), APIConnectionError, "TLS failed",
+     "is it an https address?", ""),
     ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
      "check HTTPS_PROXY and NO_PROXY", ""),
     ((ConnectionRefusedError,), APIConnectionError, "connection refused", "is the server running there?", ""),
     ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "", ""),
-    ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError,
-     "connect timed out", "", ""),
-    ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError,
-     "read timed out", "", "normal"),
+    ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError, "connect timed out", "", ""),
+    ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError, "read timed out", "",
+     "normal"),
     ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", "", "normal"),
     ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
      "answer is not HTTP", "", "normal"),
     ((ConnectionError,), APIConnectionError, "connection lost", "", "normal"),
-    ((BaseException,), APIConnectionError, "connection failed", "", "normal"),
-)
+    ((BaseException,), APIConnectionError, "connection failed", "", "normal"))
 
 
 def _chain(error: BaseException) -> List[BaseException]:
@@ -3422,7 +3327,6 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     if hint is _CERTIFICATE_HINTS:
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
-
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -3842,7 +3746,7 @@ def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]
 _CONTROL = r"[\x00-\x1f\x7f]"
 
 
-def _checked_headers(headers: Optional[Mapping[str, Optional[str]]]) -> Dict[str, Optional[str]]:
+def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     if not isinstance(headers, (Mapping, type(None))):
         raise ConfigurationError(f"headers is a {type(headers).__name__}: give a dict")
     checked = dict(headers or {})
@@ -3960,7 +3864,7 @@ def _is_host(host: Optional[str], preset: Optional[str]) -> bool:
     return host == preset or (bool(tail) and not head and (host or "").endswith(tail))
 
 
-def _find_key(row: _Provider, url: str, api_key: Union[None, str, Callable[[], str]]) -> Union[str, Callable[[], str]]:
+def _find_key(row: _Provider, url: str, api_key: Key) -> Union[str, Callable[[], str]]:
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
     if api_key is not None:
         return api_key if callable(api_key) else _checked_key(api_key)
