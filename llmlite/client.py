@@ -4370,7 +4370,7 @@ class _OpenAI(_Dialect):
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
         if kept["index"] == 0:
             events += said
-        if len(choice) > 4 or choice.get("logprobs"):
+        if choice.get("logprobs") or not _PLAIN.issuperset(choice):
             _fold_rest(choice, kept)
         if reason:
             events.append(_FINISH)
@@ -4452,6 +4452,7 @@ def _fold_rest(choice: JSON, kept: JSON) -> None:
             kept[key] = value
 
 
+_PLAIN = frozenset(("index", "delta", "logprobs", "finish_reason"))  # what a choice of a chat's chunk always has
 _FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
 _LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
                      "chosenCandidates", "topCandidates"))
