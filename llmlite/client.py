@@ -4408,9 +4408,15 @@ class _OpenAI(_Dialect):
 
 def _is_hollow(chunk: JSON, choices: Any) -> bool:
     """Whether a chunk holds nothing but its frame: some servers keep a connection alive with such."""
+    parts = [chunk]
+    for choice in filter(None, map(_dict, _list(choices))):
+        parts += choice, _dict(choice.get("delta"))
     return "usage" not in chunk and not any(
-        value and value != [] for choice in _list(choices) if isinstance(choice, dict)
-        for value in _dict(choice.get("delta")).values())
+        value and key not in _FRAME for part in parts for key, value in part.items())
+
+
+_FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
+                    "delta"))
 
 
 def _fail(choice: JSON, reason: Any) -> None:
