@@ -4295,7 +4295,7 @@ class _OpenAI(_Dialect):
         said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
         if kept["index"] == 0:
             events += said
-        if len(choice) > 4 or choice.get("logprobs"):
+        if choice.get("logprobs") or not _PLAIN.issuperset(choice):
             _fold_rest(choice, kept)
         if reason:
             events.append(_FINISH)
@@ -4333,9 +4333,15 @@ class _OpenAI(_Dialect):
 
 def _is_hollow(chunk: JSON, choices: Any) -> bool:
     """Whether a chunk holds nothing but its frame: some servers keep a connection alive with such."""
+    parts = [chunk]
+    for choice in filter(None, map(_dict, _list(choices))):
+        parts += choice, _dict(choice.get("delta"))
     return "usage" not in chunk and not any(
-        value and value != [] for choice in _list(choices) if isinstance(choice, dict)
-        for value in _dict(choice.get("delta")).values())
+        value and key not in _FRAME for part in parts for key, value in part.items())
+
+
+_FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
+                    "delta"))
 
 
 def _fail(choice: JSON, reason: Any) -> None:
@@ -4377,6 +4383,7 @@ def _fold_rest(choice: JSON, kept: JSON) -> None:
             kept[key] = value
 
 
+_PLAIN = frozenset(("index", "delta", "logprobs", "finish_reason"))  # what a choice of a chat's chunk always has
 _FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
 _LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
                      "chosenCandidates", "topCandidates"))

@@ -373,6 +373,28 @@ def test_events_keep_a_stream_from_being_idle(server):
     assert ask(llm, "stream").text == "abc"
 
 
+@pytest.mark.parametrize("sign", [
+    {"choices": [], "prompt_progress": {"total": 9, "processed": 1}},
+    {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": None, "token_ids": [7]}]}],
+    ids=["progress", "a torn character"])
+def test_data_without_text_is_data(server, sign):
+    """A chunk that tells of the work, but has no text, keeps a stream from being idle."""
+    server.sse([*[sign] * 4, chunk("a"), chunk(finish="stop"), DONE], gap=0.1)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    assert ask(llm, "stream").text == "a"
+
+
+def test_another_choice_keeps_a_stream_from_being_idle(server):
+    """The text of a completion's second choice is data, and nothing of it is lost when the first one is through."""
+    parts = [{"choices": [{"index": at, "text": "b", "finish_reason": finish}]}
+             for at, finish in [(0, "stop"), *[(1, None)] * 4, (1, "stop")]]
+    server.sse([*parts, DONE], gap=0.1)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    stream = llm.stream_tokens("hi", extra={"n": 2})
+    assert [token.text for token in stream] == ["b"]
+    assert [choice["text"] for choice in stream.response.raw["choices"]] == ["b", "bbbbb"]
+
+
 def test_a_slow_reader_is_not_an_idle_server(server):
     """Time that the caller spends between two pieces does not count against the server."""
     server.sse([*map(chunk, "abc"), chunk(finish="stop"), DONE], gap=0.02)

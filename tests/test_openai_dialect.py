@@ -335,6 +335,17 @@ def test_a_stream_keeps_what_stands_beside_the_text(server, llm):
     assert streamed.logprobs == answer.logprobs == rows("He", "llo")
 
 
+@pytest.mark.parametrize("extra, kept", [
+    ({"token_ids": [7]}, {"token_ids": [7, 7]}), ({"token_ids": [7], "finish_reason": None}, {"token_ids": [7, 7]}),
+    ({"content_filter_results": {"hate": {}}, "finish_reason": None}, {"content_filter_results": {"hate": {}}})])
+def test_a_stream_of_servers_that_leave_nulls_out(server, llm, extra, kept):
+    """Nor is anything lost where a chunk has no null for what there is not."""
+    part = {**chunk(), "choices": [{"index": 0, "delta": {"content": "a"}, **extra}]}
+    server.sse([part, part, chunk({}, "stop"), DONE])
+    assert drained(llm.stream("hi")).raw["choices"][0] == {
+        "index": 0, "message": {"content": "aa"}, "finish_reason": "stop", **kept}
+
+
 def test_a_stream_without_log_probabilities(server, llm):
     """Where they were not asked for there are none."""
     server.sse([chunk({"content": "Hello"}), chunk({}, "stop"), DONE])
