@@ -760,27 +760,27 @@ class _Section:
     def _state(self) -> Any:
         pid = os.getpid()
         return self._states.get(pid) or self._states.setdefault(
-            pid, SimpleNamespace(lock=threading.RLock(), waiting=deque(), busy=False))
+            pid, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
 
     def __enter__(self) -> None:
-        self._state().lock.acquire()
+        state = self._state()
+        state.lock.acquire()
+        state.depth += 1
 
     def __exit__(self, *exc: object) -> None:
-        self._state().lock.release()
+        state = self._state()
+        try:
+            while state.depth == 1 and state.waiting:
+                state.waiting.popleft()()
+        finally:
+            state.depth -= 1
+            state.lock.release()
 
     def run(self, change: Callable[[], None]) -> None:
-        """Make a change inside, now or, where this thread is inside already, right after that."""
-        state = self._state()
-        state.waiting.append(change)
-        with state.lock:
-            if state.busy:
-                return
-            state.busy = True
-            try:
-                while state.waiting:
-                    state.waiting.popleft()()
-            finally:
-                state.busy = False
+        """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
+        self._state().waiting.append(change)
+        with self:
+            pass
 
 
 def _is_empty(reply: Response) -> bool:
@@ -2349,14 +2349,10 @@ class _Gate:
             return self._until - now + random.uniform(0, min(self._spread, spare))
         if not self._buckets:
             return 0.0
-        delays: List[float] = []
-        self._section.run(lambda: delays.append(self._take_turn(now)))
-        return delays[0]
-
-    def _take_turn(self, now: float) -> float:
-        delay = max(bucket.delay(now) for bucket in self._buckets.values())
-        if delay <= 0 and "requests" in self._buckets:
-            self._buckets["requests"].take(1)
+        with self._section:
+            delay = max(bucket.delay(now) for bucket in self._buckets.values())
+            if delay <= 0 and "requests" in self._buckets:
+                self._buckets["requests"].take(1)
         return delay
 
     def spent(self, usage: Usage) -> None:
