@@ -2947,7 +2947,8 @@ def _pool_class(kind: Any) -> Any:
     if kind in _POOLS:
         return _POOLS[kind]
     connection = _true(kind.ConnectionCls)
-    bounded = {connection: type(connection.__name__, (_BoundedSOCKS, connection), {})}
+    limits = _BoundedSOCKS if connection.__module__ == "urllib3.contrib.socks" else _Bounded
+    bounded = {connection: type(connection.__name__, (limits, connection), {})}
     return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
 
 

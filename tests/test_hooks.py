@@ -212,6 +212,26 @@ def test_connection_class_put_in_under_a_client(server, method):
     assert Recording.asked == [("POST", "/v1/chat/completions")] * 2 and len(server.requests) == 4
 
 
+@METHODS
+def test_pool_class_put_in(server, method):
+    """A pool class that a manager of urllib3's has been given is asked for each request, and limits hold."""
+    asked = []
+
+    class Pool(HTTPConnectionPool):
+        def urlopen(self, *args, **options):
+            asked.append(args[:1])
+            return super().urlopen(*args, **options)
+
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    schemes = {**urllib3.poolmanager.pool_classes_by_scheme, "http": Pool}
+    with mock.patch.object(urllib3.poolmanager, "pool_classes_by_scheme", schemes):
+        with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+            assert ask(llm, method) == "ok" and len(asked) == 1
+            server.raw(testing.STALL)
+            with pytest.raises(llmlite.DeadlineExceededError):
+                llm.chat("hi", deadline=0.2)
+
+
 RECORDING = """
     import json, sys
     import urllib3.connection, urllib3.connectionpool
