@@ -2627,6 +2627,7 @@ class _Foreign(Exception):
 _UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, ssl.SSLError,
            urllib3.exceptions.SSLError, urllib3.exceptions.ProxyError)
 _CUT = (_Cut, http.client.IncompleteRead)
+_LOST = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, zlib.error, _TooLarge, _Cut,
                 _Foreign)
 
@@ -3319,7 +3320,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
-    if attempt.is_stale() and any(isinstance(item, (ConnectionError, http.client.BadStatusLine)) for item in chain):
+    if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
     if hint is _CERTIFICATE_HINTS:
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
