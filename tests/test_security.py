@@ -401,6 +401,17 @@ def test_deep_json(server, tmp_path, shape, status, mode):
                 assert len(str(error)) < 700
 
 
+@pytest.mark.parametrize("opening, closing", [('["]\\\\",', ',"["]'), ('{"\\"}":', ',"{":1}'), ('[{"a":', "}]")])
+@BOTH
+def test_depth_hidden_by_brackets_in_texts(server, mode, opening, closing):
+    """Brackets in texts, which seem to pair off with the others, let nothing through that cannot be pickled."""
+    deep = opening * 450 + "1" + closing * 450
+    server.body(f'{{"choices":[{{"message":{{"content":"hi"}},"finish_reason":"stop"}}],"z":{deep}}}'.encode())
+    with client(server) as llm, pytest.raises(llmlite.LLMError) as caught:
+        pickle.dumps(ask(llm, mode=mode).raw)
+    assert pickle.loads(pickle.dumps(caught.value)).body == caught.value.body
+
+
 # -------------------------------------------------------------------------------------------------------------- proxies
 
 
