@@ -594,6 +594,7 @@ def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
     """A tool call's arguments: the dict, or why there is none."""
     try:
         arguments = json.loads(raw or "{}")
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # servers take no NaN, no half a surrogate
     except (ValueError, RecursionError) as error:
         return {}, f"not JSON: {error}"
     if not isinstance(arguments, dict):
