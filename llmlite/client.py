@@ -2986,7 +2986,7 @@ def _is_numeric(host: str) -> bool:
 
 def _true(kind: Any) -> Any:
     """The class that urllib3 itself defines, where a recorder of cassettes has put a subclass in its place."""
-    return next(base for base in kind.__mro__ if base.__module__.startswith("urllib3."))
+    return next((base for base in kind.__mro__ if base.__module__.startswith("urllib3.")), kind)
 
 
 class _BoundedHTTP(_Bounded, _true(HTTPConnection)):  # type: ignore[misc]
@@ -3027,10 +3027,12 @@ class _HTTPSPool(_BoundedPool, HTTPSConnectionPool):
 
 
 def _pool_class(kind: Any) -> Any:
-    """The bounded kind of a manager's pools: the usual two, or one made for a SOCKS proxy's."""
+    """The bounded kind of a manager's pools: the usual two, one made for a SOCKS proxy's, or for somebody's own."""
     if kind in (HTTPConnectionPool, HTTPSConnectionPool):
         return _HTTPSPool if kind is HTTPSConnectionPool else _HTTPPool
     connection = _true(kind.ConnectionCls)
+    if connection.__module__ != "urllib3.contrib.socks":
+        return type(kind.__name__, (_BoundedPool, kind), {})
     bounded = {connection: type(connection.__name__, (_BoundedSOCKS, connection), {})}
     return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
 
