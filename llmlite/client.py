@@ -3667,12 +3667,12 @@ _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-ke
 
 
 def _is_secret(word: str) -> bool:
-    """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a number.
+    """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a short number.
 
-        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "ollama", "not-needed", "100000")]
-        [True, True, False, False, False]
+        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "12345678" * 2, "ollama", "not-needed", "100000")]
+        [True, True, True, False, False, False]
     """
-    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or word.isdigit():
+    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or (word.isdigit() and len(word) < _LONG_SECRET):
         return False
     return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
 

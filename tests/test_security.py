@@ -269,7 +269,8 @@ def test_a_key_that_is_also_a_provider_masks_none_of_our_own_words(server):
 
 @pytest.mark.parametrize("name, value, secret", [
     ("X-Max-Tokens", "100000", False), ("X-Token-Limit", "100000", False), ("X-Max-Tokens", "abc-123-def", False),
-    ("X-Auth-Token", "abc-123-def", True), ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
+    ("X-Auth-Token", "1234567890123456", True), ("X-Auth-Token", "abc-123-def", True),
+    ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
     ("X-Client-Secret", "abc-123-def", True), ("Proxy-Authorization", "Basic abc-123-def", True)])
 def test_which_headers_hold_secrets(server, name, value, secret):
     """Headers are secret by name and by value: a limit of tokens is a number, not a key."""
