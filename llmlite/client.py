@@ -1235,7 +1235,7 @@ class Stream:
         self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
-        self._pieces = _pieces_of(self._events, flow.call.dialect.tokens)
+        self._pieces = _pieces_of(flow, self._events)
 
     def __iter__(self) -> Iterator[Any]:
         return self._pieces
@@ -1245,7 +1245,7 @@ class Stream:
 
     def events(self) -> Iterator[Event]:
         """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
-        return _as_events(self._events)
+        return _as_events(self._flow, self._events)
 
     @property
     def response(self) -> Response:
@@ -1259,6 +1259,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection; a thread that is reading the stream comes to its end."""
+        self._flow.left = True
         self._flow.cancel()
         try:
             self._events.close()
@@ -1275,17 +1276,26 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
-def _pieces_of(events: Iterator[_Said], tokens: bool) -> Iterator[Any]:
-    for event in events:
-        if type(event) is str:
-            yield event
-        elif tokens and type(event) is Event and event.type == "text":
-            yield event.token
+def _pieces_of(flow: _Flow, events: Iterator[_Said]) -> Iterator[Any]:
+    tokens = flow.call.dialect.tokens
+    try:
+        for event in events:
+            if type(event) is str:
+                yield event
+            elif tokens and type(event) is Event and event.type == "text":
+                yield event.token
+    except ValueError:  # another thread is inside: to close it?
+        if not flow.left:
+            raise
 
 
-def _as_events(events: Iterator[_Said]) -> Iterator[Event]:
-    for event in events:
-        yield Event("text", event) if isinstance(event, str) else event
+def _as_events(flow: _Flow, events: Iterator[_Said]) -> Iterator[Event]:
+    try:
+        for event in events:
+            yield Event("text", event) if isinstance(event, str) else event
+    except ValueError:
+        if not flow.left:
+            raise
 
 
 _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
@@ -1306,7 +1316,7 @@ class _Flow:
         self.client, self.skip_bad = client, client._skip_bad_events
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
-        self.finished = self.ended = self.closed = self.told = False
+        self.finished = self.ended = self.closed = self.left = self.told = False
         self.done: Optional[Response] = None
 
     def run(self) -> Iterator[Any]:
