@@ -596,6 +596,7 @@ def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
     """A tool call's arguments: the dict, or why there is none."""
     try:
         arguments = json.loads(raw or "{}")
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # servers take no NaN, no half a surrogate
     except (ValueError, RecursionError) as error:
         return {}, f"not JSON: {error}"
     if not isinstance(arguments, dict):
@@ -1223,7 +1224,7 @@ class Stream:
         self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
-        self._pieces = _pieces_of(self._events, flow.call.dialect.tokens)
+        self._pieces = _pieces_of(flow, self._events)
 
     def __iter__(self) -> Iterator[Any]:
         return self._pieces
@@ -1233,7 +1234,7 @@ class Stream:
 
     def events(self) -> Iterator[Event]:
         """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
-        return (Event("text", event) if isinstance(event, str) else event for event in self._events)
+        return _as_events(self._flow, self._events)
 
     @property
     def response(self) -> Response:
@@ -1247,6 +1248,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection; a thread that is reading the stream comes to its end."""
+        self._flow.left = True
         self._flow.cancel()
         try:
             self._events.close()
@@ -1263,12 +1265,26 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
-def _pieces_of(events: Iterator[_Said], tokens: bool) -> Iterator[Any]:
-    for event in events:
-        if type(event) is str:
-            yield event
-        elif tokens and type(event) is Event and event.type == "text":
-            yield event.token
+def _pieces_of(flow: _Flow, events: Iterator[_Said]) -> Iterator[Any]:
+    tokens = flow.call.dialect.tokens
+    try:
+        for event in events:
+            if type(event) is str:
+                yield event
+            elif tokens and type(event) is Event and event.type == "text":
+                yield event.token
+    except ValueError:  # another thread is inside: to close it?
+        if not flow.left:
+            raise
+
+
+def _as_events(flow: _Flow, events: Iterator[_Said]) -> Iterator[Event]:
+    try:
+        for event in events:
+            yield Event("text", event) if isinstance(event, str) else event
+    except ValueError:
+        if not flow.left:
+            raise
 
 
 _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
@@ -1289,7 +1305,7 @@ class _Flow:
         self.client, self.skip_bad = client, client._skip_bad_events
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
-        self.finished = self.ended = self.closed = self.told = False
+        self.finished = self.ended = self.closed = self.left = self.told = False
         self.done: Optional[Response] = None
 
     def run(self) -> Iterator[Any]:
@@ -1414,7 +1430,7 @@ class _Flow:
 
     def _odd(self, name: bytes, data: bytes, chunk: Any, rest: str, decoder: _EventDecoder) -> Any:
         """A chunk that is not the usual one: an error, a whole reply in one piece, or nothing of use."""
-        if chunk is _UNSET or (rest and not rest.isspace()) or (len(data) > _LARGE and not _is_shallow(chunk)):
+        if chunk is _UNSET or (rest and not rest.isspace()) or (len(data) > _LARGE and not _is_shallow(data)):
             chunk = self._unreadable(name, data, decoder)
         if type(chunk) is list and chunk:
             chunk = chunk[0]
@@ -2914,7 +2930,7 @@ def _is_numeric(host: str) -> bool:
 
 def _true(kind: Any) -> Any:
     """The class that urllib3 itself defines, where a recorder of cassettes has put a subclass in its place."""
-    return next(base for base in kind.__mro__ if base.__module__.startswith("urllib3."))
+    return next((base for base in kind.__mro__ if base.__module__.startswith("urllib3.")), kind)
 
 
 class _BoundedKind:
@@ -2944,7 +2960,7 @@ _POOLS: Dict[Any, Any] = {kind: type(kind.__name__, (_BoundedPool, kind), {})
 
 
 def _pool_class(kind: Any) -> Any:
-    """The bounded kind of a manager's pools: the usual two, or one made for a SOCKS proxy's."""
+    """The bounded kind of a manager's pools: the usual two, one made for a SOCKS proxy's, or for somebody's own."""
     if kind in _POOLS:
         return _POOLS[kind]
     connection = _true(kind.ConnectionCls)
@@ -3469,7 +3485,7 @@ def _json_or(other: Any, payload: bytes) -> Any:
         value = json.loads(payload.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return other
-    return value if _looks_shallow(payload) or _is_shallow(value) else other
+    return value if _is_shallow(payload) else other
 
 
 _ERROR_FIRST = rb'\s*\{\s*(?:"error"\s*:\s*[{"[]|"(?:type|object)"\s*:\s*"error")'
@@ -3482,6 +3498,8 @@ def _error_json(other: Any, payload: bytes) -> Any:
     text, ends, at, closed = payload[:_MAX_MESSAGE].decode("utf-8", "replace"), "", 0, ""
     for found in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[][{},]', text):
         mark = found.group()
+        if len(ends) > _MAX_DEPTH:
+            break
         if mark in "{[":
             ends = ("}" if mark == "{" else "]") + ends
         elif mark in "}]":
@@ -3491,27 +3509,22 @@ def _error_json(other: Any, payload: bytes) -> Any:
     return _json_or(other, (text[:at] + closed).encode("utf-8", "replace"))
 
 
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
 
 
-def _looks_shallow(payload: bytes) -> bool:
-    """Whether JSON's brackets pair off within the depth allowed; brackets inside a text may hide that they do."""
-    brackets, size = payload.translate(None, _NO_BRACKETS), -1
+def _is_shallow(payload: bytes) -> bool:
+    """Whether JSON is nested no deeper than what pickles, copies and prints; at a fraction of what reading it costs."""
+    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
+        return True
+    quoted = payload.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_ALL_SQUARE, _NO_FRAME).replace(b'""', b"")
+    brackets, size = b"".join(quoted.split(b'"')[::2]), -1  # those in texts left out
     for _ in range(_MAX_DEPTH):
         if len(brackets) in (0, size):
             break
         size = len(brackets)
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     return not brackets
-
-
-def _is_shallow(value: Any) -> bool:
-    """Whether a value is nested no deeper than what pickles, copies and prints."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [item for outer in level if isinstance(outer, (dict, list))
-                 for item in (outer.values() if isinstance(outer, dict) else outer)]
-    return not level
 
 
 def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
@@ -3592,12 +3605,12 @@ _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-ke
 
 
 def _is_secret(word: str) -> bool:
-    """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a number.
+    """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a short number.
 
-        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "ollama", "not-needed", "100000")]
-        [True, True, False, False, False]
+        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "12345678" * 2, "ollama", "not-needed", "100000")]
+        [True, True, True, False, False, False]
     """
-    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or word.isdigit():
+    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or (word.isdigit() and len(word) < _LONG_SECRET):
         return False
     return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
 

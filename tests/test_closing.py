@@ -3,6 +3,7 @@ import gc
 import json
 import os
 import queue
+import sys
 import threading
 import time
 
@@ -256,6 +257,45 @@ def test_close_at_any_moment_is_quiet(server, llm):
         assert met[-1] == "end"
         assert set(met[:-1]) <= {"x"}
     assert server.wait_idle(1)
+
+
+@pytest.mark.parametrize("how", ["text", "events"])
+def test_a_reader_that_asks_for_more_while_another_thread_closes(server, llm, how):
+    """It is at the end of the stream, though the other is still at it."""
+    server.handle(lambda request: testing.body([data("x" * 700) * 1000], framing="close", end="stall"))
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(30):
+            stream, seen = llm.stream("Hi"), queue.Queue()
+            reader = threading.Thread(target=read, args=(stream, how, seen))
+            reader.start()
+            time.sleep(0.0002 * number)
+            stream.close()
+            reader.join(2)
+            assert [seen.get_nowait() for _ in range(seen.qsize())][-1] == "end"
+    finally:
+        sys.setswitchinterval(switching)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such limit")
+def test_close_from_another_thread_without_a_descriptor_left(server, llm):
+    """A process that may open no more files can still close a stream."""
+    import resource
+    server.handle(lambda request: unfinished())
+    stream, seen = llm.stream("Hi"), queue.Queue()
+    reader = threading.Thread(target=read, args=(stream, "text", seen))
+    reader.start()
+    assert seen.get(timeout=2) == "He"
+    time.sleep(0.02)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        stream.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert seen.get(timeout=2) == "end"
+    reader.join(2)
 
 
 # ------------------------------------------------------------------------------------------- the connection, used again

@@ -284,7 +284,8 @@ def test_the_loop_that_is_built_in(server, name):
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("given, told", [
     ({"a": 1}, {"a": 1}), ('{"a": 1}', {"a": 1}), ({}, {}), ("", {}), (None, {}), ('{"a": ', {}), ("[1]", {}),
-    ("null", {}), ({"a": "\u4e2d"}, {"a": "\u4e2d"})], ids=repr)
+    ("null", {}), ({"a": "\u4e2d"}, {"a": "\u4e2d"}), ('{"a": NaN}', {}), ('{"a": 1e999}', {}),
+    ('{"a": "\\ud83d"}', {}), ('{"a": "\\ud83d\\ude00"}', {"a": "\U0001f600"})], ids=ascii)
 def test_arguments_of_any_form(server, name, given, told):
     """Arguments in a history are an object or its JSON text; what is neither is an empty object, on every dialect."""
     call = {"id": "callabcde", "type": "function", "function": {"name": "add", "arguments": given}}

@@ -255,6 +255,27 @@ RECORDING = """
 """
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own connections", "urllib3's connections"])
+@METHODS
+def test_pool_class_put_in(server, monkeypatch, own, method):
+    """A pool class that somebody has put into urllib3's table serves the requests, with its own connections if any."""
+    seen = []
+
+    class Pool(HTTPConnectionPool):
+        if own:
+            ConnectionCls = type("Connection", (HTTPConnectionPool.ConnectionCls,), {})
+
+        def urlopen(self, *args, **options):
+            seen.append(self.ConnectionCls)
+            return super().urlopen(*args, **options)
+
+    monkeypatch.setitem(urllib3.poolmanager.pool_classes_by_scheme, "http", Pool)
+    server.reply("hello")
+    with llmlite.Client("test", base_url=server.url, retry=None, deadline=5) as llm:
+        assert ask(llm, method) == "hello"
+    assert len(seen) == 1 and (seen[0] is Pool.ConnectionCls) == own
+
+
 @pytest.mark.skipif(urllib3.__version__ < "2", reason="urllib3 1 calls its own class by its name, which is replaced")
 def test_connection_class_put_in_before_the_import(server):
     """A module imported while another class stands for urllib3's uses that one then, and urllib3's own afterwards."""

@@ -44,7 +44,8 @@ def test_calls_cut_by_the_limit(llama, how):
     assert again.finish_reason in ("stop", "length", "tool_calls")
 
 
-@pytest.mark.parametrize("arguments", ['{"a": 1, "b', "", "{}", "null", "[1]", {"a": 1, "b": 2}])
+@pytest.mark.parametrize("arguments", ['{"a": 1, "b', '{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud83d"}', "", "{}",
+                                       "null", "[1]", {"a": 1, "b": 2}])
 def test_arguments_in_a_history(llama, arguments):
     """Whatever the arguments of a call are, the server takes the history."""
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": arguments}}

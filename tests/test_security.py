@@ -269,7 +269,8 @@ def test_a_key_that_is_also_a_provider_masks_none_of_our_own_words(server):
 
 @pytest.mark.parametrize("name, value, secret", [
     ("X-Max-Tokens", "100000", False), ("X-Token-Limit", "100000", False), ("X-Max-Tokens", "abc-123-def", False),
-    ("X-Auth-Token", "abc-123-def", True), ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
+    ("X-Auth-Token", "1234567890123456", True), ("X-Auth-Token", "abc-123-def", True),
+    ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
     ("X-Client-Secret", "abc-123-def", True), ("Proxy-Authorization", "Basic abc-123-def", True)])
 def test_which_headers_hold_secrets(server, name, value, secret):
     """Headers are secret by name and by value: a limit of tokens is a number, not a key."""
@@ -420,6 +421,17 @@ def test_deep_json(server, tmp_path, shape, status, mode):
                 ask(llm, mode=mode)
             except llmlite.LLMError as error:
                 assert len(str(error)) < 700
+
+
+@pytest.mark.parametrize("opening, closing", [('["]\\\\",', ',"["]'), ('{"\\"}":', ',"{":1}'), ('[{"a":', "}]")])
+@BOTH
+def test_depth_hidden_by_brackets_in_texts(server, mode, opening, closing):
+    """Brackets in texts, which seem to pair off with the others, let nothing through that cannot be pickled."""
+    deep = opening * 450 + "1" + closing * 450
+    server.body(f'{{"choices":[{{"message":{{"content":"hi"}},"finish_reason":"stop"}}],"z":{deep}}}'.encode())
+    with client(server) as llm, pytest.raises(llmlite.LLMError) as caught:
+        pickle.dumps(ask(llm, mode=mode).raw)
+    assert pickle.loads(pickle.dumps(caught.value)).body == caught.value.body
 
 
 # -------------------------------------------------------------------------------------------------------------- proxies
