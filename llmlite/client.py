@@ -1485,7 +1485,7 @@ class _Flow:
         """Give the connection back and book what was spent, once, whichever way the stream ended."""
         if self.attempt.ended:
             return
-        if self.attempt.is_foreign():
+        if self.attempt.is_foreign():  # pragma: no cover: in forked children
             self.attempt.leave()
             return
         if self.ended or self.finished:
@@ -2270,7 +2270,7 @@ class _Attempt:
         """Whether this is a forked child, and the connection its parent's."""
         return self.pid != os.getpid()
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # pragma: no cover: in forked children
         """Let go of a parent's connection: it stays open there, and is neither read nor counted here."""
         self.ended = True
         if self.wire is not None:
@@ -2655,7 +2655,7 @@ class _Wire:
 
     def recv_into(self, buffer: Any, *args: Any) -> int:
         """Read once, within what is left of the time."""
-        if self._attempt.pid != os.getpid():
+        if self._attempt.pid != os.getpid():  # pragma: no cover: in forked children
             raise _Foreign(f"it is open in process {self._attempt.pid}")
         timeout = self._attempt.left(self._attempt.read)
         if timeout != self._timeout:
@@ -2690,7 +2690,7 @@ class _Wire:
         except (OSError, ValueError):  # closed already
             pass
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # pragma: no cover: in forked children
         """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
         try:
             os.close(self._sock.detach())
@@ -2800,12 +2800,18 @@ class _Bounded:
             try:
                 self.timeout = attempt.left(attempt.call.connect)
                 sock = self._connected(address, attempt)
-                sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
-                attempt.opened = _now()
-                return sock
+                break
             except urllib3.exceptions.HTTPError as caught:
                 error = caught
-        raise error or OSError("no address")
+        else:
+            raise error or OSError("no address")
+        try:
+            sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
+        except OSError:
+            sock.close()
+            raise
+        attempt.opened = _now()
+        return sock
 
     def _named(self: Any) -> Tuple[str, int]:
         """The host and port to connect to."""
@@ -2964,9 +2970,10 @@ class _Reconnect(urllib3.Retry):
             raise error  # the request was on its way
         again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
         attempt: Any = _CURRENT.get()
-        policy: RetryPolicy = attempt.call.policy  # there is one: without, `super` raises
-        attempt.left(None)
-        time.sleep(min(policy._delay("normal", len(self.history)), attempt.left(math.inf) or 0.0))
+        if attempt is not None:  # None: a wrapper sends from a thread of its own
+            attempt.left(None)
+            delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
+            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
         return again
 
 
