@@ -189,11 +189,7 @@ class LLMError(Exception):
         return what + (f": {self.why}" if self.why else "") + (f" ({self.hint})" if self.hint else "")
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _unpickle_error, (type(self), self.args, dict(self.__dict__))
-
-
-def _unpickle_error(kind: Type[LLMError], args: Tuple[Any, ...], fields: JSON) -> LLMError:
-    return kind(*args, **fields)
+        return functools.partial(type(self), **self.__dict__), self.args
 
 
 class ConfigurationError(LLMError, ValueError):
@@ -1045,7 +1041,8 @@ class Client:
             error = caught
         for client in self._fallbacks:
             left = call.deadline - _now()
-            if left <= _EPSILON or not _is_fallen_from(error):
+            bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
+            if left <= _EPSILON or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
             try:
@@ -1199,12 +1196,6 @@ class Client:
         pid = os.getpid()
         return self._transports.get(pid) or self._transports.setdefault(
             pid, _Transport(self._session, self._retry, list(self._transports.values())))
-
-
-def _is_fallen_from(error: LLMError) -> bool:
-    """Whether an error is worth a try elsewhere: a bad request is bad everywhere, unless it is just too long here."""
-    final = isinstance(error, (ConfigurationError, BadRequestError, StreamError))
-    return isinstance(error, ContextLengthError) or not final
 
 
 class Stream:
@@ -1677,11 +1668,15 @@ def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
     name = _JSON_NAMES.get(type(value))
     also = "number" if name == "integer" else "integer" if name == "number" and value.is_integer() else name
     if name not in names and also not in names:
-        raise _misfit(at, f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
+        raise _Misfit(at, f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
 
 
-def _misfit(at: str, why: str) -> ValueError:
-    return ValueError(_words(f"{at}: {why}".lstrip(".: ")))
+class _Misfit(ValueError):
+    """A value that does not fit: where, from the outermost value down, and why."""
+
+    def __init__(self, at: str, why: str) -> None:
+        super().__init__(_words(f"{at}: {why}".lstrip(".: ")))
+        self.at, self.why = at, why
 
 
 def _shown(value: Any) -> str:
@@ -1741,7 +1736,7 @@ def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
         for known, result in choices:
             if known == value and type(known) is type(value):  # True is not 1
                 return result
-        raise _misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
+        raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
 
     return _Shape({"type": types if len(types) > 1 else types[0], "enum": [known for known, _ in choices]}, read)
 
@@ -1825,7 +1820,7 @@ def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where
         odd = {"missing": [repr(name) for name in needed if name not in value],
                "unexpected": [_shown(name) for name in value if name not in members]}
         if any(odd.values()):
-            raise _misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
+            raise _Misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
         return _made(make, {name: shapes[name].read(part, f"{at}.{name}") for name, part in value.items()}, at)
 
     return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
@@ -1859,7 +1854,7 @@ def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
     try:
         return make(values)
     except (TypeError, ValueError) as error:
-        raise _misfit(at, str(error)) from error
+        raise _Misfit(at, str(error)) from error
 
 def _tool_dicts(tools: Any) -> List[JSON]:
     """The tools of a call: dicts as they are, functions described."""
@@ -2008,114 +2003,112 @@ def _parse_as(schema: Any, text: str) -> Any:
         raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
     if schema is not dict and not isinstance(schema, dict):
         return _schema_shape(schema).read(value, "")
+    wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
     try:
-        wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
-        fault = _Fit(wanted).fault(value, wanted)
+        _Fit(wanted).check(value, wanted, "")
     except RecursionError:
         raise ValueError("it is nested too deep to be held against the schema") from None
-    if fault is not None:
-        raise _misfit(*fault)
     return value
 
 
-_Fault = Optional[Tuple[str, str]]  # where a value does not fit, from the value down, and why; None where it fits
-
-
 class _Fit:
-    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go."""
+    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go; each raises `_Misfit`."""
 
     def __init__(self, root: JSON) -> None:
         self.root = root
-        self.met: Dict[Tuple[int, int], _Fault] = {}
+        self.met: Dict[Tuple[int, int], Optional[Tuple[str, str]]] = {}  # by schema and value
 
-    def fault(self, value: Any, schema: Any) -> _Fault:
-        """The first thing that is wrong with a value."""
+    def check(self, value: Any, schema: Any, at: str) -> None:
+        """Raise the first thing that is wrong with a value; `at` is where it stands."""
         if schema is False:
-            return "", f"nothing may stand here, but there is {_shown(value)}"
+            raise _Misfit(at, f"nothing may stand here, but there is {_shown(value)}")
         for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
-            fault = check(self, value, schema[word], schema) if word in schema else None
-            if fault is not None:
-                return fault
-        return None
+            if word in schema:
+                check(self, value, schema[word], schema, at)
 
-    def below(self, parts: Iterable[Tuple[str, Any, Any]]) -> _Fault:
-        """The first fault among parts: (where it stands, the part, its schema)."""
-        for at, part, schema in parts:
-            fault = self.fault(part, schema)
-            if fault is not None:
-                return at + fault[0], fault[1]
-        return None
+    def type(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        if wanted:
+            _check_type(value, wanted if isinstance(wanted, list) else [wanted], at)
 
-    def type(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        try:
-            _check_type(value, wanted if isinstance(wanted, list) else [wanted], "")
-        except ValueError as error:
-            return ("", str(error)) if wanted else None
-        return None
+    def enum(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        if isinstance(wanted, list) and not any(_same(value, known) for known in wanted):
+            raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}")
 
-    def enum(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        if not isinstance(wanted, list) or any(_same(value, known) for known in wanted):
-            return None
-        return "", f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}"
+    def const(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        if not _same(value, wanted):
+            raise _Misfit(at, f"{_shown(value)} is not {_shown(wanted)}")
 
-    def const(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        return None if _same(value, wanted) else ("", f"{_shown(value)} is not {_shown(wanted)}")
+    def required(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        names = [name for name in _list(wanted) if isinstance(name, str)] if isinstance(value, dict) else []
+        missing = [repr(name) for name in names if name not in value]
+        if missing:
+            raise _Misfit(at, f"missing {', '.join(missing)}")
 
-    def required(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        missing = [repr(name) for name in _list(wanted) if isinstance(name, str) and name not in value] if isinstance(
-            value, dict) else []
-        return ("", f"missing {', '.join(missing)}") if missing else None
+    def properties(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        for name in _dict(wanted):
+            if name in _dict(value):
+                self.check(value[name], wanted[name], f"{at}.{name}")
 
-    def properties(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        found = _dict(value)
-        return self.below((f".{name}", found[name], part) for name, part in _dict(wanted).items() if name in found)
-
-    def additional(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def additional(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
-            return None
+            return
         extra = [name for name in _dict(value) if name not in _dict(schema.get("properties"))]
         if wanted is False and extra:
-            return "", f"unexpected {', '.join(map(_shown, extra[:20]))}"
-        return self.below((f".{name}", value[name], wanted) for name in extra)
+            raise _Misfit(at, f"unexpected {', '.join(map(_shown, extra[:20]))}")
+        for name in extra:
+            self.check(value[name], wanted, f"{at}.{name}")
 
-    def items(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def items(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         parts = list(enumerate(_list(value)))[len(_list(schema.get("prefixItems"))):]
         each = wanted if isinstance(wanted, list) else [wanted] * len(parts)  # a list: one for each place, as once was
-        return self.below((f"[{at}]", part, one) for (at, part), one in zip(parts, each))
+        for (index, part), one in zip(parts, each):
+            self.check(part, one, f"{at}[{index}]")
 
-    def all_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        return self.below(("", value, arm) for arm in _list(wanted))
+    def all_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        for arm in _list(wanted):
+            self.check(value, arm, at)
 
-    def any_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def any_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         words: List[str] = []
         for arm in sorted(_list(wanted), key=lambda arm: bool(arm == {"type": "null"})):
-            fault = self.fault(value, arm)
-            if fault is None:
-                return None
-            if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
-                words.append(str(_misfit(*fault)))
-        return ("", "; or ".join(words)) if words else None
+            try:
+                self.check(value, arm, "")
+                return
+            except _Misfit as misfit:
+                if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
+                    words.append(str(misfit))
+        if words:
+            raise _Misfit(at, "; or ".join(words))
 
-    def one_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        fits = sum(self.fault(value, arm) is None for arm in _list(wanted))
+    def one_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        self.any_of(value, wanted, schema, at)
+        fits = 0
+        for arm in _list(wanted):
+            with contextlib.suppress(_Misfit):
+                self.check(value, arm, "")
+                fits += 1
         if fits > 1:
-            return "", f"{_shown(value)} fits {fits} of the schemas of which it may fit one"
-        return self.any_of(value, wanted, schema)
+            raise _Misfit(at, f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
 
-    def ref(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def ref(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
-            return None  # it points out of the schema
+            return  # it points out of the schema
         target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
         if target is _UNSET:
-            return "", f"the $ref {_shown(wanted)} of the schema leads nowhere"
+            raise _Misfit(at, f"the $ref {_shown(wanted)} of the schema leads nowhere")
         pair = id(target), id(value)
         if pair not in self.met:
             self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
-            self.met[pair] = self.fault(value, target)
-        return self.met[pair]
+            try:
+                self.check(value, target, "")
+            except _Misfit as misfit:
+                self.met[pair] = misfit.at, misfit.why
+        found = self.met[pair]
+        if found is not None:
+            raise _Misfit(at + found[0], found[1])
 
 
-_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON], _Fault]] = {
+_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON, str], None]] = {
     "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
     "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
     "anyOf": _Fit.any_of, "oneOf": _Fit.one_of, "$ref": _Fit.ref}
@@ -2398,6 +2391,8 @@ _SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
 _DURATION = r"(?a)\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*"
 _DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
+_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
 _IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
 
 
@@ -2445,10 +2440,6 @@ def _timestamp(value: Optional[str]) -> Optional[float]:
         return float(email.utils.mktime_tz(parts))
     except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
         return None
-
-
-_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
-_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
 
 
 def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
@@ -2516,18 +2507,15 @@ class _LineDecoder:
             lines[0] = b"".join(self._tail) + lines[0]
             self._tail, self._size = [], 0
         if lines and not ends:
-            self._keep(lines.pop())
+            self._tail.append(lines.pop())
+            self._size += len(self._tail[-1])
+            if self._size > _MAX_LINE:
+                raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
         if self._first and lines:
             self._first = False
             if lines[0][:3] == b"\xef\xbb\xbf":  # a byte order mark may open the stream
                 lines[0] = lines[0][3:]
         return lines
-
-    def _keep(self, tail: bytes) -> None:
-        self._tail.append(tail)
-        self._size += len(tail)
-        if self._size > _MAX_LINE:
-            raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
 
 
 class _EventDecoder:
@@ -2668,15 +2656,12 @@ class _Wire:
         except Exception as error:  # what other TLS libraries and green sockets raise of their own
             raise ConnectionError(f"{type(error).__name__}: {error}") from error
         if self.in_head:
-            self._check_head(count)
+            if not count and self.received:  # http.client would take the half head for a whole one
+                raise ConnectionResetError("connection closed inside the answer's head")
+            if self.received > _MAX_HEAD:
+                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
         self.received += count
         return count
-
-    def _check_head(self, count: int) -> None:
-        if not count and self.received:  # http.client would take the half head for a whole one
-            raise ConnectionResetError("connection closed inside the answer's head")
-        if self.received > _MAX_HEAD:
-            raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
 
     def look(self) -> None:
         """Look at the clock: what has come already is read without asking the socket."""
@@ -2880,12 +2865,9 @@ class _BoundedSOCKS(_Bounded):
             return sock
         except OSError as error:
             sock.close()
-            raise self._refused(error) from error
-
-    def _refused(self: Any, error: OSError) -> urllib3.exceptions.HTTPError:
-        if any(isinstance(item, socket.timeout) for item in _chain(error)):
-            return urllib3.exceptions.ConnectTimeoutError(self, f"SOCKS proxy: {error}")
-        return urllib3.exceptions.NewConnectionError(self, f"SOCKS proxy: {error}")
+            late = any(isinstance(item, socket.timeout) for item in _chain(error))
+            kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
+            raise kind(self, f"SOCKS proxy: {error}") from error
 
 
 def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
@@ -3079,11 +3061,13 @@ class _Transport:
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers = _request_headers(call)
+        headers, session = _request_headers(call), self._session
+        # straight to the adapter where nobody else wants to see the request
+        straight = self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
         attempt.left(None)
         _CURRENT.set(attempt)
         try:
-            send = self._send_own if self._is_straight() else self._send_theirs
+            send = self._send_own if straight else self._send_theirs
             response = send(call, attempt, headers)
         except OSError as error:
             if attempt.sent is None:
@@ -3097,11 +3081,6 @@ class _Transport:
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
-
-    def _is_straight(self) -> bool:
-        """Whether nobody else wants to see a request, so that it may go straight to the adapter."""
-        session = self._session
-        return self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
 
     def _send_own(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
         """What `Session.send` comes down to, without what it looks up anew each time."""
@@ -3361,15 +3340,11 @@ class _Trouble:
             _dict(inner.get("details")).get("error_code"))))
         self.words = {str(word) for word in known if word is not None}
         for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
-            self._read_detail(_dict(detail))
-
-    def _read_detail(self, detail: JSON) -> None:
-        """One of google.rpc's error details."""
-        if isinstance(detail.get("retryDelay"), str):
-            self.retry_delay = detail["retryDelay"]
-        self.words.add(str(_short(detail.get("reason"))))
-        for violation in _list(detail.get("violations"))[:_MAX_DETAILS]:
-            self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
+            told = _dict(detail)  # one of google.rpc's
+            self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
+            self.words.add(str(_short(told.get("reason"))))
+            for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
+                self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
 
     def told_headers(self) -> Dict[str, str]:
         """The headers of the provider behind a router, which repeats them in the body."""
@@ -3414,6 +3389,7 @@ _CONTEXT_WORDS = (
     r"prompt is too long|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of "
     r"tokens)|input token count.{0,40}exceeds|too many tokens")
 _OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
@@ -3479,9 +3455,6 @@ def _json_or(other: Any, payload: bytes) -> Any:
     return value if _looks_shallow(payload) or _is_shallow(value) else other
 
 
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-
-
 def _looks_shallow(payload: bytes) -> bool:
     """Whether JSON's brackets pair off within the depth allowed; brackets inside a text may hide that they do."""
     brackets, size = payload.translate(None, _NO_BRACKETS), -1
@@ -3521,10 +3494,9 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
-        html = payload[:4096].lstrip()[:1] == b"<"
-        what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
-        if html:
+        if payload[:4096].lstrip()[:1] == b"<":
             raise _no_answer(call, answer, "an HTML page", payload, "is the base URL right?")
+        what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
     raised: LLMError
     try:
@@ -3574,6 +3546,9 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 _SAID = ("why", "message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words
 _SECRET_HEADER = r"(?i)auth|key|token(?!s)|cookie|secret|passw|credential"
+_ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
+_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
+_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
 _LONG_SECRET = 16  # characters: a secret as long is masked inside of words too, for no word has it by chance
 _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-key-required", "no_key", "none-needed",
                            "not-needed", "not-required", "not-used", "notneeded", "placeholder", "whatever"))
@@ -3636,9 +3611,6 @@ class _Mask:
         return self._hide(text)[:-self._longest] if self._hide else text  # half a secret may stand at the cut
 
 
-_ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
-
-
 def _words(text: Any) -> str:
     """The server's own words, fit for one line of a terminal."""
     if isinstance(text, bytes):
@@ -3646,9 +3618,6 @@ def _words(text: Any) -> str:
     text = _readable(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
     return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
-
-
-_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
 
 
 def _readable(text: str) -> str:
@@ -3668,9 +3637,6 @@ def _without_userinfo(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
 
 
-_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
-
-
 def _fit_to_save(url: str) -> str:
     """A URL fit for a file: without user:password@, and without what looks like a secret in its query."""
     query = url.partition("?")[2]
@@ -3681,6 +3647,13 @@ def _fit_to_save(url: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 # arguments
 # ---------------------------------------------------------------------------------------------------------------------
+
+_UNFIT = r"[^ -~\x80-\xff]"  # for a header: control characters, and what is not Latin
+_KINDS: Dict[str, Tuple[type, ...]] = {
+    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
+    "extra": (dict,)}
+_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
+                             "seed": int, "priority": int, "logprobs": int}
 
 
 def _checked_type(name: str, value: Any, kind: type) -> Any:
@@ -3729,9 +3702,6 @@ def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]
     return _checked_seconds("timeout", pair[0]), _checked_seconds("timeout", pair[1])
 
 
-_CONTROL = r"[\x00-\x1f\x7f]"
-
-
 def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     if not isinstance(headers, (Mapping, type(None))):
         raise ConfigurationError(f"headers is a {type(headers).__name__}: give a dict")
@@ -3739,20 +3709,9 @@ def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     for name, value in checked.items():
         if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(f"headers has the name {name!r}: it is no HTTP header name")
-        if value is not None and (not isinstance(value, str) or re.search(_CONTROL, value) or not _is_latin(value)):
+        if value is not None and (not isinstance(value, str) or re.search(_UNFIT, value)):
             raise ConfigurationError(f"headers[{name!r}]: give a str without control characters")
     return checked
-
-
-def _is_latin(text: str) -> bool:
-    return all(ord(character) < 256 for character in text)
-
-
-_KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
-    "extra": (dict,)}
-_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
-                             "seed": int, "priority": int, "logprobs": int}
 
 
 def _checked_options(asked: JSON) -> JSON:
@@ -3769,7 +3728,7 @@ def _checked_options(asked: JSON) -> JSON:
 
 
 def _checked_key(key: Any) -> str:
-    if not isinstance(key, str) or re.search(_CONTROL, key) or not _is_latin(key):
+    if not isinstance(key, str) or re.search(_UNFIT, key):
         raise ConfigurationError("api_key is not a str fit for a header: it has control or foreign characters",
                                  hint="a line end may have come with it from a file: strip() it")
     return key
@@ -3978,9 +3937,6 @@ def _first_text(*values: Any) -> str:
     return "".join(pieces)[:_MAX_MESSAGE]
 
 
-_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
-
-
 def _short(value: Any) -> Any:
     """A code, a type or an id of an error: a number, or the start of a text; None for anything else."""
     return value[:_MAX_WORDS] if isinstance(value, str) else value if isinstance(value, (int, float)) else None
@@ -4010,9 +3966,11 @@ def _gather(body: JSON, key: str, piece: str) -> None:
     kept.write(piece)
 
 
+_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
 # json.loads without the search for white space at both ends
 _scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
+_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
     "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
@@ -4020,9 +3978,6 @@ _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
     "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY "
                       "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION IMAGE_OTHER MODEL_ARMOR JAILBREAK",
 }.items() for word in words.split()}
-
-
-_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 
 
 def _finish_of(raw: Any) -> Optional[str]:
@@ -4363,6 +4318,7 @@ def _fold_rest(choice: JSON, kept: JSON) -> None:
             kept[key] = value
 
 
+_GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
 _FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
 _LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
                      "chosenCandidates", "topCandidates"))
@@ -4404,9 +4360,6 @@ def _under(body: JSON, key: str, kind: Type[Any]) -> Any:
     if type(body.get(key)) is not kind:
         body[key] = kind()
     return body[key]
-
-
-_GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
 
 
 def _without_index(item: Any) -> Any:
@@ -4593,13 +4546,8 @@ def _placed(told: List[Token], ids: List[int]) -> List[Token]:
     """A token for each id; where fewer are told of, each is that of the last of the ids that make one character."""
     if len(told) == len(ids):
         return [Token(token.text, id, token.logprob) for token, id in zip(told, ids)]
-    tokens, rest = [], iter(told)
-    token = next(rest, None)
-    for id in ids:
-        mine = token is not None and token.id == id
-        tokens.append(token if token is not None and mine else Token("", id))
-        token = next(rest, None) if mine else token
-    return tokens
+    rest = deque(told)
+    return [rest.popleft() if rest and rest[0].id == id else Token("", id) for id in ids]
 
 
 def _spread(words: List[str], text: str) -> List[str]:
@@ -4847,6 +4795,7 @@ class _Anthropic(_Dialect):
         return []
 
 
+_DATA_URI = r"data:([^;,]+);base64,"
 _SYSTEM = ("system", "developer")
 _ANTHROPIC_DELTAS = {"text_delta": ("text", "text"), "thinking_delta": ("thinking", "thinking"),
                      "signature_delta": ("signature", "signature"), "input_json_delta": ("partial_json", "input")}
@@ -4857,11 +4806,8 @@ def _joined_prompts(prompts: List[Any]) -> Any:
     given = [prompt for prompt in prompts if prompt]
     if all(isinstance(prompt, str) for prompt in given):
         return "\n\n".join(given)
-    return [part for prompt in given for part in (prompt if isinstance(prompt, list) else [_text_part(prompt)])]
-
-
-def _text_part(text: Any) -> JSON:
-    return {"type": "text", "text": text}
+    blocks = [[{"type": "text", "text": prompt}] if isinstance(prompt, str) else prompt for prompt in given]
+    return [block for prompt in blocks for block in prompt]
 
 
 def _as_list(value: Any) -> List[Any]:
@@ -4884,9 +4830,6 @@ def _image_block(part: JSON) -> JSON:
     if found:
         return {"type": "image", "source": {"type": "base64", "media_type": found.group(1), "data": url[found.end():]}}
     return {"type": "image", "source": {"type": "url", "url": url}}
-
-
-_DATA_URI = r"data:([^;,]+);base64,"
 
 
 def _image_url(part: JSON) -> str:
@@ -5109,12 +5052,10 @@ def _answered_call(id: str, calls: List[Tuple[str, JSON]], results: List[Tuple[i
     return next((at for at in same if at not in answered), same[0] if same else len(calls))
 
 
+_THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
     "none": (0, "MINIMAL"), "minimal": (512, "MINIMAL"), "low": (1024, "LOW"), "medium": (8192, "MEDIUM"),
     "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
-
-
-_THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 
 
 def _fold_part(part: JSON, parts: List[JSON]) -> str:
