@@ -96,9 +96,7 @@ Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# constants
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ constants
 
 _MAX_LINE = 16 << 20  # bytes: no provider sends an event near this; a line without end must not eat the memory
 _MAX_BODY = 256 << 20  # bytes, decoded: what a decompression bomb may grow to
@@ -149,9 +147,7 @@ class _Unset:
 
 _UNSET: Any = _Unset()
 
-# ---------------------------------------------------------------------------------------------------------------------
-# errors
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 class LLMError(Exception):
@@ -294,9 +290,7 @@ class TruncatedStreamError(StreamError):
     """A stream ended with neither a finish reason nor its end mark, or was cut before them."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# values
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- values
 
 
 class Usage(NamedTuple):
@@ -518,9 +512,7 @@ class RateLimit:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# messages
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- messages
 
 
 def user(text: str, *, images: Sequence[Any] = ()) -> JSON:
@@ -644,7 +636,6 @@ def _read_schema(call: _Call, reply: Response) -> None:
 
 
 def _json_text(value: Any) -> str:
-    """A decoded value as JSON again."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -671,9 +662,7 @@ def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
     decoded, invalid = _decode_arguments(raw)
     return ToolCall(_str(id), _str(name), decoded, raw, invalid)
 
-# ---------------------------------------------------------------------------------------------------------------------
-# client
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- client
 
 
 class Ledger:
@@ -720,11 +709,9 @@ class Ledger:
         return last
 
     def _failed_one(self) -> None:
-        """A call has ended in an error."""
         self._section.run(lambda: vars(self).update(failed=self.failed + 1))
 
     def _book(self, attempt: _Attempt) -> None:
-        """An attempt has ended."""
         self._section.run(lambda: self._count(attempt))
 
     def _count(self, attempt: _Attempt) -> None:
@@ -931,7 +918,6 @@ class Client:
         return _gathered(done, done[-1].model)
 
     def _embedded(self, asked: JSON) -> Response:
-        """One request for embeddings."""
         count = len(asked["texts"])
         call = self._plan(_Embedding(self._chat), asked, stream=False)
         reply: Response = self._perform(call)
@@ -1027,10 +1013,7 @@ class Client:
         return client
 
     def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = ()) -> Any:
-        """A call of this client, or of the first of its fallbacks that does not fail.
-
-        When all fail, the error of the last one asked comes out; `above` are the ledgers of those it is a fallback of.
-        """
+        """A call of this client, or of the first fallback that does not fail; `above`: whose fallback this one is."""
         call = self._plan(getattr(self, dialect), {**asked, "deadline": self._limit(asked)}, stream)
         call.above, call.in_turn = above, True
         try:
@@ -1063,7 +1046,6 @@ class Client:
         return {**asked, "model": None, "headers": headers, "deadline": None if left == math.inf else left}
 
     def _limit(self, asked: JSON) -> Optional[float]:
-        """The seconds that a call may take."""
         return self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
 
     def _within(self, asked: JSON) -> Iterator[JSON]:
@@ -1106,7 +1088,6 @@ class Client:
             raise _sealed(error, call) from None
 
     def _model_for(self, model: Optional[str]) -> str:
-        """A model's id as it is sent."""
         _checked_type("model", model, str)
         if model is None:
             return self.model
@@ -1131,18 +1112,14 @@ class Client:
             if callable(self._key):
                 call.key = self._fresh_key(call)
             attempt = _Attempt(call)
-            error: Optional[LLMError] = None
             try:
-                result = self._attempt(call, attempt)
-            except LLMError as caught:
-                error = caught
-            except BaseException:
+                return self._attempt(call, attempt)
+            except BaseException as caught:
                 attempt.end(self.ledger)
-                raise
-            if error is None:
-                return result
-            attempt.end(self.ledger)
-            self._wait_to_retry(call, _sealed(error, call))
+                if not isinstance(caught, LLMError):
+                    raise
+                error = _sealed(caught, call)
+            self._wait_to_retry(call, error)
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -1456,7 +1433,6 @@ class _Flow:
                 f"had come in {_now() - self.attempt.started:.1f} s")
 
     def reply(self) -> Response:
-        """The reply so far."""
         if self.done is not None:
             return self.done
         reply = self.call.dialect.parse(_settled(self.body))
@@ -1552,9 +1528,7 @@ def providers() -> List[Tuple[str, str, str]]:
     return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# types: Python types as JSON, for tools and schemas
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------- types: Python types as JSON, for tools and schemas
 
 _MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
            "dict[str, T], a TypedDict or a dataclass")
@@ -2115,7 +2089,6 @@ _KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON, str], None]] = {
 
 
 def _pointed(root: Any, parts: List[str]) -> Any:
-    """What a JSON pointer points at."""
     for part in parts:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(root, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(root):
@@ -2169,9 +2142,7 @@ def _data_uri(data: bytes, what: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# waiting
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------------------- waiting
 
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
@@ -2243,7 +2214,6 @@ class _Attempt:
         return left if limit is None or left < limit else limit
 
     def expired(self) -> bool:
-        """Whether the deadline or the idle limit has passed."""
         return _now() + _EPSILON >= min(self.deadline, self.idle_at)
 
     def is_stale(self) -> bool:
@@ -2368,13 +2338,11 @@ class _Bucket:
         self.at = _now()
 
     def delay(self, now: float) -> float:
-        """Seconds until there is something to take."""
         self.level = min(self.size, self.level + (now - self.at) * self.rate)
         self.at = now
         return max(0.0, (min(1.0, self.size) - self.level) / self.rate)
 
     def take(self, amount: float) -> None:
-        """Take, also what is not there yet."""
         self.level -= amount
 
 
@@ -2465,7 +2433,6 @@ def _reset_in(value: Optional[str], now: float) -> Optional[float]:
 
 
 def _rfc3339(value: Optional[str]) -> Optional[float]:
-    """The Unix time of an RFC 3339 date."""
     found = re.fullmatch(_RFC3339, value) if value else None
     if found is None:
         return None
@@ -2478,9 +2445,7 @@ def _rfc3339(value: Optional[str]) -> Optional[float]:
     return at + shift if sign == "-" else at - shift
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# events
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- events
 
 
 class _LineDecoder:
@@ -2496,7 +2461,6 @@ class _LineDecoder:
         self._first = True
 
     def feed(self, piece: bytes) -> List[bytes]:
-        """The lines that `piece` completes."""
         if self._after_cr and piece[:1] == b"\n":
             piece = piece[1:]
         last = piece[-1:]
@@ -2595,13 +2559,10 @@ class _BareJSON:
         return text
 
     def rest(self) -> bytes:
-        """What is gathered and not whole."""
         return b"\n".join(self._lines)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# transport
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ transport
 
 
 class _TooLarge(Exception):
@@ -2799,11 +2760,9 @@ class _Bounded:
         return sock
 
     def _named(self: Any) -> Tuple[str, int]:
-        """The host and port to connect to."""
         return self._dns_host, self.port
 
     def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
-        """A socket connected to one address."""
         host, self._dns_host = self._dns_host, address
         try:
             return super()._new_conn()  # type: ignore[misc]
@@ -3011,7 +2970,6 @@ class _Adapter(HTTPAdapter):
         super().close()
 
     def pools(self) -> List[Any]:
-        """The pools there are."""
         return [pool for pool in (made() for made in list(self._made)) if pool is not None]
 
     def _bind(self, manager: Any) -> None:
@@ -3313,9 +3271,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# answers
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------------------- answers
 
 
 class _Trouble:
@@ -3345,11 +3301,6 @@ class _Trouble:
             self.words.add(str(_short(told.get("reason"))))
             for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
                 self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
-
-    def told_headers(self) -> Dict[str, str]:
-        """The headers of the provider behind a router, which repeats them in the body."""
-        told = itertools.islice(_dict(self.metadata.get("headers")).items(), _MAX_DETAILS)
-        return {name: str(_short(value)) for name, value in told}
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
@@ -3430,7 +3381,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
-    asked = requests.structures.CaseInsensitiveDict({**trouble.told_headers(), **headers})
+    told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
+    asked = requests.structures.CaseInsensitiveDict({**{name: str(_short(value)) for name, value in told}, **headers})
     message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
     if 300 <= status < 400:
         message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
@@ -3514,7 +3466,6 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
-    """The error for a 2xx that is no answer."""
     kind = answer.headers.get("content-type", "no Content-Type")
     return ResponseError(f"{answer.status} but {what}", why=f"{call.words(kind)}: {call.words(body)}", hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
@@ -3644,9 +3595,7 @@ def _fit_to_save(url: str) -> str:
     return _without_userinfo(url) + ("?" + kept if kept else "")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# arguments
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 _UNFIT = r"[^ -~\x80-\xff]"  # for a header: control characters, and what is not Latin
 _KINDS: Dict[str, Tuple[type, ...]] = {
@@ -3901,9 +3850,7 @@ def _log_reply(call: _Call, reply: Response) -> None:
                   reply.elapsed, call.words(reply.request_id or "-"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# dialects
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- dialects
 
 
 class _Failed(Exception):
@@ -3943,10 +3890,7 @@ def _short(value: Any) -> Any:
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
-    """A folded body as plain JSON values: text gathered in buffers becomes str.
-
-    What is copied is a copy: another thread may be folding the next chunk in.
-    """
+    """A folded body as plain JSON: buffers become str; a copy, for another thread may be folding the next chunk in."""
     if isinstance(value, io.StringIO):
         return value.getvalue()
     if depth and isinstance(value, dict):
@@ -3985,14 +3929,24 @@ def _finish_of(raw: Any) -> Optional[str]:
     return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
 
 
-def _finished(finish: Optional[str], calls: List[ToolCall]) -> Tuple[Optional[str], List[ToolCall]]:
-    """The finish reason of an answer with tool calls, and the calls: what cuts the answer cuts the last of them."""
-    if not calls or finish is None:
-        return finish, calls
-    if finish not in _CUT_BY:
-        return "tool_calls", calls
-    why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
-    return finish, [*calls[:-1], calls[-1]._replace(invalid=why)]
+def _finished(reply: Response, own: JSON) -> Response:
+    """A reply with its message; tool calls are why it ended, unless it was cut: then the last of them is.
+
+    `own` is what the dialect wants back verbatim.
+    """
+    calls, finish = reply.tool_calls, reply.finish_reason
+    if calls and finish in _CUT_BY:
+        why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
+        calls[-1] = calls[-1]._replace(invalid=why)
+    elif calls and finish is not None:
+        reply.finish_reason = "tool_calls"
+    reply.message = {"role": "assistant", "content": reply.text or (None if calls else "")}
+    if calls:
+        reply.message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
+            "name": call.name, "arguments": call.raw_arguments}} for call in calls]
+    if own:
+        reply.message["llmlite"] = own
+    return reply
 
 
 class _Dialect:
@@ -4015,7 +3969,6 @@ class _Dialect:
         self.__dict__.update(quirks)
 
     def headers(self, key: str) -> Dict[str, Optional[str]]:
-        """The headers that carry the key."""
         return {self.auth_header: self.auth_scheme + key} if key else {}
 
     def known(self, asked: JSON) -> JSON:
@@ -4026,7 +3979,6 @@ class _Dialect:
         return dict(asked)
 
     def renamed(self, asked: JSON) -> JSON:
-        """Options under the provider's names."""
         return {self.names.get(name, name): value for name, value in asked.items()}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
@@ -4034,7 +3986,6 @@ class _Dialect:
         raise NotImplementedError
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
-        """The request that embeds texts: (path, body)."""
         raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
 
     def check(self, body: JSON) -> None:
@@ -4169,7 +4120,6 @@ class _OpenAI(_Dialect):
         return sent
 
     def tool_choice(self, choice: Any) -> Any:
-        """Which tool to use, in the provider's words."""
         return choice
 
     @staticmethod
@@ -4193,23 +4143,24 @@ class _OpenAI(_Dialect):
         choice = _first_choice(body.get("choices"))
         message = _dict(choice.get("message"))
         thoughts = _content_text(message.get("content"))[1]
-        raw_finish = choice.get("finish_reason")
-        finish = _finish_of(raw_finish)
-        finish, calls = _finished("content_filter" if message.get("refusal") and finish == "stop" else finish,
-                                  _openai_calls(message))
+        finish = _finish_of(choice.get("finish_reason"))
+        finish = "content_filter" if message.get("refusal") and finish == "stop" else finish
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = Response(text=self.text(body), reasoning=reasoning, tool_calls=calls, raw=body,
-                         raw_finish_reason=raw_finish, finish_reason=finish, usage=_openai_usage(body, choice),
-                         model=_str(body.get("model")), id=_str(body.get("id")) or None,
-                         logprobs=_list(_dict(choice.get("logprobs")).get("content")),
-                         citations=_list(_first(body.get("citations"), message.get("annotations"))))
+        reply = self.reply(body, choice, reasoning=reasoning, tool_calls=_openai_calls(message), finish_reason=finish,
+                           citations=_list(_first(body.get("citations"), message.get("annotations"))))
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
                for key in self.echo if message.get(key)}
-        reply.message = _assistant_message(reply, {self.voice: own} if own else {})
+        _finished(reply, {self.voice: own} if own else {})
         for at, call in enumerate(_list(message.get("tool_calls"))):
             if "custom" in _dict(call):
                 reply.message["tool_calls"][at] = _without_index(call)
         return reply
+
+    def reply(self, body: JSON, choice: JSON, **more: Any) -> Response:
+        """A reply with what chats and raw completions have alike."""
+        return Response(text=self.text(body), raw=body, raw_finish_reason=choice.get("finish_reason"),
+                        usage=_openai_usage(body, choice), model=_str(body.get("model")), id=_str(body.get("id")) or None,
+                        logprobs=_list(_dict(choice.get("logprobs")).get("content")), **more)
 
     def text(self, body: JSON) -> str:
         message = _dict(_first_choice(body.get("choices")).get("message"))
@@ -4406,15 +4357,6 @@ def _openai_usage(body: JSON, choice: JSON) -> Usage:
     return Usage(read, written, _int(cached), reasoning)
 
 
-def _assistant_message(reply: Response, own: JSON) -> JSON:
-    """The message that stands for a reply in the history; `own` is what its dialect wants back verbatim."""
-    message: JSON = {"role": "assistant", "content": reply.text or (None if reply.tool_calls else "")}
-    if reply.tool_calls:
-        message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
-            "name": call.name, "arguments": call.raw_arguments}} for call in reply.tool_calls]
-    return {**message, "llmlite": own} if own else message
-
-
 class _DeepSeek(_OpenAI):
     """Wants its reasoning back with tool calls, be it empty, and not otherwise."""
 
@@ -4469,11 +4411,8 @@ class _Completions(_OpenAI):
     def parse(self, body: JSON) -> Response:
         tokens = body.pop(_TOLD, None)
         choice = _first_choice(body.get("choices"))
-        raw_finish = choice.get("finish_reason")
-        return Response(text=self.text(body), tokens=tokens or _tokens_of(choice), raw=body,
-                        raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish),
-                        usage=_openai_usage(body, choice), model=_str(body.get("model")),
-                        id=_str(body.get("id")) or None, logprobs=_list(_dict(choice.get("logprobs")).get("content")))
+        return self.reply(body, choice, tokens=tokens or _tokens_of(choice),
+                          finish_reason=_finish_of(choice.get("finish_reason")))
 
     def text(self, body: JSON) -> str:
         return _str(_settled(_first_choice(body.get("choices")).get("text")))
@@ -4664,7 +4603,6 @@ class _Anthropic(_Dialect):
 
     @staticmethod
     def thinking(effort: Optional[str]) -> JSON:
-        """How hard to think."""
         if effort == "none":
             return {"thinking": {"type": "disabled"}}
         return {"output_config": {"effort": "low" if effort == "minimal" else effort}} if effort else {}
@@ -4700,7 +4638,6 @@ class _Anthropic(_Dialect):
         return turns
 
     def content(self, message: JSON) -> Any:
-        """A message's content: its text, or blocks."""
         own = _verbatim(message, self.voice)
         if own is not None:
             return own
@@ -4731,18 +4668,17 @@ class _Anthropic(_Dialect):
         blocks = [_dict(block) for block in _list(body.get("content"))]
         calls = [_tool_call(block.get("id"), block.get("name"), block.get("input") or {})
                  for block in blocks if block.get("type") == "tool_use"]
-        blocks = [_whole_block(block) for block in blocks]
+        blocks = [{**block, "input": _decode_arguments(block["input"])[0]} if isinstance(block.get("input"), str)
+                  else block for block in blocks]  # what came as JSON text the provider wants back as an object
         raw_finish = body.get("stop_reason")
-        finish, calls = _finished(_finish_of(raw_finish), calls)
-        reply = Response(text=self.text(body),
-                         reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
-                         citations=[cited for block in blocks for cited in _list(block.get("citations"))],
-                         raw={**body, "content": blocks}, raw_finish_reason=raw_finish,
-                         finish_reason=finish, usage=_anthropic_usage(_dict(body.get("usage"))),
-                         model=_str(body.get("model")), id=_str(body.get("id")) or None)
+        reply = Response(
+            text=self.text(body), reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
+            citations=[cited for block in blocks for cited in _list(block.get("citations"))],
+            raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish), raw={**body, "content": blocks},
+            usage=_anthropic_usage(_dict(body.get("usage"))), model=_str(body.get("model")),
+            id=_str(body.get("id")) or None)
         plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
-        reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
-        return reply
+        return _finished(reply, {} if plain else {self.voice: blocks})
 
     def text(self, body: JSON) -> str:
         blocks = map(_dict, _list(body.get("content")))
@@ -4767,7 +4703,7 @@ class _Anthropic(_Dialect):
         elif kind == "message":  # a whole reply where a stream was asked for
             body.update(chunk)
             reply = self.parse(body)
-            return [*_said(reply), _FINISH, _END]
+            return [*_said(reply.reasoning, reply.text), _FINISH, _END]
         return _NO_DATA if kind in _PINGS else []
 
     @staticmethod
@@ -4775,8 +4711,7 @@ class _Anthropic(_Dialect):
         block.update(started)
         if block.get("input") == {}:
             block["input"] = ""
-        text, thoughts = _str(started.get("text")), _str(started.get("thinking"))
-        return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
+        return _said(_str(started.get("thinking")), _str(started.get("text")))
 
     @staticmethod
     def _delta(block: JSON, delta: JSON) -> List[_Said]:
@@ -4838,7 +4773,6 @@ def _image_url(part: JSON) -> str:
 
 
 def _block_at(body: JSON, index: Any) -> JSON:
-    """The block of a message that is being folded."""
     blocks: List[JSON] = body["content"] if type(body.get("content")) is list else _under(body, "content", list)
     if type(index) is int and 0 <= index < len(blocks) and type(blocks[index]) is dict:
         return blocks[index]
@@ -4849,12 +4783,6 @@ def _block_at(body: JSON, index: Any) -> JSON:
     return block
 
 
-def _whole_block(block: JSON) -> JSON:
-    """A block whose input came as JSON text, with the input decoded: what the provider wants back is an object."""
-    given = block.get("input")
-    return {**block, "input": _decode_arguments(given)[0]} if isinstance(given, str) else block
-
-
 def _anthropic_usage(usage: JSON) -> Usage:
     cached = _int(usage.get("cache_read_input_tokens"))
     read = _int(usage.get("input_tokens")) + _int(usage.get("cache_creation_input_tokens")) + cached
@@ -4862,10 +4790,8 @@ def _anthropic_usage(usage: JSON) -> Usage:
     return Usage(read, _int(usage.get("output_tokens")), cached, _int(thoughts))
 
 
-def _said(reply: Response) -> List[_Said]:
-    """The events of a reply that came whole."""
-    said: List[_Said] = [Event("reasoning", reply.reasoning)] if reply.reasoning else []
-    return [*said, reply.text] if reply.text else said
+def _said(thoughts: str, text: str) -> List[_Said]:
+    return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
 
 
 class _Gemini(_Dialect):
@@ -4907,7 +4833,6 @@ class _Gemini(_Dialect):
         return f"/{name}:batchEmbedContents", {"requests": asks}
 
     def config(self, model: str, asked: JSON) -> JSON:
-        """The generationConfig of what was asked."""
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
         if "stopSequences" in config:
             config["stopSequences"] = _as_list(config["stopSequences"])
@@ -4981,7 +4906,6 @@ class _Gemini(_Dialect):
 
     @staticmethod
     def parts(content: Any) -> List[JSON]:
-        """Content as parts."""
         if not isinstance(content, list):
             return [{"text": content or ""}]
         return [_gemini_part(_dict(part)) for part in content]
@@ -4995,23 +4919,18 @@ class _Gemini(_Dialect):
         parts = [_dict(part) for part in _list(_dict(candidate.get("content")).get("parts"))]
         found = [_dict(part["functionCall"]) for part in parts if "functionCall" in part]
         stem_id = _str(body.get("responseId")) or None
-        stem = stem_id or "call"
-        calls = [_tool_call(call.get("id") or f"{stem}_{at}", call.get("name"), call.get("args"))
+        calls = [_tool_call(call.get("id") or f"{stem_id or 'call'}_{at}", call.get("name"), call.get("args"))
                  for at, call in enumerate(found)]
         raw_finish = candidate.get("finishReason")
         blocked = _dict(body.get("promptFeedback")).get("blockReason") if not candidate else None
-        finish, calls = _finished("content_filter" if blocked else _finish_of(raw_finish), calls)
-        reply = Response(text=self.text(body),
-                         reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
-                         tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish,
-                         finish_reason=finish,
-                         logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
-                         usage=_gemini_usage(_dict(body.get("usageMetadata"))), model=_str(body.get("modelVersion")),
-                         id=stem_id, request_id=stem_id,
-                         citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")))
-        plain = all(set(part) == {"text"} for part in parts)
-        reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
-        return reply
+        reply = Response(
+            text=self.text(body), reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
+            tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish, id=stem_id, request_id=stem_id,
+            finish_reason="content_filter" if blocked else _finish_of(raw_finish), model=_str(body.get("modelVersion")),
+            logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
+            citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")),
+            usage=_gemini_usage(_dict(body.get("usageMetadata"))))
+        return _finished(reply, {} if all(set(part) == {"text"} for part in parts) else {self.voice: parts})
 
     def text(self, body: JSON) -> str:
         parts = map(_dict, _list(_dict(_first_choice(body.get("candidates")).get("content")).get("parts")))
@@ -5089,9 +5008,7 @@ def _gemini_usage(usage: JSON) -> Usage:
     return Usage(read, written, _int(usage.get("cachedContentTokenCount")), thoughts)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# providers
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ providers
 
 
 class _Provider(NamedTuple):
@@ -5107,11 +5024,9 @@ class _Provider(NamedTuple):
     quirks: JSON
 
     def dialect(self) -> _Dialect:
-        """The dialect of its chats."""
         return self.kind(**self.quirks)
 
     def completions(self) -> _Dialect:
-        """The dialect of its raw completions."""
         return self.raw(**{name: quirk for name, quirk in self.quirks.items() if name != "names"})
 
 
