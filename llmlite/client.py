@@ -313,8 +313,7 @@ class Usage(NamedTuple):
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Any) -> Usage:
-        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens,
-                     self.cached_tokens + other.cached_tokens, self.reasoning_tokens + other.reasoning_tokens)
+        return Usage(*(mine + theirs for mine, theirs in zip(self, other)))
 
 
 class ToolCall(NamedTuple):
@@ -733,8 +732,7 @@ class Ledger:
 class _Section:
     """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
 
-    A finalizer may run in the middle of it, in the very thread that is inside.  What it has to `run` then waits until
-    that thread is through: else one of the two changes would be lost.
+    What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
     """
 
     def __init__(self) -> None:
@@ -1216,10 +1214,8 @@ class Stream:
     def close(self) -> None:
         """Close the connection; a thread that is reading the stream comes to its end."""
         self._flow.cancel()
-        try:
+        with contextlib.suppress(ValueError):  # another thread is inside: it has been woken, and closes
             self._events.close()
-        except ValueError:  # another thread is inside: it has been woken, and closes
-            pass
 
     def __enter__(self) -> Stream:
         return self
@@ -1445,8 +1441,9 @@ class _Flow:
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
         if not self.attempt.ended and not self.attempt.is_foreign():
-            self.closed = True
-            self.attempt.cut()
+            self.closed, wire = True, self.attempt.wire
+            if wire is not None:
+                wire.cut()
 
     def _release(self) -> None:
         """Give the connection back and book what was spent, once, whichever way the stream ended."""
@@ -1816,10 +1813,8 @@ def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
     about = "" if _bare(field.hint)[1] else field.about  # Annotated speaks before the docstring
     schema = {"description": about, **schema} if about else dict(schema)
     if not strict:
-        try:
+        with contextlib.suppress(AttributeError, TypeError, ValueError):  # no default, or one that JSON cannot say
             schema["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
-        except (AttributeError, TypeError, ValueError):
-            pass  # no default, or one that JSON cannot say
     return schema
 
 
@@ -2213,21 +2208,10 @@ class _Attempt:
             raise socket.timeout("out of time")
         return left if limit is None or left < limit else limit
 
-    def expired(self) -> bool:
-        return _now() + _EPSILON >= min(self.deadline, self.idle_at)
-
     def is_stale(self) -> bool:
-        """Whether a pooled connection died at once, before one byte of an answer: it had been closed (RFC 9112, 9.3.1).
-
-        A server that had worked for a while on the request had it: only our own retries may ask that one again.
-        """
+        """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
         return (self.reused and not self.call.replaced and not (self.wire and self.wire.received)
                 and _now() - self.sent_at < _STALE)
-
-    def cut(self) -> None:
-        """Shut the socket down under whoever is reading from it."""
-        if self.wire is not None:
-            self.wire.cut()
 
     def is_foreign(self) -> bool:
         """Whether this is a forked child, and the connection its parent's."""
@@ -2449,10 +2433,7 @@ def _rfc3339(value: Optional[str]) -> Optional[float]:
 
 
 class _LineDecoder:
-    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR ends a line.
-
-    A CR ends its line at once; the LF of a CRLF torn in two is then dropped.
-    """
+    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR, at once, ends a line."""
 
     def __init__(self) -> None:
         self._tail: List[bytes] = []
@@ -2630,18 +2611,15 @@ class _Wire:
 
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
-        try:  # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
+        with contextlib.suppress(OSError, ValueError):  # closed already
+            # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
             with contextlib.closing(socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
-        except (OSError, ValueError):  # closed already
-            pass
 
     def leave(self) -> None:  # pragma: no cover: in forked children
         """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
-        try:
+        with contextlib.suppress(OSError):  # closed already
             os.close(self._sock.detach())
-        except OSError:  # closed already
-            pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -2854,11 +2832,9 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
 def _is_numeric(host: str) -> bool:
     """Whether a host is an address, which nobody has to look up."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        try:
+        with contextlib.suppress(OSError, UnicodeError):
             socket.inet_pton(family, host.strip("[]").partition("%")[0])
             return True
-        except (OSError, UnicodeError):
-            pass
     return False
 
 
@@ -3153,13 +3129,11 @@ class _Answer:
     def read_error(self) -> bytes:
         """An error's body, as far as it comes: what is missing of it must not hide the error."""
         body = b""
-        try:
+        with contextlib.suppress(*_WIRE_ERRORS):
             for piece in self.pieces():
                 body += piece
                 if len(body) > _MAX_ERROR:
                     break
-        except _WIRE_ERRORS:
-            pass
         return body
 
     def drain(self) -> None:
@@ -3168,12 +3142,10 @@ class _Answer:
         if self._whole or attempt.wire is None:
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
-        try:
+        with contextlib.suppress(*_WIRE_ERRORS):
             while attempt.wire.received < _MAX_BODY and source.read1(_PIECE):
                 pass
             self._whole = not source.length
-        except _WIRE_ERRORS:
-            pass
 
     def release(self) -> None:
         """Hand the connection back if the answer was read to its end, else close it."""
@@ -3260,7 +3232,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     if _now() + _EPSILON >= attempt.deadline:
         return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
                                      last_error=call.last_error)
-    if attempt.expired():
+    if _now() + _EPSILON >= attempt.idle_at:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
@@ -3312,13 +3284,11 @@ class _Trouble:
 
 _STATUS_OF = {word: status for status, words in {
     400: "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION context_length_exceeded BadRequestError",
-    401: "authentication_error UNAUTHENTICATED", 402: "billing_error",
-    403: "permission_error PERMISSION_DENIED", 404: "not_found_error model_not_found NOT_FOUND NotFoundError",
-    413: "request_too_large",
+    401: "authentication_error UNAUTHENTICATED", 402: "billing_error", 403: "permission_error PERMISSION_DENIED",
+    404: "not_found_error model_not_found NOT_FOUND NotFoundError", 413: "request_too_large",
     429: "rate_limit_error rate_limit_exceeded slow_down RESOURCE_EXHAUSTED insufficient_quota",
-    500: "server_error api_error internal_server_error INTERNAL",
-    503: "service_unavailable_error server_is_overloaded unavailable_error UNAVAILABLE ServiceUnavailableError "
-         "insufficient_system_resource",
+    500: "server_error api_error internal_server_error INTERNAL", 503: "service_unavailable_error unavailable_error "
+    "server_is_overloaded UNAVAILABLE ServiceUnavailableError insufficient_system_resource",
     504: "timeout_error DEADLINE_EXCEEDED", 529: "overloaded_error"}.items() for word in words.split()}
 
 _CLASS_OF: Dict[int, Type[APIError]] = {
@@ -3336,9 +3306,8 @@ _QUOTA_WORDS = (
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
 _CONTEXT_WORDS = (
-    r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|"
-    r"prompt is too long|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of "
-    r"tokens)|input token count.{0,40}exceeds|too many tokens")
+    r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
+    r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
 _OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINTS: Dict[Type[APIError], str] = {
@@ -3820,18 +3789,13 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(call.mask().of(record), file, indent=1, default=_text_of)
+            json.dump(call.mask().of(record), file, indent=1, default=lambda value: (
+                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
         os.replace(name + ".part", name)
     except (OSError, ValueError, RecursionError) as problem:
         _log.warning("cannot save the failed request to %s: %s", folder, problem)
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it was not even begun
             os.unlink(name + ".part")
-        except (OSError, ValueError):  # it was not even begun
-            pass
-
-
-def _text_of(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
 
 
 def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
@@ -4159,7 +4123,8 @@ class _OpenAI(_Dialect):
     def reply(self, body: JSON, choice: JSON, **more: Any) -> Response:
         """A reply with what chats and raw completions have alike."""
         return Response(text=self.text(body), raw=body, raw_finish_reason=choice.get("finish_reason"),
-                        usage=_openai_usage(body, choice), model=_str(body.get("model")), id=_str(body.get("id")) or None,
+                        usage=_openai_usage(body, choice), model=_str(body.get("model")),
+                        id=_str(body.get("id")) or None,
                         logprobs=_list(_dict(choice.get("logprobs")).get("content")), **more)
 
     def text(self, body: JSON) -> str:
@@ -4472,13 +4437,9 @@ def _weighed(logprobs: JSON) -> List[Token]:
         return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
     words, weights = [_str(word) for word in _list(logprobs.get("tokens"))], _list(logprobs.get("token_logprobs"))
     weights = weights if len(weights) == len(words) else [None] * len(words)
-    return [_named(word, weight) for word, weight in zip(words, weights)]
-
-
-def _named(word: str, weight: Any) -> Token:
-    """A token by its word, which with return_tokens_as_token_ids is its id."""
-    id = re.fullmatch("token_id:([0-9]{1,18})", word) if word.startswith("token_id:") else None
-    return Token(word, None, weight) if id is None else Token("", int(id[1]), weight)
+    # with return_tokens_as_token_ids a word is an id
+    return [Token("", int(word[9:]), weight) if re.fullmatch("token_id:[0-9]{1,18}", word) else
+            Token(word, None, weight) for word, weight in zip(words, weights)]
 
 
 def _placed(told: List[Token], ids: List[int]) -> List[Token]:
@@ -4631,7 +4592,8 @@ class _Anthropic(_Dialect):
                 continue
             role = "assistant" if message["role"] == "assistant" else "user"
             content = self.content(message)
-            if turns and role == "user" == turns[-1]["role"] and _holds_result(turns[-1]):
+            last = _list(turns[-1]["content"]) if turns and turns[-1]["role"] == role == "user" else []
+            if any(_dict(block).get("type") == "tool_result" for block in last):
                 turns[-1]["content"] += content if isinstance(content, list) else [{"type": "text", "text": content}]
             else:
                 turns.append({"role": role, "content": content})
@@ -4749,11 +4711,6 @@ def _as_list(value: Any) -> List[Any]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _holds_result(turn: JSON) -> bool:
-    return isinstance(turn["content"], list) and any(
-        _dict(block).get("type") == "tool_result" for block in turn["content"])
-
-
 def _verbatim(message: JSON, voice: str) -> Any:
     """What a dialect put into an assistant message to have it back unchanged; None in somebody else's message."""
     return _dict(message.get("llmlite")).get(voice)
@@ -4851,9 +4808,8 @@ class _Gemini(_Dialect):
     def tools(tools: List[JSON]) -> List[JSON]:
         """Functions gathered into one declaration list; Google's own kinds go through as they are."""
         functions = [_dict(tool.get("function")) for tool in tools if "function" in tool]
-        told = [{key: value for key, value in (
-            ("name", function.get("name")), ("description", function.get("description")),
-            ("parametersJsonSchema", function.get("parameters"))) if value} for function in functions]
+        names = (("name", "name"), ("description", "description"), ("parametersJsonSchema", "parameters"))
+        told = [{name: function[ours] for name, ours in names if function.get(ours)} for function in functions]
         return ([{"functionDeclarations": told}] if told else []) + [tool for tool in tools if "function" not in tool]
 
     def tool_choice(self, choice: Any) -> Any:
