@@ -96,9 +96,7 @@ Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
 
-# ---------------------------------------------------------------------------------------------------------------------
-# constants
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ constants
 
 _MAX_LINE = 16 << 20  # bytes: no provider sends an event near this; a line without end must not eat the memory
 _MAX_BODY = 256 << 20  # bytes, decoded: what a decompression bomb may grow to
@@ -149,9 +147,7 @@ class _Unset:
 
 _UNSET: Any = _Unset()
 
-# ---------------------------------------------------------------------------------------------------------------------
-# errors
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 class LLMError(Exception):
@@ -189,11 +185,7 @@ class LLMError(Exception):
         return what + (f": {self.why}" if self.why else "") + (f" ({self.hint})" if self.hint else "")
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return _unpickle_error, (type(self), self.args, dict(self.__dict__))
-
-
-def _unpickle_error(kind: Type[LLMError], args: Tuple[Any, ...], fields: JSON) -> LLMError:
-    return kind(*args, **fields)
+        return functools.partial(type(self), **self.__dict__), self.args
 
 
 class ConfigurationError(LLMError, ValueError):
@@ -298,9 +290,7 @@ class TruncatedStreamError(StreamError):
     """A stream ended with neither a finish reason nor its end mark, or was cut before them."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# values
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- values
 
 
 class Usage(NamedTuple):
@@ -323,8 +313,7 @@ class Usage(NamedTuple):
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Any) -> Usage:
-        return Usage(self.input_tokens + other.input_tokens, self.output_tokens + other.output_tokens,
-                     self.cached_tokens + other.cached_tokens, self.reasoning_tokens + other.reasoning_tokens)
+        return Usage(*(mine + theirs for mine, theirs in zip(self, other)))
 
 
 class ToolCall(NamedTuple):
@@ -522,9 +511,7 @@ class RateLimit:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# messages
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- messages
 
 
 def user(text: str, *, images: Sequence[Any] = ()) -> JSON:
@@ -649,7 +636,6 @@ def _read_schema(call: _Call, reply: Response) -> None:
 
 
 def _json_text(value: Any) -> str:
-    """A decoded value as JSON again."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -676,9 +662,7 @@ def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
     decoded, invalid = _decode_arguments(raw)
     return ToolCall(_str(id), _str(name), decoded, raw, invalid)
 
-# ---------------------------------------------------------------------------------------------------------------------
-# client
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- client
 
 
 class Ledger:
@@ -725,11 +709,9 @@ class Ledger:
         return last
 
     def _failed_one(self) -> None:
-        """A call has ended in an error."""
         self._section.run(lambda: vars(self).update(failed=self.failed + 1))
 
     def _book(self, attempt: _Attempt) -> None:
-        """An attempt has ended."""
         self._section.run(lambda: self._count(attempt))
 
     def _count(self, attempt: _Attempt) -> None:
@@ -751,8 +733,7 @@ class Ledger:
 class _Section:
     """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
 
-    A finalizer may run in the middle of it, in the very thread that is inside.  What it has to `run` then waits until
-    that thread is through: else one of the two changes would be lost.
+    What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
     """
 
     def __init__(self) -> None:
@@ -936,7 +917,6 @@ class Client:
         return _gathered(done, done[-1].model)
 
     def _embedded(self, asked: JSON) -> Response:
-        """One request for embeddings."""
         count = len(asked["texts"])
         call = self._plan(_Embedding(self._chat), asked, stream=False)
         reply: Response = self._perform(call)
@@ -1032,10 +1012,7 @@ class Client:
         return client
 
     def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = ()) -> Any:
-        """A call of this client, or of the first of its fallbacks that does not fail.
-
-        When all fail, the error of the last one asked comes out; `above` are the ledgers of those it is a fallback of.
-        """
+        """A call of this client, or of the first fallback that does not fail; `above`: whose fallback this one is."""
         call = self._plan(getattr(self, dialect), {**asked, "deadline": self._limit(asked)}, stream)
         call.above, call.in_turn = above, True
         try:
@@ -1046,7 +1023,8 @@ class Client:
             error = caught
         for client in self._fallbacks:
             left = call.deadline - _now()
-            if left <= _EPSILON or not _is_fallen_from(error):
+            bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
+            if left <= _EPSILON or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
             try:
@@ -1067,7 +1045,6 @@ class Client:
         return {**asked, "model": None, "headers": headers, "deadline": None if left == math.inf else left}
 
     def _limit(self, asked: JSON) -> Optional[float]:
-        """The seconds that a call may take."""
         return self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
 
     def _within(self, asked: JSON) -> Iterator[JSON]:
@@ -1110,7 +1087,6 @@ class Client:
             raise _sealed(error, call) from None
 
     def _model_for(self, model: Optional[str]) -> str:
-        """A model's id as it is sent."""
         _checked_type("model", model, str)
         if model is None:
             return self.model
@@ -1135,18 +1111,14 @@ class Client:
             if callable(self._key):
                 call.key = self._fresh_key(call)
             attempt = _Attempt(call)
-            error: Optional[LLMError] = None
             try:
-                result = self._attempt(call, attempt)
-            except LLMError as caught:
-                error = caught
-            except BaseException:
+                return self._attempt(call, attempt)
+            except BaseException as caught:
                 attempt.end(self.ledger)
-                raise
-            if error is None:
-                return result
-            attempt.end(self.ledger)
-            self._wait_to_retry(call, _sealed(error, call))
+                if not isinstance(caught, LLMError):
+                    raise
+                error = _sealed(caught, call)
+            self._wait_to_retry(call, error)
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -1202,12 +1174,6 @@ class Client:
             pid, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
-def _is_fallen_from(error: LLMError) -> bool:
-    """Whether an error is worth a try elsewhere: a bad request is bad everywhere, unless it is just too long here."""
-    final = isinstance(error, (ConfigurationError, BadRequestError, StreamError))
-    return isinstance(error, ContextLengthError) or not final
-
-
 class Stream:
     """A reply as it comes: iterate it for its text, or `events()` for everything.
 
@@ -1250,10 +1216,8 @@ class Stream:
         """Close the connection; a thread that is reading the stream comes to its end."""
         self._flow.left = True
         self._flow.cancel()
-        try:
+        with contextlib.suppress(ValueError):  # another thread is inside: it has been woken, and closes
             self._events.close()
-        except ValueError:  # another thread is inside: it has been woken, and closes
-            pass
 
     def __enter__(self) -> Stream:
         return self
@@ -1481,7 +1445,6 @@ class _Flow:
                 f"had come in {_now() - self.attempt.started:.1f} s")
 
     def reply(self) -> Response:
-        """The reply so far."""
         if self.done is not None:
             return self.done
         reply = self.call.dialect.parse(_settled(self.body))
@@ -1494,14 +1457,15 @@ class _Flow:
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
         if not self.attempt.ended and not self.attempt.is_foreign():
-            self.closed = True
-            self.attempt.cut()
+            self.closed, wire = True, self.attempt.wire
+            if wire is not None:
+                wire.cut()
 
     def _release(self) -> None:
         """Give the connection back and book what was spent, once, whichever way the stream ended."""
         if self.attempt.ended:
             return
-        if self.attempt.is_foreign():
+        if self.attempt.is_foreign():  # pragma: no cover: in forked children
             self.attempt.leave()
             return
         if self.ended or self.finished:
@@ -1577,9 +1541,7 @@ def providers() -> List[Tuple[str, str, str]]:
     return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# types: Python types as JSON, for tools and schemas
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------- types: Python types as JSON, for tools and schemas
 
 _MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
            "dict[str, T], a TypedDict or a dataclass")
@@ -1693,11 +1655,15 @@ def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
     name = _JSON_NAMES.get(type(value))
     also = "number" if name == "integer" else "integer" if name == "number" and value.is_integer() else name
     if name not in names and also not in names:
-        raise _misfit(at, f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
+        raise _Misfit(at, f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
 
 
-def _misfit(at: str, why: str) -> ValueError:
-    return ValueError(_words(f"{at}: {why}".lstrip(".: ")))
+class _Misfit(ValueError):
+    """A value that does not fit: where, from the outermost value down, and why."""
+
+    def __init__(self, at: str, why: str) -> None:
+        super().__init__(_words(f"{at}: {why}".lstrip(".: ")))
+        self.at, self.why = at, why
 
 
 def _shown(value: Any) -> str:
@@ -1757,7 +1723,7 @@ def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
         for known, result in choices:
             if known == value and type(known) is type(value):  # True is not 1
                 return result
-        raise _misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
+        raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
 
     return _Shape({"type": types if len(types) > 1 else types[0], "enum": [known for known, _ in choices]}, read)
 
@@ -1841,7 +1807,7 @@ def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where
         odd = {"missing": [repr(name) for name in needed if name not in value],
                "unexpected": [_shown(name) for name in value if name not in members]}
         if any(odd.values()):
-            raise _misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
+            raise _Misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
         return _made(make, {name: shapes[name].read(part, f"{at}.{name}") for name, part in value.items()}, at)
 
     return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
@@ -1863,10 +1829,8 @@ def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
     about = "" if _bare(field.hint)[1] else field.about  # Annotated speaks before the docstring
     schema = {"description": about, **schema} if about else dict(schema)
     if not strict:
-        try:
+        with contextlib.suppress(AttributeError, TypeError, ValueError):  # no default, or one that JSON cannot say
             schema["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
-        except (AttributeError, TypeError, ValueError):
-            pass  # no default, or one that JSON cannot say
     return schema
 
 
@@ -1875,7 +1839,7 @@ def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
     try:
         return make(values)
     except (TypeError, ValueError) as error:
-        raise _misfit(at, str(error)) from error
+        raise _Misfit(at, str(error)) from error
 
 def _tool_dicts(tools: Any) -> List[JSON]:
     """The tools of a call: dicts as they are, functions described."""
@@ -2024,121 +1988,118 @@ def _parse_as(schema: Any, text: str) -> Any:
         raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
     if schema is not dict and not isinstance(schema, dict):
         return _schema_shape(schema).read(value, "")
+    wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
     try:
-        wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
-        fault = _Fit(wanted).fault(value, wanted)
+        _Fit(wanted).check(value, wanted, "")
     except RecursionError:
         raise ValueError("it is nested too deep to be held against the schema") from None
-    if fault is not None:
-        raise _misfit(*fault)
     return value
 
 
-_Fault = Optional[Tuple[str, str]]  # where a value does not fit, from the value down, and why; None where it fits
-
-
 class _Fit:
-    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go."""
+    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go; each raises `_Misfit`."""
 
     def __init__(self, root: JSON) -> None:
         self.root = root
-        self.met: Dict[Tuple[int, int], _Fault] = {}
+        self.met: Dict[Tuple[int, int], Optional[Tuple[str, str]]] = {}  # by schema and value
 
-    def fault(self, value: Any, schema: Any) -> _Fault:
-        """The first thing that is wrong with a value."""
+    def check(self, value: Any, schema: Any, at: str) -> None:
+        """Raise the first thing that is wrong with a value; `at` is where it stands."""
         if schema is False:
-            return "", f"nothing may stand here, but there is {_shown(value)}"
+            raise _Misfit(at, f"nothing may stand here, but there is {_shown(value)}")
         for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
-            fault = check(self, value, schema[word], schema) if word in schema else None
-            if fault is not None:
-                return fault
-        return None
+            if word in schema:
+                check(self, value, schema[word], schema, at)
 
-    def below(self, parts: Iterable[Tuple[str, Any, Any]]) -> _Fault:
-        """The first fault among parts: (where it stands, the part, its schema)."""
-        for at, part, schema in parts:
-            fault = self.fault(part, schema)
-            if fault is not None:
-                return at + fault[0], fault[1]
-        return None
+    def type(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        if wanted:
+            _check_type(value, wanted if isinstance(wanted, list) else [wanted], at)
 
-    def type(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        try:
-            _check_type(value, wanted if isinstance(wanted, list) else [wanted], "")
-        except ValueError as error:
-            return ("", str(error)) if wanted else None
-        return None
+    def enum(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        if isinstance(wanted, list) and not any(_same(value, known) for known in wanted):
+            raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}")
 
-    def enum(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        if not isinstance(wanted, list) or any(_same(value, known) for known in wanted):
-            return None
-        return "", f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}"
+    def const(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        if not _same(value, wanted):
+            raise _Misfit(at, f"{_shown(value)} is not {_shown(wanted)}")
 
-    def const(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        return None if _same(value, wanted) else ("", f"{_shown(value)} is not {_shown(wanted)}")
+    def required(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        names = [name for name in _list(wanted) if isinstance(name, str)] if isinstance(value, dict) else []
+        missing = [repr(name) for name in names if name not in value]
+        if missing:
+            raise _Misfit(at, f"missing {', '.join(missing)}")
 
-    def required(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        missing = [repr(name) for name in _list(wanted) if isinstance(name, str) and name not in value] if isinstance(
-            value, dict) else []
-        return ("", f"missing {', '.join(missing)}") if missing else None
+    def properties(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        for name in _dict(wanted):
+            if name in _dict(value):
+                self.check(value[name], wanted[name], f"{at}.{name}")
 
-    def properties(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        found = _dict(value)
-        return self.below((f".{name}", found[name], part) for name, part in _dict(wanted).items() if name in found)
-
-    def additional(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def additional(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
-            return None
+            return
         extra = [name for name in _dict(value) if name not in _dict(schema.get("properties"))]
         if wanted is False and extra:
-            return "", f"unexpected {', '.join(map(_shown, extra[:20]))}"
-        return self.below((f".{name}", value[name], wanted) for name in extra)
+            raise _Misfit(at, f"unexpected {', '.join(map(_shown, extra[:20]))}")
+        for name in extra:
+            self.check(value[name], wanted, f"{at}.{name}")
 
-    def items(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def items(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         parts = list(enumerate(_list(value)))[len(_list(schema.get("prefixItems"))):]
         each = wanted if isinstance(wanted, list) else [wanted] * len(parts)  # a list: one for each place, as once was
-        return self.below((f"[{at}]", part, one) for (at, part), one in zip(parts, each))
+        for (index, part), one in zip(parts, each):
+            self.check(part, one, f"{at}[{index}]")
 
-    def all_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        return self.below(("", value, arm) for arm in _list(wanted))
+    def all_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        for arm in _list(wanted):
+            self.check(value, arm, at)
 
-    def any_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def any_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         words: List[str] = []
         for arm in sorted(_list(wanted), key=lambda arm: bool(arm == {"type": "null"})):
-            fault = self.fault(value, arm)
-            if fault is None:
-                return None
-            if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
-                words.append(str(_misfit(*fault)))
-        return ("", "; or ".join(words)) if words else None
+            try:
+                self.check(value, arm, "")
+                return
+            except _Misfit as misfit:
+                if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
+                    words.append(str(misfit))
+        if words:
+            raise _Misfit(at, "; or ".join(words))
 
-    def one_of(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
-        fits = sum(self.fault(value, arm) is None for arm in _list(wanted))
+    def one_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        self.any_of(value, wanted, schema, at)
+        fits = 0
+        for arm in _list(wanted):
+            with contextlib.suppress(_Misfit):
+                self.check(value, arm, "")
+                fits += 1
         if fits > 1:
-            return "", f"{_shown(value)} fits {fits} of the schemas of which it may fit one"
-        return self.any_of(value, wanted, schema)
+            raise _Misfit(at, f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
 
-    def ref(self, value: Any, wanted: Any, schema: JSON) -> _Fault:
+    def ref(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
-            return None  # it points out of the schema
+            return  # it points out of the schema
         target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
         if target is _UNSET:
-            return "", f"the $ref {_shown(wanted)} of the schema leads nowhere"
+            raise _Misfit(at, f"the $ref {_shown(wanted)} of the schema leads nowhere")
         pair = id(target), id(value)
         if pair not in self.met:
             self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
-            self.met[pair] = self.fault(value, target)
-        return self.met[pair]
+            try:
+                self.check(value, target, "")
+            except _Misfit as misfit:
+                self.met[pair] = misfit.at, misfit.why
+        found = self.met[pair]
+        if found is not None:
+            raise _Misfit(at + found[0], found[1])
 
 
-_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON], _Fault]] = {
+_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON, str], None]] = {
     "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
     "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
     "anyOf": _Fit.any_of, "oneOf": _Fit.one_of, "$ref": _Fit.ref}
 
 
 def _pointed(root: Any, parts: List[str]) -> Any:
-    """What a JSON pointer points at."""
     for part in parts:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(root, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(root):
@@ -2192,9 +2153,7 @@ def _data_uri(data: bytes, what: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# waiting
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------------------- waiting
 
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
@@ -2265,28 +2224,16 @@ class _Attempt:
             raise socket.timeout("out of time")
         return left if limit is None or left < limit else limit
 
-    def expired(self) -> bool:
-        """Whether the deadline or the idle limit has passed."""
-        return _now() + _EPSILON >= min(self.deadline, self.idle_at)
-
     def is_stale(self) -> bool:
-        """Whether a pooled connection died at once, before one byte of an answer: it had been closed (RFC 9112, 9.3.1).
-
-        A server that had worked for a while on the request had it: only our own retries may ask that one again.
-        """
+        """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
         return (self.reused and not self.call.replaced and not (self.wire and self.wire.received)
                 and _now() - self.sent_at < _STALE)
-
-    def cut(self) -> None:
-        """Shut the socket down under whoever is reading from it."""
-        if self.wire is not None:
-            self.wire.cut()
 
     def is_foreign(self) -> bool:
         """Whether this is a forked child, and the connection its parent's."""
         return self.pid != os.getpid()
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # pragma: no cover: in forked children
         """Let go of a parent's connection: it stays open there, and is neither read nor counted here."""
         self.ended = True
         if self.wire is not None:
@@ -2387,13 +2334,11 @@ class _Bucket:
         self.at = _now()
 
     def delay(self, now: float) -> float:
-        """Seconds until there is something to take."""
         self.level = min(self.size, self.level + (now - self.at) * self.rate)
         self.at = now
         return max(0.0, (min(1.0, self.size) - self.level) / self.rate)
 
     def take(self, amount: float) -> None:
-        """Take, also what is not there yet."""
         self.level -= amount
 
 
@@ -2410,6 +2355,8 @@ _SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
 _DURATION = r"(?a)\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*"
 _DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
+_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
 _IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
 
 
@@ -2459,10 +2406,6 @@ def _timestamp(value: Optional[str]) -> Optional[float]:
         return None
 
 
-_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
-_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
-
-
 def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
     """Seconds until the last of the spent limits is reset: those whose "remaining" header is 0."""
     waits = []
@@ -2486,7 +2429,6 @@ def _reset_in(value: Optional[str], now: float) -> Optional[float]:
 
 
 def _rfc3339(value: Optional[str]) -> Optional[float]:
-    """The Unix time of an RFC 3339 date."""
     found = re.fullmatch(_RFC3339, value) if value else None
     if found is None:
         return None
@@ -2499,16 +2441,11 @@ def _rfc3339(value: Optional[str]) -> Optional[float]:
     return at + shift if sign == "-" else at - shift
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# events
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------- events
 
 
 class _LineDecoder:
-    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR ends a line.
-
-    A CR ends its line at once; the LF of a CRLF torn in two is then dropped.
-    """
+    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR, at once, ends a line."""
 
     def __init__(self) -> None:
         self._tail: List[bytes] = []
@@ -2517,7 +2454,6 @@ class _LineDecoder:
         self._first = True
 
     def feed(self, piece: bytes) -> List[bytes]:
-        """The lines that `piece` completes."""
         if self._after_cr and piece[:1] == b"\n":
             piece = piece[1:]
         last = piece[-1:]
@@ -2528,18 +2464,15 @@ class _LineDecoder:
             lines[0] = b"".join(self._tail) + lines[0]
             self._tail, self._size = [], 0
         if lines and not ends:
-            self._keep(lines.pop())
+            self._tail.append(lines.pop())
+            self._size += len(self._tail[-1])
+            if self._size > _MAX_LINE:
+                raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
         if self._first and lines:
             self._first = False
             if lines[0][:3] == b"\xef\xbb\xbf":  # a byte order mark may open the stream
                 lines[0] = lines[0][3:]
         return lines
-
-    def _keep(self, tail: bytes) -> None:
-        self._tail.append(tail)
-        self._size += len(tail)
-        if self._size > _MAX_LINE:
-            raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
 
 
 class _EventDecoder:
@@ -2619,13 +2552,10 @@ class _BareJSON:
         return text
 
     def rest(self) -> bytes:
-        """What is gathered and not whole."""
         return b"\n".join(self._lines)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# transport
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ transport
 
 
 class _TooLarge(Exception):
@@ -2668,7 +2598,7 @@ class _Wire:
 
     def recv_into(self, buffer: Any, *args: Any) -> int:
         """Read once, within what is left of the time."""
-        if self._attempt.pid != os.getpid():
+        if self._attempt.pid != os.getpid():  # pragma: no cover: in forked children
             raise _Foreign(f"it is open in process {self._attempt.pid}")
         timeout = self._attempt.left(self._attempt.read)
         if timeout != self._timeout:
@@ -2681,15 +2611,12 @@ class _Wire:
         except Exception as error:  # what other TLS libraries and green sockets raise of their own
             raise ConnectionError(f"{type(error).__name__}: {error}") from error
         if self.in_head:
-            self._check_head(count)
+            if not count and self.received:  # http.client would take the half head for a whole one
+                raise ConnectionResetError("connection closed inside the answer's head")
+            if self.received > _MAX_HEAD:
+                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
         self.received += count
         return count
-
-    def _check_head(self, count: int) -> None:
-        if not count and self.received:  # http.client would take the half head for a whole one
-            raise ConnectionResetError("connection closed inside the answer's head")
-        if self.received > _MAX_HEAD:
-            raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
 
     def look(self) -> None:
         """Look at the clock: what has come already is read without asking the socket."""
@@ -2697,18 +2624,15 @@ class _Wire:
 
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
-        try:  # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
+        with contextlib.suppress(OSError, ValueError):  # closed already
+            # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
             with contextlib.closing(socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
-        except (OSError, ValueError):  # closed already
-            pass
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # pragma: no cover: in forked children
         """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
-        try:
+        with contextlib.suppress(OSError):  # closed already
             os.close(self._sock.detach())
-        except OSError:  # closed already
-            pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -2813,19 +2737,23 @@ class _Bounded:
             try:
                 self.timeout = attempt.left(attempt.call.connect)
                 sock = self._connected(address, attempt)
-                sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
-                attempt.opened = _now()
-                return sock
+                break
             except urllib3.exceptions.HTTPError as caught:
                 error = caught
-        raise error or OSError("no address")
+        else:
+            raise error or OSError("no address")
+        try:
+            sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
+        except OSError:
+            sock.close()
+            raise
+        attempt.opened = _now()
+        return sock
 
     def _named(self: Any) -> Tuple[str, int]:
-        """The host and port to connect to."""
         return self._dns_host, self.port
 
     def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
-        """A socket connected to one address."""
         host, self._dns_host = self._dns_host, address
         try:
             return super()._new_conn()  # type: ignore[misc]
@@ -2887,12 +2815,9 @@ class _BoundedSOCKS(_Bounded):
             return sock
         except OSError as error:
             sock.close()
-            raise self._refused(error) from error
-
-    def _refused(self: Any, error: OSError) -> urllib3.exceptions.HTTPError:
-        if any(isinstance(item, socket.timeout) for item in _chain(error)):
-            return urllib3.exceptions.ConnectTimeoutError(self, f"SOCKS proxy: {error}")
-        return urllib3.exceptions.NewConnectionError(self, f"SOCKS proxy: {error}")
+            late = any(isinstance(item, socket.timeout) for item in _chain(error))
+            kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
+            raise kind(self, f"SOCKS proxy: {error}") from error
 
 
 def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
@@ -2920,11 +2845,9 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
 def _is_numeric(host: str) -> bool:
     """Whether a host is an address, which nobody has to look up."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        try:
+        with contextlib.suppress(OSError, UnicodeError):
             socket.inet_pton(family, host.strip("[]").partition("%")[0])
             return True
-        except (OSError, UnicodeError):
-            pass
     return False
 
 
@@ -2978,9 +2901,10 @@ class _Reconnect(urllib3.Retry):
             raise error  # the request was on its way
         again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
         attempt: Any = _CURRENT.get()
-        policy: RetryPolicy = attempt.call.policy  # there is one: without, `super` raises
-        attempt.left(None)
-        time.sleep(min(policy._delay("normal", len(self.history)), attempt.left(math.inf) or 0.0))
+        if attempt is not None:  # None: a wrapper sends from a thread of its own
+            attempt.left(None)
+            delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
+            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
         return again
 
 
@@ -3036,7 +2960,6 @@ class _Adapter(HTTPAdapter):
         super().close()
 
     def pools(self) -> List[Any]:
-        """The pools there are."""
         return [pool for pool in (made() for made in list(self._made)) if pool is not None]
 
     def _bind(self, manager: Any) -> None:
@@ -3086,11 +3009,13 @@ class _Transport:
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers = _request_headers(call)
+        headers, session = _request_headers(call), self._session
+        # straight to the adapter where nobody else wants to see the request
+        straight = self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
         attempt.left(None)
         _CURRENT.set(attempt)
         try:
-            send = self._send_own if self._is_straight() else self._send_theirs
+            send = self._send_own if straight else self._send_theirs
             response = send(call, attempt, headers)
         except OSError as error:
             if attempt.sent is None:
@@ -3104,11 +3029,6 @@ class _Transport:
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
-
-    def _is_straight(self) -> bool:
-        """Whether nobody else wants to see a request, so that it may go straight to the adapter."""
-        session = self._session
-        return self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
 
     def _send_own(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
         """What `Session.send` comes down to, without what it looks up anew each time."""
@@ -3240,12 +3160,10 @@ class _Answer:
         if self._whole or attempt.wire is None:
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
-        try:
+        with contextlib.suppress(*_WIRE_ERRORS):
             while attempt.wire.received < _MAX_BODY and source.read1(_PIECE):
                 pass
             self._whole = not source.length
-        except _WIRE_ERRORS:
-            pass
 
     def release(self) -> None:
         """Hand the connection back if the answer was read to its end, else close it."""
@@ -3332,7 +3250,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     if _now() + _EPSILON >= attempt.deadline:
         return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
                                      last_error=call.last_error)
-    if attempt.expired():
+    if _now() + _EPSILON >= attempt.idle_at:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
@@ -3343,9 +3261,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# answers
-# ---------------------------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------------------- answers
 
 
 class _Trouble:
@@ -3370,20 +3286,11 @@ class _Trouble:
             _dict(inner.get("details")).get("error_code"))))
         self.words = {str(word) for word in known if word is not None}
         for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
-            self._read_detail(_dict(detail))
-
-    def _read_detail(self, detail: JSON) -> None:
-        """One of google.rpc's error details."""
-        if isinstance(detail.get("retryDelay"), str):
-            self.retry_delay = detail["retryDelay"]
-        self.words.add(str(_short(detail.get("reason"))))
-        for violation in _list(detail.get("violations"))[:_MAX_DETAILS]:
-            self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
-
-    def told_headers(self) -> Dict[str, str]:
-        """The headers of the provider behind a router, which repeats them in the body."""
-        told = itertools.islice(_dict(self.metadata.get("headers")).items(), _MAX_DETAILS)
-        return {name: str(_short(value)) for name, value in told}
+            told = _dict(detail)  # one of google.rpc's
+            self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
+            self.words.add(str(_short(told.get("reason"))))
+            for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
+                self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
@@ -3395,13 +3302,11 @@ class _Trouble:
 
 _STATUS_OF = {word: status for status, words in {
     400: "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION context_length_exceeded BadRequestError",
-    401: "authentication_error UNAUTHENTICATED", 402: "billing_error",
-    403: "permission_error PERMISSION_DENIED", 404: "not_found_error model_not_found NOT_FOUND NotFoundError",
-    413: "request_too_large",
+    401: "authentication_error UNAUTHENTICATED", 402: "billing_error", 403: "permission_error PERMISSION_DENIED",
+    404: "not_found_error model_not_found NOT_FOUND NotFoundError", 413: "request_too_large",
     429: "rate_limit_error rate_limit_exceeded slow_down RESOURCE_EXHAUSTED insufficient_quota",
-    500: "server_error api_error internal_server_error INTERNAL",
-    503: "service_unavailable_error server_is_overloaded unavailable_error UNAVAILABLE ServiceUnavailableError "
-         "insufficient_system_resource",
+    500: "server_error api_error internal_server_error INTERNAL", 503: "service_unavailable_error unavailable_error "
+    "server_is_overloaded UNAVAILABLE ServiceUnavailableError insufficient_system_resource",
     504: "timeout_error DEADLINE_EXCEEDED", 529: "overloaded_error"}.items() for word in words.split()}
 
 _CLASS_OF: Dict[int, Type[APIError]] = {
@@ -3419,10 +3324,10 @@ _QUOTA_WORDS = (
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
 _CONTEXT_WORDS = (
-    r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|"
-    r"prompt is too long|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of "
-    r"tokens)|input token count.{0,40}exceeds|too many tokens")
+    r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
+    r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
 _OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
@@ -3463,7 +3368,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
-    asked = requests.structures.CaseInsensitiveDict({**trouble.told_headers(), **headers})
+    told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
+    asked = requests.structures.CaseInsensitiveDict({**{name: str(_short(value)) for name, value in told}, **headers})
     message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
     if 300 <= status < 400:
         message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
@@ -3546,10 +3452,9 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
-        html = payload[:4096].lstrip()[:1] == b"<"
-        what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
-        if html:
+        if payload[:4096].lstrip()[:1] == b"<":
             raise _no_answer(call, answer, "an HTML page", payload, "is the base URL right?")
+        what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
     raised: LLMError
     try:
@@ -3567,7 +3472,6 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
-    """The error for a 2xx that is no answer."""
     kind = answer.headers.get("content-type", "no Content-Type")
     return ResponseError(f"{answer.status} but {what}", why=f"{call.words(kind)}: {call.words(body)}", hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
@@ -3599,6 +3503,9 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 _SAID = ("why", "message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words
 _SECRET_HEADER = r"(?i)auth|key|token(?!s)|cookie|secret|passw|credential"
+_ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
+_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
+_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
 _LONG_SECRET = 16  # characters: a secret as long is masked inside of words too, for no word has it by chance
 _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-key-required", "no_key", "none-needed",
                            "not-needed", "not-required", "not-used", "notneeded", "placeholder", "whatever"))
@@ -3661,9 +3568,6 @@ class _Mask:
         return self._hide(text)[:-self._longest] if self._hide else text  # half a secret may stand at the cut
 
 
-_ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
-
-
 def _words(text: Any) -> str:
     """The server's own words, fit for one line of a terminal."""
     if isinstance(text, bytes):
@@ -3671,9 +3575,6 @@ def _words(text: Any) -> str:
     text = _readable(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
     return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
-
-
-_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
 
 
 def _readable(text: str) -> str:
@@ -3693,9 +3594,6 @@ def _without_userinfo(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url.split("?")[0])
 
 
-_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
-
-
 def _fit_to_save(url: str) -> str:
     """A URL fit for a file: without user:password@, and without what looks like a secret in its query."""
     query = url.partition("?")[2]
@@ -3703,9 +3601,14 @@ def _fit_to_save(url: str) -> str:
     return _without_userinfo(url) + ("?" + kept if kept else "")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# arguments
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+_UNFIT = r"[^ -~\x80-\xff]"  # for a header: control characters, and what is not Latin
+_KINDS: Dict[str, Tuple[type, ...]] = {
+    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
+    "extra": (dict,)}
+_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
+                             "seed": int, "priority": int, "logprobs": int}
 
 
 def _checked_type(name: str, value: Any, kind: type) -> Any:
@@ -3754,9 +3657,6 @@ def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]
     return _checked_seconds("timeout", pair[0]), _checked_seconds("timeout", pair[1])
 
 
-_CONTROL = r"[\x00-\x1f\x7f]"
-
-
 def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     if not isinstance(headers, (Mapping, type(None))):
         raise ConfigurationError(f"headers is a {type(headers).__name__}: give a dict")
@@ -3764,20 +3664,9 @@ def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     for name, value in checked.items():
         if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(f"headers has the name {name!r}: it is no HTTP header name")
-        if value is not None and (not isinstance(value, str) or re.search(_CONTROL, value) or not _is_latin(value)):
+        if value is not None and (not isinstance(value, str) or re.search(_UNFIT, value)):
             raise ConfigurationError(f"headers[{name!r}]: give a str without control characters")
     return checked
-
-
-def _is_latin(text: str) -> bool:
-    return all(ord(character) < 256 for character in text)
-
-
-_KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
-    "extra": (dict,)}
-_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
-                             "seed": int, "priority": int, "logprobs": int}
 
 
 def _checked_options(asked: JSON) -> JSON:
@@ -3794,7 +3683,7 @@ def _checked_options(asked: JSON) -> JSON:
 
 
 def _checked_key(key: Any) -> str:
-    if not isinstance(key, str) or re.search(_CONTROL, key) or not _is_latin(key):
+    if not isinstance(key, str) or re.search(_UNFIT, key):
         raise ConfigurationError("api_key is not a str fit for a header: it has control or foreign characters",
                                  hint="a line end may have come with it from a file: strip() it")
     return key
@@ -3937,18 +3826,13 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(call.mask().of(record), file, indent=1, default=_text_of)
+            json.dump(call.mask().of(record), file, indent=1, default=lambda value: (
+                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
         os.replace(name + ".part", name)
     except (OSError, ValueError, RecursionError) as problem:
         _log.warning("cannot save the failed request to %s: %s", folder, problem)
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it was not even begun
             os.unlink(name + ".part")
-        except (OSError, ValueError):  # it was not even begun
-            pass
-
-
-def _text_of(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
 
 
 def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
@@ -3967,9 +3851,7 @@ def _log_reply(call: _Call, reply: Response) -> None:
                   reply.elapsed, call.words(reply.request_id or "-"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# dialects
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- dialects
 
 
 class _Failed(Exception):
@@ -4003,19 +3885,13 @@ def _first_text(*values: Any) -> str:
     return "".join(pieces)[:_MAX_MESSAGE]
 
 
-_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
-
-
 def _short(value: Any) -> Any:
     """A code, a type or an id of an error: a number, or the start of a text; None for anything else."""
     return value[:_MAX_WORDS] if isinstance(value, str) else value if isinstance(value, (int, float)) else None
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
-    """A folded body as plain JSON values: text gathered in buffers becomes str.
-
-    What is copied is a copy: another thread may be folding the next chunk in.
-    """
+    """A folded body as plain JSON: buffers become str; a copy, for another thread may be folding the next chunk in."""
     if isinstance(value, io.StringIO):
         return value.getvalue()
     if depth and isinstance(value, dict):
@@ -4035,9 +3911,11 @@ def _gather(body: JSON, key: str, piece: str) -> None:
     kept.write(piece)
 
 
+_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
 # json.loads without the search for white space at both ends
 _scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
+_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
     "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
@@ -4047,22 +3925,29 @@ _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
 }.items() for word in words.split()}
 
 
-_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
-
-
 def _finish_of(raw: Any) -> Optional[str]:
     """The canonical finish reason; None while there is none."""
     return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
 
 
-def _finished(finish: Optional[str], calls: List[ToolCall]) -> Tuple[Optional[str], List[ToolCall]]:
-    """The finish reason of an answer with tool calls, and the calls: what cuts the answer cuts the last of them."""
-    if not calls or finish is None:
-        return finish, calls
-    if finish not in _CUT_BY:
-        return "tool_calls", calls
-    why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
-    return finish, [*calls[:-1], calls[-1]._replace(invalid=why)]
+def _finished(reply: Response, own: JSON) -> Response:
+    """A reply with its message; tool calls are why it ended, unless it was cut: then the last of them is.
+
+    `own` is what the dialect wants back verbatim.
+    """
+    calls, finish = reply.tool_calls, reply.finish_reason
+    if calls and finish in _CUT_BY:
+        why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
+        calls[-1] = calls[-1]._replace(invalid=why)
+    elif calls and finish is not None:
+        reply.finish_reason = "tool_calls"
+    reply.message = {"role": "assistant", "content": reply.text or (None if calls else "")}
+    if calls:
+        reply.message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
+            "name": call.name, "arguments": call.raw_arguments}} for call in calls]
+    if own:
+        reply.message["llmlite"] = own
+    return reply
 
 
 class _Dialect:
@@ -4085,7 +3970,6 @@ class _Dialect:
         self.__dict__.update(quirks)
 
     def headers(self, key: str) -> Dict[str, Optional[str]]:
-        """The headers that carry the key."""
         return {self.auth_header: self.auth_scheme + key} if key else {}
 
     def known(self, asked: JSON) -> JSON:
@@ -4096,7 +3980,6 @@ class _Dialect:
         return dict(asked)
 
     def renamed(self, asked: JSON) -> JSON:
-        """Options under the provider's names."""
         return {self.names.get(name, name): value for name, value in asked.items()}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
@@ -4104,7 +3987,6 @@ class _Dialect:
         raise NotImplementedError
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
-        """The request that embeds texts: (path, body)."""
         raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
 
     def check(self, body: JSON) -> None:
@@ -4239,7 +4121,6 @@ class _OpenAI(_Dialect):
         return sent
 
     def tool_choice(self, choice: Any) -> Any:
-        """Which tool to use, in the provider's words."""
         return choice
 
     @staticmethod
@@ -4263,23 +4144,25 @@ class _OpenAI(_Dialect):
         choice = _first_choice(body.get("choices"))
         message = _dict(choice.get("message"))
         thoughts = _content_text(message.get("content"))[1]
-        raw_finish = choice.get("finish_reason")
-        finish = _finish_of(raw_finish)
-        finish, calls = _finished("content_filter" if message.get("refusal") and finish == "stop" else finish,
-                                  _openai_calls(message))
+        finish = _finish_of(choice.get("finish_reason"))
+        finish = "content_filter" if message.get("refusal") and finish == "stop" else finish
         reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = Response(text=self.text(body), reasoning=reasoning, tool_calls=calls, raw=body,
-                         raw_finish_reason=raw_finish, finish_reason=finish, usage=_openai_usage(body, choice),
-                         model=_str(body.get("model")), id=_str(body.get("id")) or None,
-                         logprobs=_list(_dict(choice.get("logprobs")).get("content")),
-                         citations=_list(_first(body.get("citations"), message.get("annotations"))))
+        reply = self.reply(body, choice, reasoning=reasoning, tool_calls=_openai_calls(message), finish_reason=finish,
+                           citations=_list(_first(body.get("citations"), message.get("annotations"))))
         own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
                for key in self.echo if message.get(key)}
-        reply.message = _assistant_message(reply, {self.voice: own} if own else {})
+        _finished(reply, {self.voice: own} if own else {})
         for at, call in enumerate(_list(message.get("tool_calls"))):
             if "custom" in _dict(call):
                 reply.message["tool_calls"][at] = _without_index(call)
         return reply
+
+    def reply(self, body: JSON, choice: JSON, **more: Any) -> Response:
+        """A reply with what chats and raw completions have alike."""
+        return Response(text=self.text(body), raw=body, raw_finish_reason=choice.get("finish_reason"),
+                        usage=_openai_usage(body, choice), model=_str(body.get("model")),
+                        id=_str(body.get("id")) or None,
+                        logprobs=_list(_dict(choice.get("logprobs")).get("content")), **more)
 
     def text(self, body: JSON) -> str:
         message = _dict(_first_choice(body.get("choices")).get("message"))
@@ -4395,6 +4278,7 @@ def _fold_rest(choice: JSON, kept: JSON) -> None:
 
 
 _PLAIN = frozenset(("index", "delta", "logprobs", "finish_reason"))  # what a choice of a chat's chunk always has
+_GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
 _FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
 _LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
                      "chosenCandidates", "topCandidates"))
@@ -4436,9 +4320,6 @@ def _under(body: JSON, key: str, kind: Type[Any]) -> Any:
     if type(body.get(key)) is not kind:
         body[key] = kind()
     return body[key]
-
-
-_GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
 
 
 def _without_index(item: Any) -> Any:
@@ -4483,15 +4364,6 @@ def _openai_usage(body: JSON, choice: JSON) -> Usage:
     if total == read + written + reasoning or not written:  # some count reasoning apart, some leave the output out
         written = max(written, total - read)
     return Usage(read, written, _int(cached), reasoning)
-
-
-def _assistant_message(reply: Response, own: JSON) -> JSON:
-    """The message that stands for a reply in the history; `own` is what its dialect wants back verbatim."""
-    message: JSON = {"role": "assistant", "content": reply.text or (None if reply.tool_calls else "")}
-    if reply.tool_calls:
-        message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
-            "name": call.name, "arguments": call.raw_arguments}} for call in reply.tool_calls]
-    return {**message, "llmlite": own} if own else message
 
 
 class _DeepSeek(_OpenAI):
@@ -4548,11 +4420,8 @@ class _Completions(_OpenAI):
     def parse(self, body: JSON) -> Response:
         tokens = body.pop(_TOLD, None)
         choice = _first_choice(body.get("choices"))
-        raw_finish = choice.get("finish_reason")
-        return Response(text=self.text(body), tokens=tokens or _tokens_of(choice), raw=body,
-                        raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish),
-                        usage=_openai_usage(body, choice), model=_str(body.get("model")),
-                        id=_str(body.get("id")) or None, logprobs=_list(_dict(choice.get("logprobs")).get("content")))
+        return self.reply(body, choice, tokens=tokens or _tokens_of(choice),
+                          finish_reason=_finish_of(choice.get("finish_reason")))
 
     def text(self, body: JSON) -> str:
         return _str(_settled(_first_choice(body.get("choices")).get("text")))
@@ -4612,26 +4481,17 @@ def _weighed(logprobs: JSON) -> List[Token]:
         return [Token(_str(row.get("token")), row.get("id"), row.get("logprob")) for row in rows]
     words, weights = [_str(word) for word in _list(logprobs.get("tokens"))], _list(logprobs.get("token_logprobs"))
     weights = weights if len(weights) == len(words) else [None] * len(words)
-    return [_named(word, weight) for word, weight in zip(words, weights)]
-
-
-def _named(word: str, weight: Any) -> Token:
-    """A token by its word, which with return_tokens_as_token_ids is its id."""
-    id = re.fullmatch("token_id:([0-9]{1,18})", word) if word.startswith("token_id:") else None
-    return Token(word, None, weight) if id is None else Token("", int(id[1]), weight)
+    # with return_tokens_as_token_ids a word is an id
+    return [Token("", int(word[9:]), weight) if re.fullmatch("token_id:[0-9]{1,18}", word) else
+            Token(word, None, weight) for word, weight in zip(words, weights)]
 
 
 def _placed(told: List[Token], ids: List[int]) -> List[Token]:
     """A token for each id; where fewer are told of, each is that of the last of the ids that make one character."""
     if len(told) == len(ids):
         return [Token(token.text, id, token.logprob) for token, id in zip(told, ids)]
-    tokens, rest = [], iter(told)
-    token = next(rest, None)
-    for id in ids:
-        mine = token is not None and token.id == id
-        tokens.append(token if token is not None and mine else Token("", id))
-        token = next(rest, None) if mine else token
-    return tokens
+    rest = deque(told)
+    return [rest.popleft() if rest and rest[0].id == id else Token("", id) for id in ids]
 
 
 def _spread(words: List[str], text: str) -> List[str]:
@@ -4748,7 +4608,6 @@ class _Anthropic(_Dialect):
 
     @staticmethod
     def thinking(effort: Optional[str]) -> JSON:
-        """How hard to think."""
         if effort == "none":
             return {"thinking": {"type": "disabled"}}
         return {"output_config": {"effort": "low" if effort == "minimal" else effort}} if effort else {}
@@ -4777,14 +4636,14 @@ class _Anthropic(_Dialect):
                 continue
             role = "assistant" if message["role"] == "assistant" else "user"
             content = self.content(message)
-            if turns and role == "user" == turns[-1]["role"] and _holds_result(turns[-1]):
+            last = _list(turns[-1]["content"]) if turns and turns[-1]["role"] == role == "user" else []
+            if any(_dict(block).get("type") == "tool_result" for block in last):
                 turns[-1]["content"] += content if isinstance(content, list) else [{"type": "text", "text": content}]
             else:
                 turns.append({"role": role, "content": content})
         return turns
 
     def content(self, message: JSON) -> Any:
-        """A message's content: its text, or blocks."""
         own = _verbatim(message, self.voice)
         if own is not None:
             return own
@@ -4815,18 +4674,17 @@ class _Anthropic(_Dialect):
         blocks = [_dict(block) for block in _list(body.get("content"))]
         calls = [_tool_call(block.get("id"), block.get("name"), block.get("input") or {})
                  for block in blocks if block.get("type") == "tool_use"]
-        blocks = [_whole_block(block) for block in blocks]
+        blocks = [{**block, "input": _decode_arguments(block["input"])[0]} if isinstance(block.get("input"), str)
+                  else block for block in blocks]  # what came as JSON text the provider wants back as an object
         raw_finish = body.get("stop_reason")
-        finish, calls = _finished(_finish_of(raw_finish), calls)
-        reply = Response(text=self.text(body),
-                         reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
-                         citations=[cited for block in blocks for cited in _list(block.get("citations"))],
-                         raw={**body, "content": blocks}, raw_finish_reason=raw_finish,
-                         finish_reason=finish, usage=_anthropic_usage(_dict(body.get("usage"))),
-                         model=_str(body.get("model")), id=_str(body.get("id")) or None)
+        reply = Response(
+            text=self.text(body), reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
+            citations=[cited for block in blocks for cited in _list(block.get("citations"))],
+            raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish), raw={**body, "content": blocks},
+            usage=_anthropic_usage(_dict(body.get("usage"))), model=_str(body.get("model")),
+            id=_str(body.get("id")) or None)
         plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
-        reply.message = _assistant_message(reply, {} if plain else {self.voice: blocks})
-        return reply
+        return _finished(reply, {} if plain else {self.voice: blocks})
 
     def text(self, body: JSON) -> str:
         blocks = map(_dict, _list(body.get("content")))
@@ -4851,7 +4709,7 @@ class _Anthropic(_Dialect):
         elif kind == "message":  # a whole reply where a stream was asked for
             body.update(chunk)
             reply = self.parse(body)
-            return [*_said(reply), _FINISH, _END]
+            return [*_said(reply.reasoning, reply.text), _FINISH, _END]
         return _NO_DATA if kind in _PINGS else []
 
     @staticmethod
@@ -4859,8 +4717,7 @@ class _Anthropic(_Dialect):
         block.update(started)
         if block.get("input") == {}:
             block["input"] = ""
-        text, thoughts = _str(started.get("text")), _str(started.get("thinking"))
-        return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
+        return _said(_str(started.get("thinking")), _str(started.get("text")))
 
     @staticmethod
     def _delta(block: JSON, delta: JSON) -> List[_Said]:
@@ -4879,6 +4736,7 @@ class _Anthropic(_Dialect):
         return []
 
 
+_DATA_URI = r"data:([^;,]+);base64,"
 _SYSTEM = ("system", "developer")
 _ANTHROPIC_DELTAS = {"text_delta": ("text", "text"), "thinking_delta": ("thinking", "thinking"),
                      "signature_delta": ("signature", "signature"), "input_json_delta": ("partial_json", "input")}
@@ -4889,20 +4747,12 @@ def _joined_prompts(prompts: List[Any]) -> Any:
     given = [prompt for prompt in prompts if prompt]
     if all(isinstance(prompt, str) for prompt in given):
         return "\n\n".join(given)
-    return [part for prompt in given for part in (prompt if isinstance(prompt, list) else [_text_part(prompt)])]
-
-
-def _text_part(text: Any) -> JSON:
-    return {"type": "text", "text": text}
+    blocks = [[{"type": "text", "text": prompt}] if isinstance(prompt, str) else prompt for prompt in given]
+    return [block for prompt in blocks for block in prompt]
 
 
 def _as_list(value: Any) -> List[Any]:
     return [value] if isinstance(value, str) else list(value)
-
-
-def _holds_result(turn: JSON) -> bool:
-    return isinstance(turn["content"], list) and any(
-        _dict(block).get("type") == "tool_result" for block in turn["content"])
 
 
 def _verbatim(message: JSON, voice: str) -> Any:
@@ -4918,16 +4768,12 @@ def _image_block(part: JSON) -> JSON:
     return {"type": "image", "source": {"type": "url", "url": url}}
 
 
-_DATA_URI = r"data:([^;,]+);base64,"
-
-
 def _image_url(part: JSON) -> str:
     image = part.get("image_url")
     return _str(image.get("url") if isinstance(image, dict) else image)
 
 
 def _block_at(body: JSON, index: Any) -> JSON:
-    """The block of a message that is being folded."""
     blocks: List[JSON] = body["content"] if type(body.get("content")) is list else _under(body, "content", list)
     if type(index) is int and 0 <= index < len(blocks) and type(blocks[index]) is dict:
         return blocks[index]
@@ -4938,12 +4784,6 @@ def _block_at(body: JSON, index: Any) -> JSON:
     return block
 
 
-def _whole_block(block: JSON) -> JSON:
-    """A block whose input came as JSON text, with the input decoded: what the provider wants back is an object."""
-    given = block.get("input")
-    return {**block, "input": _decode_arguments(given)[0]} if isinstance(given, str) else block
-
-
 def _anthropic_usage(usage: JSON) -> Usage:
     cached = _int(usage.get("cache_read_input_tokens"))
     read = _int(usage.get("input_tokens")) + _int(usage.get("cache_creation_input_tokens")) + cached
@@ -4951,10 +4791,8 @@ def _anthropic_usage(usage: JSON) -> Usage:
     return Usage(read, _int(usage.get("output_tokens")), cached, _int(thoughts))
 
 
-def _said(reply: Response) -> List[_Said]:
-    """The events of a reply that came whole."""
-    said: List[_Said] = [Event("reasoning", reply.reasoning)] if reply.reasoning else []
-    return [*said, reply.text] if reply.text else said
+def _said(thoughts: str, text: str) -> List[_Said]:
+    return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
 
 
 class _Gemini(_Dialect):
@@ -4996,7 +4834,6 @@ class _Gemini(_Dialect):
         return f"/{name}:batchEmbedContents", {"requests": asks}
 
     def config(self, model: str, asked: JSON) -> JSON:
-        """The generationConfig of what was asked."""
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
         if "stopSequences" in config:
             config["stopSequences"] = _as_list(config["stopSequences"])
@@ -5015,9 +4852,8 @@ class _Gemini(_Dialect):
     def tools(tools: List[JSON]) -> List[JSON]:
         """Functions gathered into one declaration list; Google's own kinds go through as they are."""
         functions = [_dict(tool.get("function")) for tool in tools if "function" in tool]
-        told = [{key: value for key, value in (
-            ("name", function.get("name")), ("description", function.get("description")),
-            ("parametersJsonSchema", function.get("parameters"))) if value} for function in functions]
+        names = (("name", "name"), ("description", "description"), ("parametersJsonSchema", "parameters"))
+        told = [{name: function[ours] for name, ours in names if function.get(ours)} for function in functions]
         return ([{"functionDeclarations": told}] if told else []) + [tool for tool in tools if "function" not in tool]
 
     def tool_choice(self, choice: Any) -> Any:
@@ -5070,7 +4906,6 @@ class _Gemini(_Dialect):
 
     @staticmethod
     def parts(content: Any) -> List[JSON]:
-        """Content as parts."""
         if not isinstance(content, list):
             return [{"text": content or ""}]
         return [_gemini_part(_dict(part)) for part in content]
@@ -5084,23 +4919,18 @@ class _Gemini(_Dialect):
         parts = [_dict(part) for part in _list(_dict(candidate.get("content")).get("parts"))]
         found = [_dict(part["functionCall"]) for part in parts if "functionCall" in part]
         stem_id = _str(body.get("responseId")) or None
-        stem = stem_id or "call"
-        calls = [_tool_call(call.get("id") or f"{stem}_{at}", call.get("name"), call.get("args"))
+        calls = [_tool_call(call.get("id") or f"{stem_id or 'call'}_{at}", call.get("name"), call.get("args"))
                  for at, call in enumerate(found)]
         raw_finish = candidate.get("finishReason")
         blocked = _dict(body.get("promptFeedback")).get("blockReason") if not candidate else None
-        finish, calls = _finished("content_filter" if blocked else _finish_of(raw_finish), calls)
-        reply = Response(text=self.text(body),
-                         reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
-                         tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish,
-                         finish_reason=finish,
-                         logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
-                         usage=_gemini_usage(_dict(body.get("usageMetadata"))), model=_str(body.get("modelVersion")),
-                         id=stem_id, request_id=stem_id,
-                         citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")))
-        plain = all(set(part) == {"text"} for part in parts)
-        reply.message = _assistant_message(reply, {} if plain else {self.voice: parts})
-        return reply
+        reply = Response(
+            text=self.text(body), reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
+            tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish, id=stem_id, request_id=stem_id,
+            finish_reason="content_filter" if blocked else _finish_of(raw_finish), model=_str(body.get("modelVersion")),
+            logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
+            citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")),
+            usage=_gemini_usage(_dict(body.get("usageMetadata"))))
+        return _finished(reply, {} if all(set(part) == {"text"} for part in parts) else {self.voice: parts})
 
     def text(self, body: JSON) -> str:
         parts = map(_dict, _list(_dict(_first_choice(body.get("candidates")).get("content")).get("parts")))
@@ -5141,12 +4971,10 @@ def _answered_call(id: str, calls: List[Tuple[str, JSON]], results: List[Tuple[i
     return next((at for at in same if at not in answered), same[0] if same else len(calls))
 
 
+_THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
     "none": (0, "MINIMAL"), "minimal": (512, "MINIMAL"), "low": (1024, "LOW"), "medium": (8192, "MEDIUM"),
     "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
-
-
-_THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 
 
 def _fold_part(part: JSON, parts: List[JSON]) -> str:
@@ -5180,9 +5008,7 @@ def _gemini_usage(usage: JSON) -> Usage:
     return Usage(read, written, _int(usage.get("cachedContentTokenCount")), thoughts)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# providers
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------ providers
 
 
 class _Provider(NamedTuple):
@@ -5198,11 +5024,9 @@ class _Provider(NamedTuple):
     quirks: JSON
 
     def dialect(self) -> _Dialect:
-        """The dialect of its chats."""
         return self.kind(**self.quirks)
 
     def completions(self) -> _Dialect:
-        """The dialect of its raw completions."""
         return self.raw(**{name: quirk for name, quirk in self.quirks.items() if name != "names"})
 
 

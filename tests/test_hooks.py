@@ -3,9 +3,11 @@ import functools
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from unittest import mock
 
@@ -173,6 +175,26 @@ def test_wrapper_may_answer_itself(made, server, method):
     assert len(server.requests) == 2
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Every session sends from another thread, as a watchdog makes it."""
+    send = requests.Session.send
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(requests.Session, "send", lambda *args, **how: pool.submit(send, *args, **how).result())
+        yield
+        monkeypatch.undo()
+
+
+@METHODS
+def test_wrapper_that_sends_from_another_thread(elsewhere, made, server, method):
+    """The replies come as ever, over one connection, and a refused one is the error that it is."""
+    assert [ask(made, method) for _ in range(2)] == ["ok"] * 2 and server.connections == 1
+    server.close()
+    made.close()
+    with pytest.raises(llmlite.APIConnectionError, match="connection refused"):
+        ask(made, method)
+
+
 # -------------------------------------------------------------------------------- in the place of urllib3's connections
 
 
@@ -213,7 +235,7 @@ def test_connection_class_put_in_under_a_client(server, method):
 
 
 @METHODS
-def test_pool_class_put_in(server, method):
+def test_pool_class_put_in_keeps_to_limits(server, method):
     """A pool class that a manager of urllib3's has been given is asked for each request, and limits hold."""
     asked = []
 
@@ -230,6 +252,33 @@ def test_pool_class_put_in(server, method):
             server.raw(testing.STALL)
             with pytest.raises(llmlite.DeadlineExceededError):
                 llm.chat("hi", deadline=0.2)
+
+
+class OddSocket(socket.socket):
+    """Its second read fails in its own way, as those of other TLS libraries and of green threads do."""
+
+    reads = 0
+
+    def recv_into(self, *args):
+        self.reads += 1
+        if self.reads > 1:
+            raise LookupError("no such record")
+        return super().recv_into(*args)
+
+
+class OddConnection(urllib3.connection.HTTPConnection):
+    def connect(self):
+        super().connect()
+        self.sock = OddSocket(fileno=self.sock.detach())
+
+
+def test_socket_with_errors_of_its_own(server):
+    """What a socket raises that is no OSError is a lost connection, with what had come."""
+    server.stream(["o", "k"], gap=0.05)
+    with mock.patch.object(HTTPConnectionPool, "ConnectionCls", OddConnection):
+        with llmlite.Client("m", base_url=server.url, retry=None) as llm, pytest.raises(llmlite.LLMError) as caught:
+            ask(llm, "stream")
+    assert "connection lost" in str(caught.value) and "LookupError: no such record" in str(caught.value)
 
 
 RECORDING = """

@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -118,6 +119,23 @@ def test_failures_in_a_row(server, name):
         assert settles(lambda: server.open_connections <= 1, True)
     assert settles(lambda: server.open_connections, 0)
     assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
+
+
+def test_a_connection_that_comes_too_late(server, monkeypatch):
+    """A connection that is there when the time is up is closed, not left to the garbage collector."""
+    class Slow(socket.socket):
+        def connect(self, address):
+            super().connect(address)
+            time.sleep(0.1)
+
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        monkeypatch.setattr(socket, "socket", Slow)
+        with pytest.raises(llmlite.DeadlineExceededError) as caught:
+            llm.chat("Hi", deadline=0.05)
+        monkeypatch.undo()
+        del caught
+        gc.collect()
+        assert settles(lambda: server.open_connections, 0)
 
 
 # ---------------------------------------------------------------------------------------------------- the program's end

@@ -9,6 +9,7 @@ import socketserver
 import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -361,3 +362,14 @@ def test_through_a_proxy(secure, tunnel, bundle, monkeypatch, own):
     assert b"Proxy-Authorization: Basic" in tunnel.heads[0] and KEY.encode() not in tunnel.heads[0]
     assert all("proxy-authorization" not in request.headers for request in secure.requests)
     assert secure.requests[0].path == "/v1/chat/completions"
+
+
+def test_through_a_proxy_from_another_thread(secure, tunnel, bundle, monkeypatch):
+    """A wrapper around the sessions that sends from another thread changes nothing of that."""
+    send = requests.Session.send
+    monkeypatch.setenv("SSL_CERT_FILE", bundle)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{tunnel.server_address[1]}")
+    secure.reply("ok")
+    with ThreadPoolExecutor(1) as pool, llmlite.Client("m", base_url=secure.url, api_key=KEY, retry=None) as client:
+        monkeypatch.setattr(requests.Session, "send", lambda *args, **how: pool.submit(send, *args, **how).result())
+        assert client.chat("hi").text == "ok" and len(tunnel.heads) == 1
