@@ -243,9 +243,9 @@ def test_child_that_leaves_the_parents_stream(tmp_path, monkeypatch, secure, own
         authority.issue_cert("127.0.0.1").configure_cert(context)
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    words = [str(number) for number in range(12)]
+    words = [str(number) for number in range(8)]
     with testing.Server(ssl_context=context) as server, requests.Session() as session:
-        server.stream(words, gap=0.05)
+        server.stream(words, gap=0.03)
         session = None if own else session
         with llmlite.Client("m", base_url=server.url, session=session, retry=None, timeout=5) as llm:
             streams = [llm.stream("hi", deadline=5)]
