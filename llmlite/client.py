@@ -23,6 +23,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
 """
 from __future__ import annotations
 
+import _socket
 import base64
 import calendar
 import contextlib
@@ -2763,11 +2764,14 @@ class _Wire:
 
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
-        try:  # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
-            with contextlib.closing(socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
-                twin.shutdown(socket.SHUT_RDWR)
-        except (OSError, ValueError):  # closed already
+        try:
+            _socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
+        except OSError:  # closed already
             pass
+        except TypeError:  # a green socket, or one of another TLS library: over a twin, which takes a descriptor more
+            with contextlib.suppress(OSError, ValueError), contextlib.closing(
+                    socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
 
     def leave(self) -> None:
         """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
