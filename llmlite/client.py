@@ -2624,9 +2624,13 @@ class _Wire:
 
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
-        with contextlib.suppress(OSError, ValueError):  # closed already
-            # over a twin: shutdown() of TLS sockets drops their state as well, and a green socket's is another
-            with contextlib.closing(socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
+        try:
+            socket.SocketType.shutdown(self._sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
+        except OSError:  # closed already
+            pass
+        except (AttributeError, TypeError):  # a green socket, or another TLS library's: over a twin, one descriptor more
+            with contextlib.suppress(OSError, ValueError), contextlib.closing(
+                    socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
 
     def leave(self) -> None:  # pragma: no cover: in forked children

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import requests
+import urllib3
 
 from tests import llmlite, testing
 
@@ -276,6 +277,33 @@ def test_a_reader_that_asks_for_more_while_another_thread_closes(server, llm, ho
             assert [seen.get_nowait() for _ in range(seen.qsize())][-1] == "end"
     finally:
         sys.setswitchinterval(switching)
+
+
+class Foreign:
+    """A socket that is none of Python's own, as green ones and those of other TLS libraries are."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+
+def test_close_from_another_thread_over_a_foreign_socket(server, llm, monkeypatch):
+    """close() wakes a reader of such a socket too."""
+    connect = urllib3.util.connection.create_connection
+    monkeypatch.setattr(urllib3.util.connection, "create_connection",
+                        lambda *args, **options: Foreign(connect(*args, **options)))
+    server.handle(lambda request: unfinished())
+    stream, seen = llm.stream("Hi"), queue.Queue()
+    reader = threading.Thread(target=read, args=(stream, "text", seen))
+    reader.start()
+    assert seen.get(timeout=2) == "He"
+    time.sleep(0.02)
+    stream.close()
+    assert seen.get(timeout=2) == "end"
+    reader.join(2)
+    assert server.wait_idle(0.5)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no such limit")
