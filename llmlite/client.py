@@ -170,9 +170,6 @@ class LLMError(Exception):
             what += f" after {self.attempts} attempts in {self.elapsed:.1f} s"
         return what + (f": {self.why}" if self.why else "") + (f" ({self.hint})" if self.hint else "")
 
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return functools.partial(type(self), **self.__dict__), self.args
-
 
 class ConfigurationError(LLMError, ValueError):
     """The call cannot be made as asked: a missing key, an unknown provider, a bad argument.  Nothing was sent."""
