@@ -55,24 +55,10 @@ from collections import abc, deque
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType, SimpleNamespace
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Type,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
+
+# isort: split
+from typing import Sequence, Tuple, Type, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
@@ -183,9 +169,6 @@ class LLMError(Exception):
         if self.attempts > 1:
             what += f" after {self.attempts} attempts in {self.elapsed:.1f} s"
         return what + (f": {self.why}" if self.why else "") + (f" ({self.hint})" if self.hint else "")
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return functools.partial(type(self), **self.__dict__), self.args
 
 
 class ConfigurationError(LLMError, ValueError):
@@ -544,9 +527,8 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
         >>> tool_result("call_1", {"sum": 4})
         {'role': 'tool', 'tool_call_id': 'call_1', 'content': '{"sum": 4}'}
     """
-    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
-    id = call if isinstance(call, str) else call.id
-    message: JSON = {"role": "tool", "tool_call_id": id, "content": text}
+    message: JSON = {"role": "tool", "tool_call_id": call if isinstance(call, str) else call.id,
+                     "content": content if isinstance(content, str) else _json_text(content)}
     return {**message, "is_error": True} if is_error else message
 
 
@@ -648,10 +630,8 @@ def _arguments_of(function: JSON) -> JSON:
 def _call_with_text(call: JSON) -> JSON:
     """A call in the history with its arguments as the JSON text of an object: on any other text servers choke."""
     function = call.get("function")
-    if not isinstance(function, dict):
-        return call
-    found = _arguments_of(function)
-    if found and isinstance(function["arguments"], str):
+    found = _arguments_of(_dict(function))
+    if not isinstance(function, dict) or found and isinstance(function["arguments"], str):
         return call
     return {**call, "function": {**function, "arguments": _json_text(found)}}
 
@@ -695,24 +675,18 @@ class Ledger:
     def snapshot(self) -> JSON:
         """All of it at one moment, as a dict."""
         with self._section:
-            return self._fields()
-
-    def _fields(self) -> JSON:
-        fields = {name: value for name, value in vars(self).items() if name != "_section"}
-        return {**fields, "by_model": dict(self.by_model)}
+            fields = {name: value for name, value in vars(self).items() if name != "_section"}
+            return {**fields, "by_model": dict(self.by_model)}
 
     def reset(self) -> JSON:
         """Start again from zero; returns the last `snapshot()`."""
         with self._section:
-            last = self._fields()
+            last = self.snapshot()
             self._clear()
         return last
 
     def _failed_one(self) -> None:
         self._section.run(lambda: vars(self).update(failed=self.failed + 1))
-
-    def _book(self, attempt: _Attempt) -> None:
-        self._section.run(lambda: self._count(attempt))
 
     def _count(self, attempt: _Attempt) -> None:
         self.attempts += 1
@@ -850,13 +824,12 @@ class Client:
         reply: Response = self._ask("_chat", locals(), stream=False)
         return reply
 
-    def stream(self, messages: Messages, *, system: Optional[str] = None,
-               temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
-               max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
-               seed: Optional[int] = None, tools: Optional[Sequence[Any]] = None, tool_choice: Any = None,
-               schema: Any = None, reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None,
-               model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
-               headers: Headers = None) -> Stream:
+    def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
+               top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
+               stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
+               tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
+               reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
@@ -933,10 +906,9 @@ class Client:
         names: List[str] = []
         page = ""
         for ask in self._within(locals()):  # pragma: no branch: it runs on, or raises
-            pages = _ModelList(self._chat, page)
-            reply = self._perform(self._plan(pages, ask, stream=False))
+            reply = self._perform(self._plan(_ModelList(self._chat, page), ask, stream=False))
             names += reply.parsed
-            page = pages.next_page(reply.raw)
+            page = _ModelList.next_page(reply.raw)
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
                 break
         return names
@@ -1466,7 +1438,9 @@ class _Flow:
         if self.attempt.ended:
             return
         if self.attempt.is_foreign():  # pragma: no cover: in forked children
-            self.attempt.leave()
+            self.attempt.ended = True  # the connection stays open in the parent, and is neither read nor counted here
+            if self.attempt.wire is not None:
+                self.attempt.wire.leave()
             return
         if self.ended or self.finished:
             self.answer.drain()
@@ -1480,8 +1454,7 @@ class _Flow:
 def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
     if reply.text and not told:  # a server whose only choice is not the first
         yield reply.text
-    for call in reply.tool_calls:
-        yield Event("tool_call", tool_call=call)
+    yield from (Event("tool_call", tool_call=call) for call in reply.tool_calls)
     yield Event("usage", usage=reply.usage)
     yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
 
@@ -2128,10 +2101,9 @@ _IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models t
 def _image_part(image: Any) -> JSON:
     """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
     if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
-        url = image
-    elif isinstance(image, (bytes, bytearray, memoryview)):
-        url = _data_uri(bytes(image), "image")
-    elif isinstance(image, (str, os.PathLike)):
+        return {"type": "image_url", "image_url": {"url": image}}
+    what, data = "image", image
+    if isinstance(image, (str, os.PathLike)):
         what = f"image {_words(repr(os.fspath(image)))}"
         try:
             with open(image, "rb") as file:
@@ -2139,18 +2111,15 @@ def _image_part(image: Any) -> JSON:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
-        url = _data_uri(data, what)
-    else:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
-    return {"type": "image_url", "image_url": {"url": url}}
-
-
-def _data_uri(data: bytes, what: str) -> str:
+    data = bytes(data)
     found = re.match(_IMAGE_MARKS, data[:1000], re.S)
     kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
     if kind not in ("png", "jpeg", "gif", "webp"):
         raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {"type": "image_url", "image_url": {"url": uri}}
 
 
 # -------------------------------------------------------------------------------------------------------------- waiting
@@ -2233,12 +2202,6 @@ class _Attempt:
         """Whether this is a forked child, and the connection its parent's."""
         return self.pid != os.getpid()
 
-    def leave(self) -> None:  # pragma: no cover: in forked children
-        """Let go of a parent's connection: it stays open there, and is neither read nor counted here."""
-        self.ended = True
-        if self.wire is not None:
-            self.wire.leave()
-
     def end(self, ledger: Ledger) -> None:
         """Give the connection back and book the attempt, once."""
         if not self.ended:
@@ -2247,7 +2210,7 @@ class _Attempt:
                 self.answer.release()
             self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
             for each in {ledger, *self.call.above}:
-                each._book(self)
+                each._section.run(functools.partial(each._count, self))
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
@@ -2280,19 +2243,14 @@ class _Gate:
 
     def __init__(self, limit: Optional[RateLimit]) -> None:
         self._section = _Section()
-        self._until = self._spread = 0.0
-        self._buckets: Dict[str, _Bucket] = {}
-        for name, rate in vars(limit or RateLimit()).items():
-            if rate is not None:
-                self._buckets[name.partition("_")[0]] = _Bucket(rate)
+        self._pause = 0.0, 0.0  # until when; how far apart calls start again
+        self._buckets = {name.partition("_")[0]: _Bucket(rate) for name, rate in vars(limit or RateLimit()).items()
+                         if rate is not None}
 
     def pause(self, delay: float) -> None:
         """Make every call of the client wait `delay` seconds from now."""
-        self._section.run(lambda: self._hold(_now() + delay, delay * _SPREAD))
-
-    def _hold(self, until: float, spread: float) -> None:
-        if until > self._until:
-            self._until, self._spread = until, spread
+        pause = _now() + delay, delay * _SPREAD
+        self._section.run(lambda: setattr(self, "_pause", max(self._pause, pause)))
 
     def enter(self, call: _Call) -> None:
         """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
@@ -2306,10 +2264,10 @@ class _Gate:
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
     def _delay(self, call: _Call) -> float:
-        now = _now()
-        if self._until > now:
-            spare = max(0.0, call.deadline - self._until) / 2  # the spread must not eat what a deadline leaves
-            return self._until - now + random.uniform(0, min(self._spread, spare))
+        now, (until, spread) = _now(), self._pause
+        if until > now:
+            spare = max(0.0, call.deadline - until) / 2  # the spread must not eat what a deadline leaves
+            return until - now + random.uniform(0, min(spread, spare))
         if not self._buckets:
             return 0.0
         with self._section:
@@ -2368,9 +2326,7 @@ def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> O
         if ask is not None and ask > 0:
             return ask
     words = re.search(_IN_WORDS, trouble.message) if trouble.message else None
-    if words:
-        return _seconds(words.group(1).split(" ")[0].rstrip(".")) or None
-    return _reset(headers, now)
+    return (_seconds(words[1].split(" ")[0].rstrip(".")) or None) if words else _reset(headers, now)
 
 
 def _number(value: Optional[str]) -> Optional[float]:
@@ -2413,8 +2369,7 @@ def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
         name = name.lower()
         if re.match(_REMAINING, name) and _number(value) == 0:
             waits.append(_reset_in(headers.get(name.replace("remaining", "reset")), now) or 0.0)
-    wait = max(waits, default=0.0)
-    return wait if wait > 0 else None
+    return max([0.0, *waits]) or None
 
 
 def _reset_in(value: Optional[str], now: float) -> Optional[float]:
@@ -3135,11 +3090,7 @@ class _Answer:
             yield piece
 
     def _received(self, source: http.client.HTTPResponse) -> Iterator[bytes]:
-        while True:
-            piece = source.read1(_PIECE)
-            if not piece:
-                break
-            yield piece
+        yield from iter(functools.partial(source.read1, _PIECE), b"")
         if source.length:
             raise _Cut(f"{source.length} bytes of the body are missing")
         self._whole = True
@@ -3285,10 +3236,9 @@ class _Trouble:
             inner.get("status_code"), outer.get("status_code"), inner.get("status"))))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
-        known = (self.code, self.type, *(_short(it) for it in (
-            inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
-            _dict(inner.get("details")).get("error_code"))))
-        self.words = {str(word) for word in known if word is not None}
+        known = (inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
+                 _dict(inner.get("details")).get("error_code"))
+        self.words = {str(word) for word in (self.code, self.type, *map(_short, known)) if word is not None}
         for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
             told = _dict(detail)  # one of google.rpc's
             self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
@@ -3322,9 +3272,8 @@ _QUOTA = frozenset((
     "insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "billing_hard_limit_reached",
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
-_QUOTA_WORDS = (
-    r"(?i)reached your specified API usage limits|free-models-per-day|exceeded your current quota, "
-    r"please check your plan")
+_QUOTA_WORDS = ("(?i)reached your specified API usage limits|free-models-per-day|"
+                "exceeded your current quota, please check your plan")
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
 _CONTEXT_WORDS = (
@@ -3463,15 +3412,14 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     raised: LLMError
     try:
         call.dialect.check(body)
+        attempt.billed = reply = _completed(call.dialect.parse(body), call, answer)
+        return reply
     except _Failed as failed:
         attempt.billed = None
         raised = _api_error(call, None, answer.headers, failed.args[0])
     except ResponseError as error:
         raised = _no_answer(call, answer, str(error.args[0]), payload)
         raised.body = body
-    else:
-        attempt.billed = reply = _completed(call.dialect.parse(body), call, answer)
-        return reply
     raise raised
 
 
@@ -3494,10 +3442,8 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
 
 def _sealed(error: LLMError, call: _Call) -> LLMError:
     """An error with the call's story on it and no key in what the server said; done once, for it may be dear."""
-    error.provider = call.provider.name
+    error.provider, error.last_error = call.provider.name, error.last_error or call.last_error
     error.attempts, error.elapsed = call.attempts, _now() - call.started
-    if error.last_error is None:
-        error.last_error = call.last_error
     mask, said = call.mask(), vars(error)
     said.update({name: mask.of(said[name]) for name in _SAID if name in said})
     if "body" in said:
@@ -3639,7 +3585,7 @@ def _checked_session(session: Any) -> Any:
 
 
 def _checked_folder(folder: Any) -> Optional[str]:
-    path = os.fspath(folder) if isinstance(folder, (str, os.PathLike)) else folder
+    path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder
     if not isinstance(path, (str, type(None))):
         raise ConfigurationError(f"save_failed is {_shown(folder)}: give the path of a folder, or None")
     return path
@@ -3812,14 +3758,15 @@ def _debug_to_stderr() -> None:
 
 def _save(folder: str, call: _Call, error: LLMError) -> None:
     """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
+    def hidden(headers: Mapping[str, Any]) -> JSON:
+        return {name: "***" if value and re.search(_SECRET_HEADER, name) else value for name, value in headers.items()}
+
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
         "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
-        "headers": {name: "***" if re.search(_SECRET_HEADER, name) else value
-                    for name, value in _request_headers(call).items()},
-        "given": {name: "***" if value and re.search(_SECRET_HEADER, name) else value
-                  for name, value in call.headers.items()},  # of the headers those the user asked for, or away
+        "headers": hidden(_request_headers(call)),
+        "given": hidden(call.headers),  # of the headers those the user asked for, or away
         "body": None if call.payload is None else json.loads(call.payload),
         "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
         "partial": error.response.text if error.response else None,
@@ -3844,8 +3791,7 @@ def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
     limits = {name.lower(): value for name, value in answer.headers.items() if "ratelimit" in name.lower()}
     _log.debug("%s %s: %s %s, %d bytes sent, %shead %d after %.3f s, request %s, limits %s", call.provider.name,
                call.model, call.method, _without_userinfo(call.url), len(call.payload or b""), opened, answer.status,
-               _now() - attempt.started, call.words(_request_id(answer.headers) or "-"),
-               call.words(str(limits)))
+               _now() - attempt.started, call.words(_request_id(answer.headers) or "-"), call.words(str(limits)))
 
 
 def _log_reply(call: _Call, reply: Response) -> None:
@@ -4052,11 +3998,10 @@ class _Embedding(_Dialect):
     lists = ("data", "embeddings")
 
     def __init__(self, of: _Dialect) -> None:
-        super().__init__(headers=of.headers, of=of)
+        super().__init__(headers=of.headers, embedding=of.embedding)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        of: _Dialect = vars(self)["of"]
-        path, body = of.embedding(model, asked["texts"])
+        path, body = self.embedding(model, asked["texts"])
         return "POST", path, _merged(body, asked.get("extra", {}))
 
     def check(self, body: JSON) -> None:
@@ -4499,11 +4444,7 @@ def _placed(told: List[Token], ids: List[int]) -> List[Token]:
 
 
 def _spread(words: List[str], text: str) -> List[str]:
-    """A text cut up among its tokens.
-
-    Their own words are not always in it: those of special tokens are left out, and those of tokens that make up one
-    character are no text yet. That text stands with the last of them.
-    """
+    """A text cut up among its tokens; what is in none of their own words stands with the last of those that make it."""
     if "".join(words) == text:
         return words
     parts = [""] * len(words)
@@ -5034,9 +4975,8 @@ class _Provider(NamedTuple):
         return self.raw(**{name: quirk for name, quirk in self.quirks.items() if name != "names"})
 
 
-def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI,
-         raw: Type[_Dialect] = _Completions, optional_keys: str = "", plain_ids: bool = False,
-         **quirks: Any) -> _Provider:
+def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, raw: Type[_Dialect] = _Completions,
+         optional_keys: str = "", plain_ids: bool = False, **quirks: Any) -> _Provider:
     return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids, quirks)
 
 
