@@ -2583,7 +2583,7 @@ class _Wire:
             socket.SocketType.shutdown(self._sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
         except OSError:  # closed already
             pass
-        except (AttributeError, TypeError):  # a green socket, or another TLS library's: over a twin, one descriptor more
+        except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
             with contextlib.suppress(OSError, ValueError), contextlib.closing(
                     socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
