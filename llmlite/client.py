@@ -758,7 +758,7 @@ class Client:
             through.  Default: the provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a
             loopback host.
         timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
-        idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
+        idle_timeout: seconds a stream may go without a datan event (pings do not count).  Default: the read timeout.
         deadline: seconds for a whole call: connects, retries, waits and the last byte included.
         retry: a `RetryPolicy`, or None for one attempt a call.
         rate_limit: a `RateLimit` to hold calls back by.
@@ -1980,9 +1980,18 @@ class _Fit:
         """Raise the first thing that is wrong with a value; `at` is where it stands."""
         if schema is False:
             raise _Misfit(at, f"nothing may stand here, but there is {_shown(value)}")
-        for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
-            if word in schema:
-                check(self, value, schema[word], schema, at)
+        pair = id(schema), id(value)
+        if pair not in self.met:
+            self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
+            try:
+                for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
+                    if word in schema:
+                        check(self, value, schema[word], schema, "")
+            except _Misfit as misfit:
+                self.met[pair] = misfit.at, misfit.why
+        found = self.met[pair]
+        if found is not None:
+            raise _Misfit(at + found[0], found[1])
 
     def type(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if wanted:
@@ -2054,16 +2063,7 @@ class _Fit:
         target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
         if target is _UNSET:
             raise _Misfit(at, f"the $ref {_shown(wanted)} of the schema leads nowhere")
-        pair = id(target), id(value)
-        if pair not in self.met:
-            self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
-            try:
-                self.check(value, target, "")
-            except _Misfit as misfit:
-                self.met[pair] = misfit.at, misfit.why
-        found = self.met[pair]
-        if found is not None:
-            raise _Misfit(at + found[0], found[1])
+        self.check(value, target, at)
 
 
 _KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON, str], None]] = {
@@ -2972,7 +2972,7 @@ class _Transport:
         # straight to the adapter where nobody else wants to see the request
         straight = self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
         attempt.left(None)
-        _CURRENT.set(attempt)
+        token = _CURRENT.set(attempt)
         try:
             send = self._send_own if straight else self._send_theirs
             response = send(call, attempt, headers)
@@ -2983,7 +2983,7 @@ class _Transport:
                 raise
             response = error.response  # a hook of the session calls raise_for_status(): it is an answer all the same
         finally:
-            _CURRENT.set(None)
+            _CURRENT.reset(token)
         attempt.answer = answer = _Answer(response, attempt)
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
@@ -3206,7 +3206,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
                                      last_error=call.last_error)
     if _now() + _EPSILON >= attempt.idle_at:
-        return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
+        return APITimeoutError(f"no datan event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
@@ -3452,7 +3452,7 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 _SAID = ("why", "message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words
-_SECRET_HEADER = r"(?i)auth|key|token(?!s)|cookie|secret|passw|credential"
+_SECRET_HEADER = r"(?i)^(?!.*(?:max|limit|remain|count)).*(?:auth|key|token|cookie|secret|passw|credential)"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 _PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
 _SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"

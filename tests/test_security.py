@@ -269,6 +269,7 @@ def test_a_key_that_is_also_a_provider_masks_none_of_our_own_words(server):
 
 @pytest.mark.parametrize("name, value, secret", [
     ("X-Max-Tokens", "100000", False), ("X-Token-Limit", "100000", False), ("X-Max-Tokens", "abc-123-def", False),
+    ("X-Access-Tokens", "abc-123-def", True),
     ("X-Auth-Token", "1234567890123456", True), ("X-Auth-Token", "abc-123-def", True),
     ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
     ("X-Client-Secret", "abc-123-def", True), ("Proxy-Authorization", "Basic abc-123-def", True)])

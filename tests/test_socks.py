@@ -15,8 +15,8 @@ pytest.importorskip("socks", reason="needs PySocks")
 KEY = "sk-0123456789"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 DRIP = [step for number in range(len(HEAD)) for step in (HEAD[number:number + 1], 0.05)]
-METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
 SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
+PAIRS = pytest.mark.parametrize("scheme, method", [("http", "chat"), ("https", "stream")])  # one of each
 ROADS = pytest.mark.parametrize("road", ["direct", "socks"])
 
 
@@ -98,8 +98,7 @@ def fails(llm, method="chat", **options):
 # ------------------------------------------------------------------------------------------------------------- it works
 
 
-@METHODS
-@SCHEMES
+@PAIRS
 def test_calls_go_through(server, proxy, llm, scheme, method):
     """Calls and streams go through the proxy, one after another over one connection."""
     server.handle(lambda request: testing.stream(["o", "k"]))
@@ -150,9 +149,8 @@ def test_leaving_a_stream_closes_its_connection(server, llm, scheme):
 # -------------------------------------------------------------------------------------------------- sent once, not more
 
 
-@METHODS
+@PAIRS
 @ROADS
-@SCHEMES
 def test_server_that_closes_is_asked_once(server, llm, road, scheme, method):
     """A server that reads the request and closes is asked once with retry=None, and it is booked."""
     server.raw(testing.CLOSE, times=9)
@@ -172,9 +170,8 @@ def test_server_that_closes_is_asked_as_often_as_the_policy_says(server, road, r
         assert (len(server.requests), error.attempts, llm.ledger.attempts, llm.ledger.unknown) == (3, 3, 3, 3)
 
 
-@METHODS
+@PAIRS
 @ROADS
-@SCHEMES
 def test_pooled_connection_that_had_died_is_replaced(server, llm, road, scheme, method):
     """A pooled connection that the server had closed is replaced, unseen; the server is asked once a call."""
     server.handle(lambda request: testing.reply("ok"))
@@ -185,9 +182,8 @@ def test_pooled_connection_that_had_died_is_replaced(server, llm, road, scheme, 
         assert server.wait_idle(1)
 
 
-@METHODS
+@PAIRS
 @ROADS
-@SCHEMES
 def test_pooled_connection_that_dies_is_replaced_once(server, llm, road, scheme, method):
     """A pooled connection that dies at once is replaced once; what was sent is what is booked."""
     server.reply("ok")
@@ -198,9 +194,8 @@ def test_pooled_connection_that_dies_is_replaced_once(server, llm, road, scheme,
     assert len(server.requests) in (2, 3) and llm.ledger.attempts == len(server.requests)
 
 
-@METHODS
+@PAIRS
 @ROADS
-@SCHEMES
 def test_server_that_had_worked_is_not_asked_again(server, llm, road, scheme, method):
     """A server that had worked on a request before it closed a pooled connection is not asked twice."""
     server.reply("ok")
@@ -229,8 +224,7 @@ def test_replacement_keeps_the_deadline(server, llm, road):
 HEADS = pytest.mark.parametrize("head", [[testing.STALL], DRIP], ids=["none", "dripping"])
 
 
-@METHODS
-@SCHEMES
+@PAIRS
 @HEADS
 def test_deadline_of_the_head(server, llm, scheme, method, head):
     """An answer's head that drips, or never comes, ends at the deadline; what was sent is booked as unknown."""
@@ -240,8 +234,7 @@ def test_deadline_of_the_head(server, llm, scheme, method, head):
     assert (len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (1, 1, 1)
 
 
-@METHODS
-@SCHEMES
+@PAIRS
 def test_deadline_of_the_body(server, llm, scheme, method):
     """A body that drips ends at the deadline."""
     server.reply("a" * 1000, split=20, gap=0.05)

@@ -757,6 +757,18 @@ def test_a_dear_answer():
     assert both < depth + 10 * read + 0.1
 
 
+@pytest.mark.timeout(10)
+def test_a_schema_that_says_the_same_twice_at_each_level():
+    """A part of a schema that stands in two places is held against a value once: else the cost doubles a level."""
+    schema, value = {"type": "integer"}, 1
+    for _ in range(40):
+        inner = {"type": "object", "properties": {"a": schema}}
+        schema, value = {**inner, "anyOf": [inner, {"type": "null"}]}, {"a": value}
+    assert tools._parse_as(schema, json.dumps(value)) == value
+    with pytest.raises(ValueError, match="is not of type integer"):
+        tools._parse_as(schema, json.dumps(value).replace("1", '"x"'))
+
+
 @pytest.mark.parametrize("value", [
     [], {}, [1], [1, [2, "a"], {}], {"a": None, "b": [True], 3: 1.5}, "x" * 58, "x" * 59, "x" * 100, ["x" * 100, 1],
     [[]], list(range(100)), dict.fromkeys("abcdefghijklmnop"), (1, 2), b"x", {"x" * 100: 1}, "'", "\n" * 70], ids=str)
