@@ -758,7 +758,7 @@ class Client:
             through.  Default: the provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a
             loopback host.
         timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
-        idle_timeout: seconds a stream may go without a datan event (pings do not count).  Default: the read timeout.
+        idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
         deadline: seconds for a whole call: connects, retries, waits and the last byte included.
         retry: a `RetryPolicy`, or None for one attempt a call.
         rate_limit: a `RateLimit` to hold calls back by.
@@ -1345,9 +1345,9 @@ class _Flow:
         return None
 
     def _torn(self, data: bytes, at_end: bool) -> None:
-        what = "event cut in two" if at_end else "torn event"
+        what = "an event cut in two" if at_end else "a torn event"
         if not self.events:
-            raise _no_answer(self.call, self.answer, f"a stream that begins with a {what}", data)
+            raise _no_answer(self.call, self.answer, f"a stream that begins with {what}", data)
         if at_end and self.finished:
             return
         if at_end:
@@ -1373,7 +1373,7 @@ class _Flow:
         if type(chunk) is not dict:
             self.bad += chunk is not None
             return None
-        if name.decode("latin-1") in _PINGS or chunk.get("type") in _PINGS:
+        if (name.decode("latin-1") in _PINGS or chunk.get("type") in _PINGS) and not chunk.get("error"):
             return None
         if name == b"error" and "error" not in chunk:
             chunk = {"error": chunk}
@@ -3206,7 +3206,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
                                      last_error=call.last_error)
     if _now() + _EPSILON >= attempt.idle_at:
-        return APITimeoutError(f"no datan event for {_brief(attempt.idle)} s", why=where, _kind="normal")
+        return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):

@@ -366,6 +366,14 @@ def test_pings_of_any_form_are_no_data(dialect, begun):
     together(range(len(PINGS[dialect])), case)
 
 
+def test_an_error_that_comes_as_a_ping_is_one(server):
+    """Whatever an event is called, an error object in it is an error."""
+    server.sse([b'event: ping\ndata: {"error":{"message":"no","type":"server_error"}}\n\n'])
+    llm = llmlite.Client("test", base_url=server.url, retry=None)
+    with pytest.raises(llmlite.ServerError, match="no"):
+        ask(llm, "stream")
+
+
 def test_events_keep_a_stream_from_being_idle(server):
     """idle_timeout is between events, not for the whole stream."""
     server.sse([*map(chunk, "abc"), chunk(finish="stop"), DONE], gap=0.1)
