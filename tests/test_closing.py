@@ -306,6 +306,22 @@ def test_close_from_another_thread_over_a_foreign_socket(server, llm, monkeypatc
     assert server.wait_idle(0.5)
 
 
+@pytest.mark.parametrize("how", ["text", "events"])
+def test_a_stream_is_not_for_two_readers_at_once(server, llm, how):
+    """Who reads a stream while another thread waits in it, and nobody closes it, is told so as with any generator."""
+    server.handle(lambda request: unfinished())
+    stream, seen = llm.stream("Hi"), queue.Queue()
+    reader = threading.Thread(target=read, args=(stream, "events", seen))
+    reader.start()
+    assert seen.get(timeout=2) == "He"
+    time.sleep(0.05)
+    with pytest.raises(ValueError, match="already executing"):
+        next(stream if how == "text" else stream.events())
+    stream.close()
+    assert seen.get(timeout=2) == "end"
+    reader.join(2)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="no such limit")
 def test_close_from_another_thread_without_a_descriptor_left(server, llm):
     """A process that may open no more files can still close a stream."""

@@ -308,7 +308,8 @@ def test_a_large_error_object_is_read_in_part(server, status, mode):
 
 @pytest.mark.parametrize("body", [
     b'{"error":{"message":"' + b"x" * (2 << 20), b'{"error":"' + b"x" * (2 << 20), b'{"error":["' + b"}" * (2 << 20),
-    b'{"error":{"a":[[[[[' + b"1," * (1 << 20), b"<p>" + b"x" * (2 << 20), b"]]]],,," + b"x" * (2 << 20)])
+    b'{"error":{"a":[[[[[' + b"1," * (1 << 20), b"<p>" + b"x" * (2 << 20),
+    b'{"error":' + b"[" * (2 << 20), b"]]]],,," + b"x" * (2 << 20)])
 @pytest.mark.parametrize("status", [200, 400])
 def test_a_large_error_of_any_form(server, status, body):
     """A large error whose start says nothing that can be read, or is no JSON, is an error all the same."""

@@ -149,9 +149,9 @@ add("connect", "host not found", None, NOT_SENT._replace(
     outcome="APIConnectionError|DeadlineExceededError", says="host not found|deadline"), peer=peers.Nowhere, **ALONE)
 silent("connect", "connect swallowed", None, Expect("DeadlineExceededError", requests=0, attempts=1), peer=peers.Full,
     **ALONE)
-silent("connect", "connect swallowed, connect timeout", None,
-       Expect("APITimeoutError", requests=0, attempts=1, says="connect timed out"), peer=peers.Full,
-       options={"timeout": (0.1, 600)}, **ALONE)
+add("connect", "connect swallowed, connect timeout", None,
+    Expect("APITimeoutError", requests=0, attempts=1, says="connect timed out"), peer=peers.Full,
+    options={"timeout": (0.1, 600)}, **ALONE)
 add("connect", "TLS, unknown authority", None, NOT_SENT._replace(says="certificate refused.*SSL_CERT_FILE"),
     peer=peers.Untrusted, **ALONE)
 add("connect", "TLS to a plain port", None, NOT_SENT._replace(says="TLS failed.*https"), peer=peers.Plain, **ALONE)
