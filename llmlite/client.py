@@ -39,7 +39,7 @@ import json
 import logging
 import math
 import mimetypes
-import numbers
+import operator
 import os
 import random
 import re
@@ -296,7 +296,7 @@ class Usage(NamedTuple):
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Any) -> Usage:
-        return Usage(*(mine + theirs for mine, theirs in zip(self, other)))
+        return Usage(*map(operator.add, self, other))
 
 
 class ToolCall(NamedTuple):
@@ -413,20 +413,20 @@ def _gathered(replies: List[Response], model: str) -> Embeddings:
     return Embeddings(vectors, sum((reply.usage for reply in replies), _NO_USAGE), model)
 
 
-_NUMBERS: Dict[type, Tuple[str, Any]] = {  # a kind of number, in words, and as libraries of all sorts register theirs
-    int: ("a whole number", numbers.Integral), float: ("a finite number", numbers.Real), bool: ("True or False", ())}
+_NUMBERS: Dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False"}
 
 
 def _finite(value: Any, kind: type = float) -> Any:
     """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond all bounds."""
-    if type(value) is not kind:
-        if isinstance(value, bool) or not isinstance(value, _NUMBERS[kind][1]):
-            return None
+    if type(value) not in (bool, int, float):
+        import numbers  # here: only what other libraries make their own needs it
         try:
-            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+            value = int(value) if isinstance(value, numbers.Integral) else float(value) if isinstance(
+                value, numbers.Real) else None
         except (ValueError, OverflowError):
             return None
-    return value if abs(value) <= sys.float_info.max else None
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    return value if fits and abs(value) <= sys.float_info.max else None
 
 
 @dataclass(frozen=True)
@@ -461,7 +461,7 @@ class RetryPolicy:
             value, kind = getattr(self, field.name), type(field.default)
             number = _finite(value, kind)
             if number is None or number < 0:
-                what = _NUMBERS[kind][0] + ("" if kind is bool else ", zero or more")
+                what = _NUMBERS[kind] + ("" if kind is bool else ", zero or more")
                 raise ConfigurationError(f"{field.name}={_shown(value)}: RetryPolicy takes {what}")
             object.__setattr__(self, field.name, number)
         if self.jitter > 1:
@@ -686,7 +686,10 @@ class Ledger:
         return last
 
     def _failed_one(self) -> None:
-        self._section.run(lambda: vars(self).update(failed=self.failed + 1))
+        self._section.run(self._count_failed)
+
+    def _count_failed(self) -> None:
+        self.failed += 1
 
     def _count(self, attempt: _Attempt) -> None:
         self.attempts += 1
@@ -711,12 +714,12 @@ class _Section:
     """
 
     def __init__(self) -> None:
-        self._states: Dict[int, Any] = {}  # by process
+        self._states: Dict[object, Any] = {}  # by process
 
     def _state(self) -> Any:
-        pid = os.getpid()
-        return self._states.get(pid) or self._states.setdefault(
-            pid, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
+        here = _Process.here
+        return self._states.get(here) or self._states.setdefault(
+            here, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
 
     def __enter__(self) -> None:
         state = self._state()
@@ -727,16 +730,41 @@ class _Section:
         state = self._state()
         try:
             while state.depth == 1 and state.waiting:
-                state.waiting.popleft()()
+                change, args = state.waiting.popleft()
+                change(*args)
         finally:
             state.depth -= 1
             state.lock.release()
 
-    def run(self, change: Callable[[], None]) -> None:
+    def run(self, change: Callable[..., None], *args: Any) -> None:
         """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
-        self._state().waiting.append(change)
+        self._state().waiting.append((change, args))
         with self:
             pass
+
+
+class _Process:
+    """Which process this is, told by an object: numbers come again, and to ask for them each time is dear."""
+
+    here: object
+    _known: Dict[int, object] = {}
+
+    @classmethod
+    def look(cls) -> object:
+        """Ask the system, for of some forks (uWSGI's) Python is not told."""
+        cls.here = cls._known.setdefault(os.getpid(), object())
+        return cls.here
+
+    @classmethod
+    def forked(cls) -> None:  # pragma: no cover: in forked children
+        """Whatever has this process's number belongs to another that had it before."""
+        cls._known.clear()
+        cls.look()
+
+
+_Process.look()
+if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
+    os.register_at_fork(after_in_child=_Process.forked)
 
 
 def _is_empty(reply: Response) -> bool:
@@ -797,7 +825,7 @@ class Client:
         self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
         self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
-        self._transports: Dict[int, _Transport] = {}  # by process: a forked child makes its own
+        self._transports: Dict[object, _Transport] = {}  # by process: a forked child makes its own
         self._transport()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
@@ -925,7 +953,7 @@ class Client:
             ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
                 functions were not called.
         """
-        if isinstance(max_rounds, bool) or not isinstance(max_rounds, numbers.Integral) or max_rounds < 1:
+        if (_finite(max_rounds, int) or 0) < 1:
             raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
         history, declared = _checked_messages(messages), _tool_dicts(tools)
         functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
@@ -1141,9 +1169,9 @@ class Client:
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
-        pid = os.getpid()
-        return self._transports.get(pid) or self._transports.setdefault(
-            pid, _Transport(self._session, self._retry, list(self._transports.values())))
+        here = _Process.look()
+        return self._transports.get(here) or self._transports.setdefault(
+            here, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
 class Stream:
@@ -2172,10 +2200,11 @@ class _Attempt:
         self.deadline, self.read = call.deadline, call.read
         self.idle: Optional[float] = call.idle if call.streams else None
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
-        self.pid = os.getpid()
+        self.process = _Process.here
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
         self.sent_at = -math.inf
+        self.head = b""  # the request's own, until its body goes out with it
         self.opened = 0.0  # when its connection was, if it needed a new one
         self.reused = False  # until the pool has handed out a connection that was in use before
         self.status = 0
@@ -2193,6 +2222,12 @@ class _Attempt:
             raise socket.timeout("out of time")
         return left if limit is None or left < limit else limit
 
+    def holds(self, data: Any) -> bool:
+        """Keep a request's head back for its body, if that is small: one packet is cheaper than two for both sides."""
+        if len(self.call.payload or b"") in range(1, _PIECE) and data[-4:] == b"\r\n\r\n" and data[:8] != b"CONNECT ":
+            self.head = data
+        return self.head is data
+
     def is_stale(self) -> bool:
         """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
         return (self.reused and not self.call.replaced and not (self.wire and self.wire.received)
@@ -2200,7 +2235,7 @@ class _Attempt:
 
     def is_foreign(self) -> bool:
         """Whether this is a forked child, and the connection its parent's."""
-        return self.pid != os.getpid()
+        return self.process is not _Process.look()
 
     def end(self, ledger: Ledger) -> None:
         """Give the connection back and book the attempt, once."""
@@ -2209,8 +2244,8 @@ class _Attempt:
             if self.answer is not None:
                 self.answer.release()
             self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-            for each in {ledger, *self.call.above}:
-                each._section.run(functools.partial(each._count, self))
+            for each in {ledger, *self.call.above} if self.call.above else (ledger,):
+                each._section.run(each._count, self)
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
@@ -2279,7 +2314,7 @@ class _Gate:
     def spent(self, usage: Usage) -> None:
         """Count an answer's tokens against the rate limit."""
         if "tokens" in self._buckets:
-            self._section.run(lambda: self._buckets["tokens"].take(usage.total_tokens))
+            self._section.run(self._buckets["tokens"].take, usage.total_tokens)
 
 
 class _Bucket:
@@ -2455,9 +2490,9 @@ class _EventDecoder:
                     if data:
                         yield name, data[0] if len(data) == 1 else b"\n".join(data)
                         data, size = [], 0
-                        again, self.again = self.again, []
-                        for one in again:
-                            yield name, one
+                        if self.again:
+                            again, self.again = self.again, []
+                            yield from ((name, one) for one in again)
                     name = b""
                 elif line[:6] == b"event:":
                     name = line[6:].strip()
@@ -2553,8 +2588,8 @@ class _Wire:
 
     def recv_into(self, buffer: Any, *args: Any) -> int:
         """Read once, within what is left of the time."""
-        if self._attempt.pid != os.getpid():  # pragma: no cover: in forked children
-            raise _Foreign(f"it is open in process {self._attempt.pid}")
+        if self._attempt.process is not _Process.here:  # pragma: no cover: in forked children
+            raise _Foreign("it is open in the process that this one was forked from")
         timeout = self._attempt.left(self._attempt.read)
         if timeout != self._timeout:
             self._sock.settimeout(timeout)
@@ -2724,6 +2759,9 @@ class _Bounded:
         if attempt is not None:
             if self.sock is None:
                 self.connect()
+            if attempt.holds(data):
+                return
+            data, attempt.head = attempt.head + data if attempt.head else data, b""
             self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
             if not attempt.sent:
                 attempt.sent, attempt.sent_at = True, _now()
@@ -2948,7 +2986,7 @@ class _Transport:
             for prefix, adapter in zip(("https://", "http://"), self._adapters):
                 self._session.mount(prefix, adapter)
             self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
-            self._finalizer = weakref.finalize(self, _close_in, os.getpid(), self._session)
+            self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session)
 
     def forget(self) -> None:  # pragma: no cover: in forked children
         """Let go of a parent's connections: its pools' locks may be held here for ever, even by their finalizers."""
@@ -2970,7 +3008,8 @@ class _Transport:
         """Send one request; the answer's head is here when this returns."""
         headers, session = _request_headers(call), self._session
         # straight to the adapter where nobody else wants to see the request
-        straight = self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
+        straight = (self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
+                    and _is_own(HTTPAdapter.send, requests.adapters))
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
@@ -2993,10 +3032,9 @@ class _Transport:
         """What `Session.send` comes down to, without what it looks up anew each time."""
         request = requests.PreparedRequest()
         request.method, request.url, request.body = call.method, call.url, call.payload
-        request.headers = requests.structures.CaseInsensitiveDict(headers)
-        if call.payload is not None:
-            request.headers["Content-Length"] = str(len(call.payload))
-        request.hooks, request._cookies = {"response": []}, requests.cookies.RequestsCookieJar()
+        length: Dict[str, Optional[str]] = {} if call.payload is None else {"Content-Length": str(len(call.payload))}
+        request.headers = _with_headers(headers, length)  # type: ignore
+        request.hooks = {"response": []}
         origin = "/".join(call.url.split("/", 3)[:3])
         if origin not in self._settings:
             self._settings[origin] = _session_settings(self._session, call.url)
@@ -3014,9 +3052,9 @@ class _Transport:
         return session.send(request, timeout=timeout, allow_redirects=False, **settings)
 
 
-def _close_in(pid: int, session: requests.Session) -> None:
+def _close_in(process: object, session: requests.Session) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
-    if pid == os.getpid():  # pragma: no branch: else in forked children
+    if process is _Process.look():  # pragma: no branch: else in forked children
         session.close()
 
 
@@ -3053,6 +3091,8 @@ def _request_headers(call: _Call) -> Dict[str, str]:
 
 def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[str]]) -> Dict[str, Optional[str]]:
     """Headers with others put in, which replace those of the same name whatever its case."""
+    if not more:
+        return headers
     names = {name.lower() for name in more}
     return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
 
@@ -3101,7 +3141,7 @@ class _Answer:
         try:
             for piece in self.pieces():
                 body += piece
-                if len(body) > _MAX_ERROR and (self.status >= 300 or re.match(_ERROR_FIRST, body[:200])):
+                if len(body) > _MAX_ERROR and (self.status >= 300 or _ERROR_FIRST.match(body, 0, 200)):
                     break
         except _WIRE_ERRORS:
             if self.status < 300:
@@ -3347,7 +3387,7 @@ def _json_or(other: Any, payload: bytes) -> Any:
     return value if _is_shallow(payload) else other
 
 
-_ERROR_FIRST = rb'\s*\{\s*(?:"error"\s*:\s*[{"[]|"(?:type|object)"\s*:\s*"error")'
+_ERROR_FIRST = re.compile(rb'\s*\{\s*(?:"error"\s*:\s*[{"[]|"(?:type|object)"\s*:\s*"error")')
 
 
 def _error_json(other: Any, payload: bytes) -> Any:
@@ -3398,7 +3438,7 @@ def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
 def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     """The reply a 2xx holds, or the error that it is."""
     payload = answer.read()
-    body = (_error_json if re.match(_ERROR_FIRST, payload[:200]) else _json_or)(_UNSET, payload)
+    body = (_error_json if _ERROR_FIRST.match(payload, 0, 200) else _json_or)(_UNSET, payload)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
     if isinstance(body, dict) and _holds_error(body, call.dialect.mark, call.dialect.lists):
@@ -3625,7 +3665,7 @@ def _checked_options(asked: JSON) -> JSON:
         if name in _NUMERIC and not (name == "logprobs" and isinstance(value, bool)):
             asked[name] = _finite(value, _NUMERIC[name])
             if asked[name] is None:
-                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]][0]}")
+                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]]}")
         elif not isinstance(value, _KINDS.get(name, object)):
             names = " or ".join(kind.__name__ for kind in _KINDS[name])
             raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
@@ -3853,12 +3893,11 @@ def _settled(value: Any, depth: int = 8) -> Any:
 
 def _gather(body: JSON, key: str, piece: str) -> None:
     """Append to a text that grows piece by piece, at a cost that does not grow with it."""
-    kept = body.get(key)
-    if not isinstance(kept, io.StringIO):
-        before, kept = _str(kept), io.StringIO()
-        kept.write(before)
-        body[key] = kept
-    kept.write(piece)
+    try:
+        body[key].write(piece)
+    except (KeyError, AttributeError):  # the first, or the first that is a text
+        before, body[key] = _str(body.get(key)), io.StringIO()
+        body[key].write(before + piece)
 
 
 _JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
@@ -4108,13 +4147,17 @@ class _OpenAI(_Dialect):
 
     def reply(self, body: JSON, choice: JSON, **more: Any) -> Response:
         """A reply with what chats and raw completions have alike."""
-        return Response(text=self.text(body), raw=body, raw_finish_reason=choice.get("finish_reason"),
+        return Response(text=self.said(choice), raw=body, raw_finish_reason=choice.get("finish_reason"),
                         usage=_openai_usage(body, choice), model=_str(body.get("model")),
                         id=_str(body.get("id")) or None,
                         logprobs=_list(_dict(choice.get("logprobs")).get("content")), **more)
 
     def text(self, body: JSON) -> str:
-        message = _dict(_first_choice(body.get("choices")).get("message"))
+        return self.said(_first_choice(body.get("choices")))
+
+    def said(self, choice: JSON) -> str:
+        """The text of a choice."""
+        message = _dict(choice.get("message"))
         return _content_text(_settled(message.get("content")))[0] + _str(_settled(message.get("refusal")))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
@@ -4372,8 +4415,8 @@ class _Completions(_OpenAI):
         return self.reply(body, choice, tokens=tokens or _tokens_of(choice),
                           finish_reason=_finish_of(choice.get("finish_reason")))
 
-    def text(self, body: JSON) -> str:
-        return _str(_settled(_first_choice(body.get("choices")).get("text")))
+    def said(self, choice: JSON) -> str:
+        return _str(_settled(choice.get("text")))
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
         kept = _kept(body, "choices", choice.get("index"), {"text": ""})

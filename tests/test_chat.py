@@ -1,6 +1,7 @@
 """chat() against golden JSON: exactly what is sent, exactly what is read; models(), message helpers, one-liners."""
 import json
 import math
+import socket
 
 import pytest
 
@@ -36,6 +37,30 @@ def test_plain_chat_on_the_wire(server, llm):
     assert request.body == b'{"model":"test","messages":[{"role":"user","content":"hi"}]}'
     assert (request.method, request.path, request.version) == ("POST", "/v1/chat/completions", "HTTP/1.1")
     assert request.headers["content-length"] == str(len(request.body))
+
+
+@pytest.mark.parametrize("asked, sizes", [
+    (lambda llm: llm.chat("hi"), ["head and body"]),
+    (lambda llm: llm.stream("hi").text, ["head and body"]),
+    (lambda llm: llm.models(), ["head"]),
+    (lambda llm: llm.chat("x" * 100_000), ["head", "body"]),
+], ids=["chat", "stream", "no body", "large"])
+def test_a_small_request_goes_out_in_one_piece(server, llm, monkeypatch, asked, sizes):
+    """Head and body of a small request are one packet; a large body is not copied for that."""
+    sent = []
+
+    class Socket(socket.socket):
+        def sendall(self, data, *flags):
+            if self.getpeername()[1] == server.port:
+                parts = {"head": b"HTTP/1.1\r\n" in data, "body": data.endswith(b"}")}
+                sent.append(" and ".join(name for name, held in parts.items() if held))
+            super().sendall(data, *flags)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    server.json({"data": []}) if sizes == ["head"] else server.reply("ok")
+    asked(llm)
+    assert sent == sizes
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("args, sent", [
@@ -144,6 +169,7 @@ def test_default_headers(server, llm, method, accept):
     ({"content-type": "application/json; charset=utf-8"}, None, {"content-type": "application/json; charset=utf-8"}),
     ({"X-Empty": ""}, None, {"x-empty": ""}),
     ({"X-Latin": "\xfc"}, None, {"x-latin": "\xfc"}),
+    ({"content-length": "3"}, None, {"content-length": "57"}),
 ])  # fmt: skip
 def test_headers_of_ones_own(server, own, call, sent):
     """A call's headers beat the client's, which beat the default ones, in any case of letters; None leaves one out."""
