@@ -3130,7 +3130,10 @@ class _Answer:
             yield piece
 
     def _received(self, source: http.client.HTTPResponse) -> Iterator[bytes]:
-        yield from iter(functools.partial(source.read1, _PIECE), b"")
+        piece = source.read1(_PIECE)
+        while piece:
+            yield piece
+            piece = b"" if source.length == 0 else source.read1(_PIECE)
         if source.length:
             raise _Cut(f"{source.length} bytes of the body are missing")
         self._whole = True
