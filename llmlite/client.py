@@ -983,24 +983,28 @@ class Client:
         client.ledger = self.ledger
         return client
 
-    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = ()) -> Any:
-        """A call of this client, or of the first fallback that does not fail; `above`: whose fallback this one is."""
-        call = self._plan(getattr(self, dialect), {**asked, "deadline": self._limit(asked)}, stream)
-        call.above, call.in_turn = above, True
+    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = (), attempts: int = 0,
+             started: Optional[float] = None) -> Any:
+        """A call of this client, or of the first fallback that does not fail; the rest tells of those before it."""
+        call = self._plan(getattr(self, dialect), {**asked}, stream)
+        call.above, call.before, call.started, call.in_turn = above, attempts, started or call.started, True
         try:
             result = self._perform(call)
             call.in_turn = False
             return result
         except LLMError as caught:
+            if not call.in_turn:  # what its key's owner raised, who is no provider that failed
+                raise
             error = caught
         for client in self._fallbacks:
-            left = call.deadline - _now()
+            late = call.deadline - _now() <= _EPSILON
             bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
-            if left <= _EPSILON or bad and not isinstance(error, ContextLengthError):
+            if late or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
             try:
-                return client._ask(dialect, self._handed_to(client, asked, left), stream, (self.ledger, *above))
+                return client._ask(dialect, self._handed_to(client, asked, call), stream,
+                                   (self.ledger, *above), error.attempts, call.started)
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
@@ -1010,25 +1014,26 @@ class Client:
             self.ledger._failed_one()
         raise error
 
-    def _handed_to(self, client: Client, asked: JSON, left: float) -> JSON:
+    def _handed_to(self, client: Client, asked: JSON, call: _Call) -> JSON:
         """What a fallback is asked: within its own deadline too, and without headers meant for another address."""
-        left = min(left, client._deadline or math.inf)
         headers = asked["headers"] if client._base_url == self._base_url else None
-        return {**asked, "model": None, "headers": headers, "deadline": None if left == math.inf else left}
+        return {**asked, "model": None, "headers": headers,
+                "deadline": min(_Deadline(call.deadline, call.limit), client._until(_UNSET))}
 
-    def _limit(self, asked: JSON) -> Optional[float]:
-        return self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
+    def _until(self, deadline: Any) -> _Deadline:
+        """The deadline of a call, or of the longer one that it is a part of."""
+        if isinstance(deadline, _Deadline):
+            return deadline
+        limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
+        return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
     def _within(self, asked: JSON) -> Iterator[JSON]:
         """The arguments of one request after another, under one deadline."""
-        deadline = self._limit(asked)
-        started, left = _now(), deadline
-        while left is None or left > 0:
-            yield {**asked, "deadline": left}
-            if deadline is not None:
-                left = started + deadline - _now()
+        deadline = self._until(asked["deadline"])
+        while _now() < deadline.end:
+            yield {**asked, "deadline": deadline}
         self.ledger._failed_one()
-        raise DeadlineExceededError(f"deadline of {_brief(deadline)} s ran out", provider=self._provider.name)
+        raise DeadlineExceededError(f"deadline of {_brief(deadline.limit)} s ran out", provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
         """A call from a method's arguments: everything is checked and encoded before anything is sent."""
@@ -1041,7 +1046,7 @@ class Client:
         call.policy, call.key = self._retry, "" if callable(self._key) else self._key
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
-        call.start(_checked_seconds("deadline", deadline))
+        call.deadline, call.limit = self._until(deadline)
         call.headers = _with_headers(self._headers, _checked_headers(about["headers"]))
         call.schema = asked.get("schema")
         call.method, path, body = dialect.build(model, _as_dicts(asked), stream)
@@ -1051,12 +1056,18 @@ class Client:
         return call
 
     def _fresh_key(self, call: _Call) -> str:
-        """The key that a callable gives for the next attempt; what it raises is its owner's, and nothing is sent."""
-        key = self._key()  # type: ignore[operator]
+        """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
-            return _checked_key(key)
-        except ConfigurationError as error:
-            raise _sealed(error, call) from None
+            return _checked_key(self._key())  # type: ignore[operator]
+        except Exception as error:
+            call.in_turn = False
+            if self.ledger not in call.above:
+                self.ledger._failed_one()
+            if isinstance(error, ConfigurationError):
+                _sealed(error, call)
+            elif call.above:  # a fallback is passed over
+                raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
+            raise
 
     def _model_for(self, model: Optional[str]) -> str:
         _checked_type("model", model, str)
@@ -1501,7 +1512,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     dialect = tasks.get(saved.get("task"), client._chat)
     vars(dialect)["build"] = lambda *_: request
     with client:
-        asked = {"deadline": client._deadline, "timeout": _UNSET}
+        asked = {"deadline": _UNSET, "timeout": _UNSET}
         result = client._perform(client._plan(dialect, asked, bool(saved.get("stream"))))
         if isinstance(result, Stream):
             deque(result.events(), maxlen=0)
@@ -2124,6 +2135,13 @@ def _image_part(image: Any) -> JSON:
 
 # -------------------------------------------------------------------------------------------------------------- waiting
 
+class _Deadline(NamedTuple):
+    """When a call must have ended, and the seconds that were given for it."""
+
+    end: float
+    limit: Optional[float]
+
+
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
 
@@ -2140,16 +2158,13 @@ class _Call:
         self.policy: Optional[RetryPolicy] = None
         self.replaced = False  # whether a stale connection has been replaced: once a call
         self.above: Tuple[Ledger, ...] = ()  # the ledgers of the clients that this one is a fallback of
+        self.before = 0  # attempts of those
         self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
+        self.started = _now()
+        self.deadline, self.limit = _Deadline(math.inf, None)
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
-
-    def start(self, limit: Optional[float]) -> None:
-        """Start the clock; `limit` is the deadline in seconds from now."""
-        self.started = _now()
-        self.limit = limit
-        self.deadline = math.inf if limit is None else self.started + limit
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
@@ -3435,7 +3450,7 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
     reply.model = reply.model or call.model
     reply.headers = answer.headers
     reply.request_id = _request_id(answer.headers) or reply.request_id
-    reply.attempts = call.attempts
+    reply.attempts = call.before + call.attempts
     reply.elapsed = _now() - call.started
     return reply
 
@@ -3443,7 +3458,7 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
 def _sealed(error: LLMError, call: _Call) -> LLMError:
     """An error with the call's story on it and no key in what the server said; done once, for it may be dear."""
     error.provider, error.last_error = call.provider.name, error.last_error or call.last_error
-    error.attempts, error.elapsed = call.attempts, _now() - call.started
+    error.attempts, error.elapsed = call.before + call.attempts, _now() - call.started
     mask, said = call.mask(), vars(error)
     said.update({name: mask.of(said[name]) for name in _SAID if name in said})
     if "body" in said:
