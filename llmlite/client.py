@@ -565,7 +565,9 @@ def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
     """A tool call's arguments: the dict, or why there is none."""
     try:
         arguments = json.loads(raw or "{}")
-        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # servers take no NaN, no half a surrogate
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)  # servers take no NaN, no half a surrogate
+        if not _is_shallow(text.encode()):
+            return {}, f"nested deeper than {_MAX_DEPTH} levels"
     except (ValueError, RecursionError) as error:
         return {}, f"not JSON: {error}"
     if not isinstance(arguments, dict):
@@ -1992,6 +1994,8 @@ class _Fit:
         if schema is False:
             raise _Misfit(at, f"nothing may stand here, but there is {_shown(value)}")
         pair = id(schema), id(value)
+        if value is None and isinstance(schema, dict) and schema.get("nullable") is True:  # as OpenAPI has it
+            return
         if pair not in self.met:
             self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
             try:
@@ -2005,8 +2009,9 @@ class _Fit:
             raise _Misfit(at + found[0], found[1])
 
     def type(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        if wanted:
-            _check_type(value, wanted if isinstance(wanted, list) else [wanted], at)
+        names = wanted if isinstance(wanted, list) else [wanted]
+        if names and all(name in _JSON_NAMES.values() for name in names):  # others, as Google's "STRING", say nothing
+            _check_type(value, names, at)
 
     def enum(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if isinstance(wanted, list) and not any(_same(value, known) for known in wanted):
@@ -3880,6 +3885,7 @@ _JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
 # json.loads without the search for white space at both ends
 _scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
+_REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
@@ -3901,6 +3907,9 @@ def _finished(reply: Response, own: JSON) -> Response:
     `own` is what the dialect wants back verbatim.
     """
     calls, finish = reply.tool_calls, reply.finish_reason
+    if calls and re.search(_REFUSED_CALLS, str(reply.raw_finish_reason)):
+        why = f"refused by the provider: {_shown(reply.raw_finish_reason)}"
+        calls[:] = [call._replace(invalid=why) for call in calls]
     if calls and finish in _CUT_BY:
         why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
         calls[-1] = calls[-1]._replace(invalid=why)
