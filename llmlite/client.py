@@ -615,7 +615,7 @@ def _read_schema(call: _Call, reply: Response) -> None:
         reply.parsed = _parse_as(call.schema, reply.text)
     except ValueError as error:
         short = " (it was cut at the token limit)" if reply.truncated else ""
-        raise SchemaError(f"the answer does not fit the schema{short}", why=_words(str(error)),
+        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
                           response=reply) from None
 
 
@@ -3345,7 +3345,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     asked = requests.structures.CaseInsensitiveDict({**{name: str(_short(value)) for name, value in told}, **headers})
     message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
     if 300 <= status < 400:
-        message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
+        place = call.words(str(headers.get("location")))
+        message = f"redirect to {place} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
@@ -3471,7 +3472,7 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
     return error
 
 
-_SAID = ("why", "message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words
+_SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
 _SECRET_HEADER = r"(?i)^(?!.*(?:max|limit|remain|count)).*(?:auth|key|token|cookie|secret|passw|credential)"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 _PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
@@ -3496,11 +3497,16 @@ class _Mask:
     """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        found = {re.escape(word): len(word) for word in words if _is_secret(word)}
-        self._longest = max(found.values(), default=0)
+        found = {re.sub("[^A-Za-z0-9_-]", self._either, word): len(word) for word in words if _is_secret(word)}
+        self._longest = 6 * max(found.values(), default=0)  # with each character as JSON may have it
         forms = [form if size >= _LONG_SECRET else rf"(?<![^\W_]){form}(?![^\W_])" for form, size in found.items()]
         # a header's name comes back in lower case
         self._hide = functools.partial(re.compile("|".join(forms), re.I).sub, "***") if forms else None
+
+    @staticmethod
+    def _either(character: Any) -> str:
+        """A pattern of a character, and of what JSON that nobody has decoded may have for it."""
+        return rf"(?:\\?{re.escape(character[0])}|\\u{ord(character[0]):04x})"
 
     def of(self, value: Any, room: float = math.inf) -> Any:
         """`value` without them; no more than `room` characters of it, where a list item counts a few."""
@@ -3659,9 +3665,17 @@ def _checked_key(key: Any) -> str:
     return key
 
 
+def _plain(value: Any) -> Any:
+    """A number of another library (NumPy, say) as JSON has it."""
+    number = _finite(value)
+    if number is None:
+        raise TypeError(f"{_shown(value)} has no JSON form")
+    return number
+
+
 def _encode(body: JSON) -> bytes:
     try:
-        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
         return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
@@ -3785,9 +3799,10 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
         "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
-        "headers": hidden(_request_headers(call)),
-        "given": hidden(call.headers),  # of the headers those the user asked for, or away
-        "body": None if call.payload is None else json.loads(call.payload),
+        **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
+            "headers": hidden(_request_headers(call)),
+            "given": hidden(call.headers),  # of the headers those the user asked for, or away
+            "body": None if call.payload is None else json.loads(call.payload)}),
         "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
         "partial": error.response.text if error.response else None,
         "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
@@ -3797,7 +3812,7 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(call.mask().of(record), file, indent=1, default=lambda value: (
+            json.dump(record, file, indent=1, default=lambda value: (
                 value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
         os.replace(name + ".part", name)
     except (OSError, ValueError, RecursionError) as problem:
