@@ -781,7 +781,8 @@ class Client:
                  api_key: Key = None, timeout: Timeout = (10, 600), idle_timeout: Optional[float] = None,
                  deadline: Optional[float] = None, retry: Optional[RetryPolicy] = RetryPolicy(),
                  rate_limit: Optional[RateLimit] = None, headers: Headers = None,
-                 session: Optional[requests.Session] = None, save_failed: Union[None, str, os.PathLike[str]] = None,
+                 session: Optional[requests.Session] = None,
+                 save_failed: Union[None, str, os.PathLike] = None,  # type: ignore[type-arg]  # 3.8 has no os.PathLike[str]
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
