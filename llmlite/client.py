@@ -2901,11 +2901,9 @@ class _Adapter(HTTPAdapter):
         self._bind(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not known:
-            self._bind(manager)
-            manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
+        self._bind(manager)  # each time: another thread may have made it just now
+        manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
         return manager
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
@@ -2948,8 +2946,9 @@ class _Adapter(HTTPAdapter):
             self._made.append(weakref.ref(pool))
             return pool
 
-        manager.pool_classes_by_scheme = {scheme: functools.partial(made, _pool_class(kind))
-                                          for scheme, kind in manager.pool_classes_by_scheme.items()}
+        manager.pool_classes_by_scheme = {
+            scheme: kind if isinstance(kind, functools.partial) else functools.partial(made, _pool_class(kind))
+            for scheme, kind in manager.pool_classes_by_scheme.items()}
 
 
 class _Transport:
