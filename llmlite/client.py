@@ -4437,10 +4437,10 @@ def _told(tokens: List[Token], body: JSON) -> List[_Said]:
 
 
 def _checked_prompt(prompt: Any) -> Any:
-    ids = isinstance(prompt, (list, tuple)) and all(type(item) is int for item in prompt)
-    if not prompt or not (isinstance(prompt, str) or ids):
+    ids = [_finite(item, int) for item in prompt] if isinstance(prompt, (list, tuple)) else []
+    if not prompt or None in ids or not (isinstance(prompt, str) or ids):
         raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty")
-    return prompt if isinstance(prompt, str) else list(prompt)
+    return ids or prompt
 
 
 def _tokens_of(choice: JSON) -> List[Token]:
