@@ -898,10 +898,9 @@ class Client:
         reply: Response = self._perform(call)
         if len(reply.parsed) == count:
             return reply
-        error = _sealed(ResponseError(f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw,
-                                      status_code=200, headers=reply.headers, request_id=reply.request_id), call)
-        self._fail(call, error)
-        raise error
+        raise self._fail(call, _sealed(ResponseError(
+            f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw, status_code=200,
+            headers=reply.headers, request_id=reply.request_id), call))
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Headers = None) -> List[str]:
@@ -1015,7 +1014,10 @@ class Client:
                 error = caught
         if self.ledger not in above:
             self.ledger._failed_one()
-        raise error
+        try:
+            raise error
+        finally:
+            del error
 
     def _handed_to(self, client: Client, asked: JSON, call: _Call) -> JSON:
         """What a fallback is asked: within its own deadline too, and without headers meant for another address."""
@@ -1103,8 +1105,8 @@ class Client:
                 attempt.end(self.ledger)
                 if not isinstance(caught, LLMError):
                     raise
-                error = _sealed(caught, call)
-            self._wait_to_retry(call, error)
+                call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
+            self._wait_to_retry(call)
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -1131,27 +1133,31 @@ class Client:
             return reply
         raise error  # outside the except block: a cause would carry the request, and with it the key
 
-    def _wait_to_retry(self, call: _Call, error: LLMError) -> None:
+    def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
+        error: Any = call.last_error
         ask, policy = error.retry_after, self._retry
         if policy is not None and error._kind and ask is not None and ask <= policy.retry_after_max:
             self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
         final, delay = _decide(policy, call, error)
         if final is not None:
-            self._fail(call, final if final is error else _sealed(final, call))
-            raise final
-        call.last_error = error
+            call.last_error = None
+            try:
+                raise self._fail(call, final if final is error else _sealed(final, call))
+            finally:
+                del error, final
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
         if ask is None:
             time.sleep(delay)
 
-    def _fail(self, call: _Call, error: LLMError) -> None:
+    def _fail(self, call: _Call, error: LLMError) -> LLMError:
         """A call has ended in an error: count it, log it, save it."""
         for ledger in () if call.in_turn else {self.ledger, *call.above}:
             ledger._failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
+        return error
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
@@ -1283,8 +1289,11 @@ class _Flow:
             elif self.events:  # before the first event the client's loop sees to it
                 error.response = self.reply()
                 self.client._fail(self.call, _sealed(error, self.call))
-        if error is not None and not self.closed:
-            raise error
+        try:
+            if error is not None and not self.closed:
+                raise error
+        finally:
+            del error
 
     def _decoded(self) -> Iterator[Any]:
         dialect, body = self.call.dialect, self.body
@@ -2880,6 +2889,7 @@ class _Reconnect(urllib3.Retry):
         if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
             raise error  # the request was on its way
         again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
+        _chain(error)  # which urllib3 keeps
         attempt: Any = _CURRENT.get()
         if attempt is not None:  # None: a wrapper sends from a thread of its own
             attempt.left(None)
@@ -3208,11 +3218,15 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
 
 
 def _chain(error: BaseException) -> List[BaseException]:
-    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last."""
+    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last; none keeps its frames.
+
+    For these, urllib3's too, hold the error: such cycles would keep all that the call had until the next collection.
+    """
     chain: List[BaseException] = []
     inner: Optional[BaseException] = error
     while inner is not None and inner not in chain:
         chain.append(inner)
+        inner.__traceback__ = None
         wrapped = [inner.__dict__.get("reason"), *inner.args, inner.__cause__, inner.__context__]
         inner = next((item for item in wrapped if isinstance(item, BaseException)), None)
     return chain
