@@ -217,10 +217,8 @@ def dropped(stream):
 
 
 def read(stream):
-    try:
+    with contextlib.suppress(llmlite.LLMError):  # the parent's stream is not the child's to read
         list(stream[0])
-    except llmlite.LLMError:  # the parent's stream is not the child's to read
-        pass
 
 
 LEAVING = {
