@@ -565,7 +565,9 @@ def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
     """A tool call's arguments: the dict, or why there is none."""
     try:
         arguments = json.loads(raw or "{}")
-        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # servers take no NaN, no half a surrogate
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)  # servers take no NaN, no half a surrogate
+        if not _is_shallow(text.encode()):
+            return {}, f"nested deeper than {_MAX_DEPTH} levels"
     except (ValueError, RecursionError) as error:
         return {}, f"not JSON: {error}"
     if not isinstance(arguments, dict):
@@ -613,7 +615,7 @@ def _read_schema(call: _Call, reply: Response) -> None:
         reply.parsed = _parse_as(call.schema, reply.text)
     except ValueError as error:
         short = " (it was cut at the token limit)" if reply.truncated else ""
-        raise SchemaError(f"the answer does not fit the schema{short}", why=_words(str(error)),
+        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
                           response=reply) from None
 
 
@@ -807,7 +809,8 @@ class Client:
                  api_key: Key = None, timeout: Timeout = (10, 600), idle_timeout: Optional[float] = None,
                  deadline: Optional[float] = None, retry: Optional[RetryPolicy] = RetryPolicy(),
                  rate_limit: Optional[RateLimit] = None, headers: Headers = None,
-                 session: Optional[requests.Session] = None, save_failed: Union[None, str, os.PathLike[str]] = None,
+                 session: Optional[requests.Session] = None,
+                 save_failed: Union[None, str, os.PathLike] = None,  # type: ignore[type-arg]  # 3.8 has no os.PathLike[str]
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
@@ -923,10 +926,9 @@ class Client:
         reply: Response = self._perform(call)
         if len(reply.parsed) == count:
             return reply
-        error = _sealed(ResponseError(f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw,
-                                      status_code=200, headers=reply.headers, request_id=reply.request_id), call)
-        self._fail(call, error)
-        raise error
+        raise self._fail(call, _sealed(ResponseError(
+            f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw, status_code=200,
+            headers=reply.headers, request_id=reply.request_id), call))
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Headers = None) -> List[str]:
@@ -1011,24 +1013,28 @@ class Client:
         client.ledger = self.ledger
         return client
 
-    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = ()) -> Any:
-        """A call of this client, or of the first fallback that does not fail; `above`: whose fallback this one is."""
-        call = self._plan(getattr(self, dialect), {**asked, "deadline": self._limit(asked)}, stream)
-        call.above, call.in_turn = above, True
+    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = (), attempts: int = 0,
+             started: Optional[float] = None) -> Any:
+        """A call of this client, or of the first fallback that does not fail; the rest tells of those before it."""
+        call = self._plan(getattr(self, dialect), {**asked}, stream)
+        call.above, call.before, call.started, call.in_turn = above, attempts, started or call.started, True
         try:
             result = self._perform(call)
             call.in_turn = False
             return result
         except LLMError as caught:
+            if not call.in_turn:  # what its key's owner raised, who is no provider that failed
+                raise
             error = caught
         for client in self._fallbacks:
-            left = call.deadline - _now()
+            late = call.deadline - _now() <= _EPSILON
             bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
-            if left <= _EPSILON or bad and not isinstance(error, ContextLengthError):
+            if late or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
             try:
-                return client._ask(dialect, self._handed_to(client, asked, left), stream, (self.ledger, *above))
+                return client._ask(dialect, self._handed_to(client, asked, call), stream,
+                                   (self.ledger, *above), error.attempts, call.started)
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
@@ -1036,27 +1042,31 @@ class Client:
                 error = caught
         if self.ledger not in above:
             self.ledger._failed_one()
-        raise error
+        try:
+            raise error
+        finally:
+            del error
 
-    def _handed_to(self, client: Client, asked: JSON, left: float) -> JSON:
+    def _handed_to(self, client: Client, asked: JSON, call: _Call) -> JSON:
         """What a fallback is asked: within its own deadline too, and without headers meant for another address."""
-        left = min(left, client._deadline or math.inf)
         headers = asked["headers"] if client._base_url == self._base_url else None
-        return {**asked, "model": None, "headers": headers, "deadline": None if left == math.inf else left}
+        return {**asked, "model": None, "headers": headers,
+                "deadline": min(_Deadline(call.deadline, call.limit), client._until(_UNSET))}
 
-    def _limit(self, asked: JSON) -> Optional[float]:
-        return self._deadline if asked["deadline"] is _UNSET else _checked_seconds("deadline", asked["deadline"])
+    def _until(self, deadline: Any) -> _Deadline:
+        """The deadline of a call, or of the longer one that it is a part of."""
+        if isinstance(deadline, _Deadline):
+            return deadline
+        limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
+        return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
     def _within(self, asked: JSON) -> Iterator[JSON]:
         """The arguments of one request after another, under one deadline."""
-        deadline = self._limit(asked)
-        started, left = _now(), deadline
-        while left is None or left > 0:
-            yield {**asked, "deadline": left}
-            if deadline is not None:
-                left = started + deadline - _now()
+        deadline = self._until(asked["deadline"])
+        while _now() < deadline.end:
+            yield {**asked, "deadline": deadline}
         self.ledger._failed_one()
-        raise DeadlineExceededError(f"deadline of {_brief(deadline)} s ran out", provider=self._provider.name)
+        raise DeadlineExceededError(f"deadline of {_brief(deadline.limit)} s ran out", provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
         """A call from a method's arguments: everything is checked and encoded before anything is sent."""
@@ -1069,7 +1079,7 @@ class Client:
         call.policy, call.key = self._retry, "" if callable(self._key) else self._key
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
-        call.start(_checked_seconds("deadline", deadline))
+        call.deadline, call.limit = self._until(deadline)
         call.headers = _with_headers(self._headers, _checked_headers(about["headers"]))
         call.schema = asked.get("schema")
         call.method, path, body = dialect.build(model, _as_dicts(asked), stream)
@@ -1079,12 +1089,18 @@ class Client:
         return call
 
     def _fresh_key(self, call: _Call) -> str:
-        """The key that a callable gives for the next attempt; what it raises is its owner's, and nothing is sent."""
-        key = self._key()  # type: ignore[operator]
+        """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
-            return _checked_key(key)
-        except ConfigurationError as error:
-            raise _sealed(error, call) from None
+            return _checked_key(self._key())  # type: ignore[operator]
+        except Exception as error:
+            call.in_turn = False
+            if self.ledger not in call.above:
+                self.ledger._failed_one()
+            if isinstance(error, ConfigurationError):
+                _sealed(error, call)
+            elif call.above:  # a fallback is passed over
+                raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
+            raise
 
     def _model_for(self, model: Optional[str]) -> str:
         _checked_type("model", model, str)
@@ -1117,8 +1133,8 @@ class Client:
                 attempt.end(self.ledger)
                 if not isinstance(caught, LLMError):
                     raise
-                error = _sealed(caught, call)
-            self._wait_to_retry(call, error)
+                call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
+            self._wait_to_retry(call)
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -1145,27 +1161,31 @@ class Client:
             return reply
         raise error  # outside the except block: a cause would carry the request, and with it the key
 
-    def _wait_to_retry(self, call: _Call, error: LLMError) -> None:
+    def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
+        error: Any = call.last_error
         ask, policy = error.retry_after, self._retry
         if policy is not None and error._kind and ask is not None and ask <= policy.retry_after_max:
             self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
         final, delay = _decide(policy, call, error)
         if final is not None:
-            self._fail(call, final if final is error else _sealed(final, call))
-            raise final
-        call.last_error = error
+            call.last_error = None
+            try:
+                raise self._fail(call, final if final is error else _sealed(final, call))
+            finally:
+                del error, final
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
         if ask is None:
             time.sleep(delay)
 
-    def _fail(self, call: _Call, error: LLMError) -> None:
+    def _fail(self, call: _Call, error: LLMError) -> LLMError:
         """A call has ended in an error: count it, log it, save it."""
         for ledger in () if call.in_turn else {self.ledger, *call.above}:
             ledger._failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
+        return error
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
@@ -1297,8 +1317,11 @@ class _Flow:
             elif self.events:  # before the first event the client's loop sees to it
                 error.response = self.reply()
                 self.client._fail(self.call, _sealed(error, self.call))
-        if error is not None and not self.closed:
-            raise error
+        try:
+            if error is not None and not self.closed:
+                raise error
+        finally:
+            del error
 
     def _decoded(self) -> Iterator[Any]:
         dialect, body = self.call.dialect, self.body
@@ -1529,7 +1552,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     dialect = tasks.get(saved.get("task"), client._chat)
     vars(dialect)["build"] = lambda *_: request
     with client:
-        asked = {"deadline": client._deadline, "timeout": _UNSET}
+        asked = {"deadline": _UNSET, "timeout": _UNSET}
         result = client._perform(client._plan(dialect, asked, bool(saved.get("stream"))))
         if isinstance(result, Stream):
             deque(result.events(), maxlen=0)
@@ -2009,6 +2032,8 @@ class _Fit:
         if schema is False:
             raise _Misfit(at, f"nothing may stand here, but there is {_shown(value)}")
         pair = id(schema), id(value)
+        if value is None and isinstance(schema, dict) and schema.get("nullable") is True:  # as OpenAPI has it
+            return
         if pair not in self.met:
             self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
             try:
@@ -2022,8 +2047,9 @@ class _Fit:
             raise _Misfit(at + found[0], found[1])
 
     def type(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        if wanted:
-            _check_type(value, wanted if isinstance(wanted, list) else [wanted], at)
+        names = wanted if isinstance(wanted, list) else [wanted]
+        if names and all(name in _JSON_NAMES.values() for name in names):  # others, as Google's "STRING", say nothing
+            _check_type(value, names, at)
 
     def enum(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
         if isinstance(wanted, list) and not any(_same(value, known) for known in wanted):
@@ -2152,6 +2178,13 @@ def _image_part(image: Any) -> JSON:
 
 # -------------------------------------------------------------------------------------------------------------- waiting
 
+class _Deadline(NamedTuple):
+    """When a call must have ended, and the seconds that were given for it."""
+
+    end: float
+    limit: Optional[float]
+
+
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
 
@@ -2168,16 +2201,13 @@ class _Call:
         self.policy: Optional[RetryPolicy] = None
         self.replaced = False  # whether a stale connection has been replaced: once a call
         self.above: Tuple[Ledger, ...] = ()  # the ledgers of the clients that this one is a fallback of
+        self.before = 0  # attempts of those
         self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
+        self.started = _now()
+        self.deadline, self.limit = _Deadline(math.inf, None)
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
-
-    def start(self, limit: Optional[float]) -> None:
-        """Start the clock; `limit` is the deadline in seconds from now."""
-        self.started = _now()
-        self.limit = limit
-        self.deadline = math.inf if limit is None else self.started + limit
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
@@ -2897,6 +2927,7 @@ class _Reconnect(urllib3.Retry):
         if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
             raise error  # the request was on its way
         again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
+        _chain(error)  # which urllib3 keeps
         attempt: Any = _CURRENT.get()
         if attempt is not None:  # None: a wrapper sends from a thread of its own
             attempt.left(None)
@@ -2918,11 +2949,9 @@ class _Adapter(HTTPAdapter):
         self._bind(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not known:
-            self._bind(manager)
-            manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
+        self._bind(manager)  # each time: another thread may have made it just now
+        manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
         return manager
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
@@ -2965,8 +2994,9 @@ class _Adapter(HTTPAdapter):
             self._made.append(weakref.ref(pool))
             return pool
 
-        manager.pool_classes_by_scheme = {scheme: functools.partial(made, _pool_class(kind))
-                                          for scheme, kind in manager.pool_classes_by_scheme.items()}
+        manager.pool_classes_by_scheme = {
+            scheme: kind if isinstance(kind, functools.partial) else functools.partial(made, _pool_class(kind))
+            for scheme, kind in manager.pool_classes_by_scheme.items()}
 
 
 class _Transport:
@@ -3231,11 +3261,15 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
 
 
 def _chain(error: BaseException) -> List[BaseException]:
-    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last."""
+    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last; none keeps its frames.
+
+    For these, urllib3's too, hold the error: such cycles would keep all that the call had until the next collection.
+    """
     chain: List[BaseException] = []
     inner: Optional[BaseException] = error
     while inner is not None and inner not in chain:
         chain.append(inner)
+        inner.__traceback__ = None
         wrapped = [inner.__dict__.get("reason"), *inner.args, inner.__cause__, inner.__context__]
         inner = next((item for item in wrapped if isinstance(item, BaseException)), None)
     return chain
@@ -3368,7 +3402,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     asked = requests.structures.CaseInsensitiveDict({**{name: str(_short(value)) for name, value in told}, **headers})
     message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
     if 300 <= status < 400:
-        message = f"redirect to {headers.get('location')} is not followed: it would carry the key there"
+        place = call.words(str(headers.get("location")))
+        message = f"redirect to {place} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
@@ -3478,7 +3513,7 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
     reply.model = reply.model or call.model
     reply.headers = answer.headers
     reply.request_id = _request_id(answer.headers) or reply.request_id
-    reply.attempts = call.attempts
+    reply.attempts = call.before + call.attempts
     reply.elapsed = _now() - call.started
     return reply
 
@@ -3486,7 +3521,7 @@ def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
 def _sealed(error: LLMError, call: _Call) -> LLMError:
     """An error with the call's story on it and no key in what the server said; done once, for it may be dear."""
     error.provider, error.last_error = call.provider.name, error.last_error or call.last_error
-    error.attempts, error.elapsed = call.attempts, _now() - call.started
+    error.attempts, error.elapsed = call.before + call.attempts, _now() - call.started
     mask, said = call.mask(), vars(error)
     said.update({name: mask.of(said[name]) for name in _SAID if name in said})
     if "body" in said:
@@ -3494,7 +3529,7 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
     return error
 
 
-_SAID = ("why", "message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words
+_SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
 _SECRET_HEADER = r"(?i)^(?!.*(?:max|limit|remain|count)).*(?:auth|key|token|cookie|secret|passw|credential)"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 _PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
@@ -3519,11 +3554,16 @@ class _Mask:
     """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        found = {re.escape(word): len(word) for word in words if _is_secret(word)}
-        self._longest = max(found.values(), default=0)
+        found = {re.sub("[^A-Za-z0-9_-]", self._either, word): len(word) for word in words if _is_secret(word)}
+        self._longest = 6 * max(found.values(), default=0)  # with each character as JSON may have it
         forms = [form if size >= _LONG_SECRET else rf"(?<![^\W_]){form}(?![^\W_])" for form, size in found.items()]
         # a header's name comes back in lower case
         self._hide = functools.partial(re.compile("|".join(forms), re.I).sub, "***") if forms else None
+
+    @staticmethod
+    def _either(character: Any) -> str:
+        """A pattern of a character, and of what JSON that nobody has decoded may have for it."""
+        return rf"(?:\\?{re.escape(character[0])}|\\u{ord(character[0]):04x})"
 
     def of(self, value: Any, room: float = math.inf) -> Any:
         """`value` without them; no more than `room` characters of it, where a list item counts a few."""
@@ -3682,9 +3722,17 @@ def _checked_key(key: Any) -> str:
     return key
 
 
+def _plain(value: Any) -> Any:
+    """A number of another library (NumPy, say) as JSON has it."""
+    number = _finite(value)
+    if number is None:
+        raise TypeError(f"{_shown(value)} has no JSON form")
+    return number
+
+
 def _encode(body: JSON) -> bytes:
     try:
-        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
         return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
@@ -3808,9 +3856,10 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
         "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
-        "headers": hidden(_request_headers(call)),
-        "given": hidden(call.headers),  # of the headers those the user asked for, or away
-        "body": None if call.payload is None else json.loads(call.payload),
+        **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
+            "headers": hidden(_request_headers(call)),
+            "given": hidden(call.headers),  # of the headers those the user asked for, or away
+            "body": None if call.payload is None else json.loads(call.payload)}),
         "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
         "partial": error.response.text if error.response else None,
         "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
@@ -3820,7 +3869,7 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(call.mask().of(record), file, indent=1, default=lambda value: (
+            json.dump(record, file, indent=1, default=lambda value: (
                 value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
         os.replace(name + ".part", name)
     except (OSError, ValueError, RecursionError) as problem:
@@ -3907,6 +3956,7 @@ _JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
 # json.loads without the search for white space at both ends
 _scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
+_REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
@@ -3928,6 +3978,9 @@ def _finished(reply: Response, own: JSON) -> Response:
     `own` is what the dialect wants back verbatim.
     """
     calls, finish = reply.tool_calls, reply.finish_reason
+    if calls and re.search(_REFUSED_CALLS, str(reply.raw_finish_reason)):
+        why = f"refused by the provider: {_shown(reply.raw_finish_reason)}"
+        calls[:] = [call._replace(invalid=why) for call in calls]
     if calls and finish in _CUT_BY:
         why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
         calls[-1] = calls[-1]._replace(invalid=why)
@@ -4444,10 +4497,10 @@ def _told(tokens: List[Token], body: JSON) -> List[_Said]:
 
 
 def _checked_prompt(prompt: Any) -> Any:
-    ids = isinstance(prompt, (list, tuple)) and all(type(item) is int for item in prompt)
-    if not prompt or not (isinstance(prompt, str) or ids):
+    ids = [_finite(item, int) for item in prompt] if isinstance(prompt, (list, tuple)) else []
+    if not prompt or None in ids or not (isinstance(prompt, str) or ids):
         raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty")
-    return prompt if isinstance(prompt, str) else list(prompt)
+    return ids or prompt
 
 
 def _tokens_of(choice: JSON) -> List[Token]:

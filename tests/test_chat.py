@@ -273,6 +273,9 @@ def function(name, arguments, **more):
     return {"type": "function", "function": {"name": name, "arguments": arguments}, **more}
 
 
+DEEP = '{"a": ' + "[" * 900 + "]" * 900 + "}"
+
+
 @pytest.mark.parametrize("message, calls", [
     ({"tool_calls": [function("add", '{"a": 1}', id="c1")]}, [("c1", "add", {"a": 1}, '{"a": 1}', None)]),
     ({"tool_calls": [function("add", '{"a":1}', id="c1"), function("now", "{}", id="c2")]},
@@ -284,6 +287,7 @@ def function(name, arguments, **more):
     ({"tool_calls": [function("add", "[1]", id="c1")]}, [("c1", "add", {}, "[1]", "a JSON list")]),
     ({"tool_calls": [function("add", "null", id="c1")]}, [("c1", "add", {}, "null", "a JSON NoneType")]),
     ({"tool_calls": [function("add", "[" * 100000, id="c1")]}, [("c1", "add", {}, "[" * 100000, "not JSON")]),
+    ({"tool_calls": [function("add", DEEP, id="c1")]}, [("c1", "add", {}, DEEP, "nested deeper")]),
     ({"tool_calls": [function("a", "{}"), function("b", "{}", id=None), function("c", "{}", id="")]},
      [("call_0", "a", {}, "{}", None), ("call_1", "b", {}, "{}", None), ("call_2", "c", {}, "{}", None)]),
     ({"tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "sql", "input": "SELECT 1"}}]},

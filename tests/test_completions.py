@@ -1,4 +1,8 @@
 """Raw completions at OpenAI-compatible servers, vLLM and llama.cpp: what is sent, and every token that is read."""
+import contextlib
+import fractions
+import numbers
+
 import pytest
 
 from tests import llmlite
@@ -67,6 +71,42 @@ def test_logprobs_of_llama_cpp(server):
     server.reply("ok")
     client(server, "llamacpp").complete("Once", logprobs=2)
     assert server.requests[0].json == {"prompt": "Once", "return_tokens": True, "n_probs": 2, "stream": False}
+
+
+class Number:
+    """A whole number of another library."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __int__(self):
+        return self.value
+
+
+numbers.Integral.register(Number)
+KINDS = {"another library": Number}
+with contextlib.suppress(ImportError):
+    import numpy
+    KINDS["numpy"] = numpy.int64
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("provider", [None, "llamacpp"])
+def test_token_ids_of_another_library(server, provider, kind):
+    """Whole numbers of any library are token ids, and numbers wherever a request has some."""
+    server.reply("ok")
+    client(server, provider).complete([1, kind(2)], extra={"logit_bias": {"7": kind(-1)}, "stop_token_ids": [kind(3)]})
+    sent = server.requests[0].json
+    assert (sent["prompt"], sent["logit_bias"], sent["stop_token_ids"]) == ([1, 2], {"7": -1}, [3])
+
+
+@pytest.mark.parametrize("value", [object(), {1}, b"x", 1j, fractions.Fraction(10) ** 400],
+                         ids=["object", "set", "bytes", "complex", "beyond floats"])
+def test_what_json_cannot_say(server, value):
+    """What is no number of any kind is refused before anything is sent, in one line that shows it."""
+    with pytest.raises(llmlite.ConfigurationError, match="cannot be written as JSON: .* has no JSON form"):
+        client(server).complete("a", extra={"x": [value]})
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("prompt", ["", [], None, ["a"], [1, "a"], [True], 7, b"x"])

@@ -192,6 +192,14 @@ def test_the_deadline_between_two_batches(server, slow_log):
     assert "gemini: deadline of 0.25 s ran out" in str(error)
 
 
+def test_the_deadline_of_a_later_batch_is_told_as_it_was_given(server):
+    """A later request that runs out of time says the deadline that the user gave, not what was left of it."""
+    slow = testing.json_body({"embeddings": [{"values": [1.0]}] * 100}, delay=0.1)
+    server.handle(batches(slow, testing.raw(testing.STALL)))
+    with client(server, "gemini") as llm, pytest.raises(llmlite.DeadlineExceededError, match="deadline of 0.3 s"):
+        llm.embed(["a"] * 150, deadline=0.3)
+
+
 def test_pages_where_the_path_has_no_query(server):
     """The question mark stands there whether the provider's list has a query of its own or not."""
     server.json({"data": [{"id": "a"}], "has_more": True, "last_id": "a/1"})

@@ -164,6 +164,40 @@ def test_one_without_a_key_is_passed_over(server, backup, key):
     assert not backup.requests and llm.ledger.failed == 1
 
 
+class Relogin(llmlite.LLMError):
+    """What a program may make of our errors."""
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+@pytest.mark.parametrize("problem", [OSError("no token server"), Relogin("log in again"), StopIteration()], ids=repr)
+def test_one_whose_key_cannot_be_had_is_passed_over(server, backup, problem, method):
+    """A fallback whose api_key() raises is passed over: the next answers, or the error before it comes out."""
+    def key():
+        raise problem
+    answer = {"first": testing.error(404, "no model of that name")}
+    server.handle(lambda request: answer.get(request.json["model"], testing.reply("ok")))
+    locked = other_client(backup, api_key=key)
+    with client(server, locked, "third") as llm, locked:
+        reply = getattr(llm, method)("hi")
+        assert (reply.text if method == "chat" else "".join(reply)) == "ok"
+        assert (llm.ledger.failed, locked.ledger.failed) == (0, 1)
+    with client(server, locked) as llm, locked:
+        error = raised(llm, method)
+        assert type(error) is llmlite.NotFoundError and "no model of that name" in str(error)
+        assert (llm.ledger.failed, llm.ledger.attempts, locked.ledger.failed) == (1, 1, 2)
+    assert not backup.requests
+
+
+@pytest.mark.parametrize("problem", [OSError("no token server"), Relogin("log in again")], ids=repr)
+def test_what_the_first_clients_key_raises(server, problem):
+    """What the client's own api_key() raises comes through, whoever stands behind it, and counts as a failed call."""
+    def key():
+        raise problem
+    with client(server, "second", api_key=key) as llm, pytest.raises(type(problem)) as caught:
+        llm.chat("hi")
+    assert caught.value is problem and not server.requests and llm.ledger.failed == 1
+
+
 # ------------------------------------------------------------------------------------- a fallback Client's own settings
 
 
@@ -189,6 +223,16 @@ def test_the_callers_deadline_bounds_a_fallback_with_a_longer_one(server, backup
         assert type(raised(llm)) is llmlite.DeadlineExceededError
     assert 0.25 < time.monotonic() - start < 0.55
     assert models_asked(server) == ["first"] and llm.ledger.failed == 1
+
+
+@pytest.mark.parametrize("own, shown", [(None, "5"), (60, "5"), (0.2, "0.2")])
+def test_a_deadline_is_told_as_it_was_given(server, backup, own, shown):
+    """A fallback that runs out of time says what the user gave, not what the client before it had left."""
+    server.error(404, delay=0.1)
+    backup.error(429, retry_after=30)
+    other = other_client(backup, deadline=own, retry=QUICK)
+    with client(server, other, deadline=5) as llm, other:
+        assert f"deadline of {shown} s would pass" in str(raised(llm))
 
 
 def test_a_deadline_of_one_call_is_not_cut_to_the_clients(server):
@@ -221,6 +265,37 @@ def test_the_own_fallbacks_of_a_fallback(server, backup, method):
     assert models_asked(backup) == ["other", "spare"]
     assert (llm.ledger.attempts, llm.ledger.calls, llm.ledger.failed) == (3, 1, 0)
     assert (other.ledger.attempts, other.ledger.calls, other.ledger.failed) == (2, 1, 0)
+
+
+# ------------------------------------------------------------------------------------- what the reply and the error say
+
+
+@pytest.mark.parametrize("method", ["chat", "stream"])
+def test_attempts_and_seconds_are_the_whole_calls(server, backup, method):
+    """A fallback's reply tells the attempts and the seconds of the call, those of the clients before it included."""
+    answer = {"first": testing.error(500, delay=0.1), "second": testing.error(404)}
+    server.handle(lambda request: answer[request.json["model"]])
+    backup.error(500)
+    backup.reply("ok")
+    with client(server, "second", other_client(backup, retry=QUICK)) as llm:
+        reply = getattr(llm, method)("hi")
+        if method == "stream":
+            assert list(reply) == ["ok"]
+            reply = reply.response
+    assert (reply.attempts, llm.ledger.attempts, llm.ledger.retries) == (5, 5, 2)
+    assert reply.elapsed > 0.2
+
+
+def test_attempts_of_the_whole_call_are_on_the_error(server, backup):
+    """So does the last one's error, also where a fallback has fallbacks of its own."""
+    server.error(500, times=2)
+    backup.error(401, times=2)
+    server.error(404)
+    with client(server, other_client(backup, "spare"), "third") as llm:
+        error = raised(llm)
+    assert (type(error), error.attempts, llm.ledger.attempts) == (llmlite.NotFoundError, 5, 5)
+    assert [error.last_error.attempts, error.last_error.last_error.attempts] == [4, 3]
+    assert "after 5 attempts" in str(error)
 
 
 # --------------------------------------------------------------------------------------------------------- the ledger

@@ -560,6 +560,24 @@ def test_a_stream_keeps_its_log_probabilities(server, llm):
     assert found["chosenCandidates"] == answer.logprobs and len(found["topCandidates"]) == 2
 
 
+@pytest.mark.parametrize("raw", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS",
+                                 "MALFORMED_RESPONSE", "MISSING_THOUGHT_SIGNATURE"])
+def test_calls_that_google_refuses_are_not_run(server, llm, raw):
+    """A finish reason that says the calls are no good makes each of them invalid: run_tools sends that back instead."""
+    def wipe(path: str = "/"):
+        ran.append(path)
+    ran, call = [], {"functionCall": {"name": "wipe", "args": {}}}
+    server.json(body(call, call, reason=raw))
+    server.sse(crlf(piece(call), {**body(), "candidates": [{"finishReason": raw, "index": 0}]}))
+    for answer, count in ((llm.chat("hi"), 2), (drained(llm.stream("hi")), 1)):
+        assert [call.invalid for call in answer.tool_calls] == [f"refused by the provider: {raw!r}"] * count
+    server.json(body(call, reason=raw))
+    server.json(body({"text": "ok"}))
+    assert llm.run_tools("hi", [wipe]).text == "ok" and ran == []
+    told = server.requests[-1].json["contents"][-1]["parts"][0]["functionResponse"]["response"]
+    assert raw in told["error"]
+
+
 def test_a_call_cut_by_the_limit(server, llm):
     """MAX_TOKENS is the finish reason, with calls too, and the last of them is not to be run."""
     calls = [{"functionCall": {"name": name, "args": {}}} for name in ("a", "b")]

@@ -243,6 +243,21 @@ def test_callable_that_fails_like_a_lost_connection(server, error):
     assert (client.ledger.attempts, client.ledger.unknown) == (0, 0)
 
 
+@pytest.mark.parametrize("key", ["bad\n", KeyError("token")], ids=repr)
+@pytest.mark.parametrize("call", [lambda llm: llm.chat("hi"), lambda llm: llm.stream("hi"), lambda llm: llm.embed("hi"),
+                                  lambda llm: llm.models()], ids=["chat", "stream", "embed", "models"])
+def test_a_call_without_its_key_has_failed(server, call, key):
+    """A call of any kind whose key cannot be had is a failed one, whatever its callable does."""
+    def rotating():
+        if isinstance(key, str):
+            return key
+        raise key
+    client = llmlite.Client("m", base_url=server.url, api_key=rotating)
+    with pytest.raises((KeyError, llmlite.ConfigurationError)):
+        call(client)
+    assert (client.ledger.failed, client.ledger.attempts, server.connections) == (1, 0, 0)
+
+
 def test_callable_that_fails_at_a_retry(server):
     """So does what it raises later; the requests before it stay booked."""
     keys = iter(["one"])

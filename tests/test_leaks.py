@@ -1,6 +1,7 @@
 """Nothing is left behind: by loops that are left, failures, Ctrl-C, the interpreter's end, and 64 threads at once."""
 import contextlib
 import gc
+import logging
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -119,6 +121,46 @@ def test_failures_in_a_row(server, name):
         assert settles(lambda: server.open_connections <= 1, True)
     assert settles(lambda: server.open_connections, 0)
     assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
+
+
+ASKS = {"chat": lambda llm: llm.chat("Hi", schema=dict), "stream": lambda llm: list(llm.stream("Hi", schema=dict)),
+        "embed": lambda llm: llm.embed("Hi"), "models": lambda llm: llm.models()}
+UNMET = {
+    "no server": (None, {"base_url": "http://127.0.0.1:1/v1"}),
+    "no host": (None, {"base_url": "http://nowhere.invalid/v1", "api_key": "sk-0123456"}),
+    "late": (testing.raw(testing.STALL), {"deadline": 0.05}), "fallbacks": (testing.error(404), {"fallbacks": ["a"]}),
+    "told to wait": (testing.error(429, retry_after=30), {"deadline": 0.5}),
+    "no key": (None, {"api_key": lambda: "\n"}),
+    "half a stream": (testing.sse(['data: {"choices": [{"delta": {"content": "a"}}]}\n\n'], end="close"), {}),
+    "no JSON": (testing.json_body({"choices": [{"message": {"content": "a"}}]}), {})}
+
+
+def held(llm, ask):
+    """Weak references to what a failed call leaves: its error, those before it, the reply so far, the client."""
+    try:
+        ask(llm)
+    except llmlite.LLMError as error:
+        return [weakref.ref(thing) for thing in (llm, error, error.last_error, error.response) if thing is not None]
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+@pytest.mark.parametrize("name", [*FAILURES, *UNMET])
+def test_a_failed_call_is_freed_at_once(server, caplog, name, ask):
+    """An error is in no cycle with the frames it came through: dropped, it frees itself, the call and the client."""
+    caplog.set_level(logging.CRITICAL, "llmlite")  # or records would hold it
+    reply, options = UNMET.get(name) or (FAILURES[name], {})
+    server.handle(lambda request: reply)
+    options = {"base_url": server.url, "retry": QUICK, "timeout": (5, 0.05), **options}
+    gc.collect()
+    gc.disable()
+    try:
+        with llmlite.Client("m", **options) as llm:
+            things = held(llm, ask)
+        del llm
+        assert len(things) > 1
+        assert [thing() for thing in things if thing() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_a_connection_that_comes_too_late(server, monkeypatch):

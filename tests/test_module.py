@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import types
+import typing
 
 import pytest
 
@@ -117,6 +118,17 @@ def test_public_things_have_docstrings():
     assert CLIENT.__doc__ and len(methods) > 10
     silent = [thing for thing in things + methods if not (inspect.getdoc(thing) or "").strip()]
     assert [getattr(thing, "__qualname__", thing) for thing in silent] == []
+
+
+def test_public_annotations_can_be_evaluated():
+    """typing.get_type_hints knows every public class, function and method, on every Python: documenters ask it."""
+    public = {name: value for name, value in vars(CLIENT).items() if name in CLIENT.__all__}
+    for thing in public.values():
+        for one in (thing, *(vars(thing).values() if isinstance(thing, type) else ())):
+            one = getattr(one, "fget", getattr(one, "__func__", one))
+            if isinstance(one, (type, types.FunctionType)) and one.__module__ == CLIENT.__name__:
+                assert isinstance(typing.get_type_hints(one), dict)
+    assert typing.get_type_hints(CLIENT.Client.__init__)["fallbacks"]
 
 
 @pytest.mark.parametrize("module", [CLIENT, testing], ids=["client", "testing"])

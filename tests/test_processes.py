@@ -217,10 +217,8 @@ def dropped(stream):
 
 
 def read(stream):
-    try:
+    with contextlib.suppress(llmlite.LLMError):  # the parent's stream is not the child's to read
         list(stream[0])
-    except llmlite.LLMError:  # the parent's stream is not the child's to read
-        pass
 
 
 LEAVING = {
@@ -292,6 +290,31 @@ def test_child_that_exits_beside_the_parents_stream(server):
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", EXITING, server.url], cwd=ROOT, timeout=20,
                           capture_output=True, text=True)  # fmt: skip
     assert (done.stdout.split(), done.stderr) == (["3", "a", "b", "c"], "")
+
+
+UNTOLD = """
+import ctypes, os, sys
+from tests import llmlite
+
+with llmlite.Client("m", base_url=sys.argv[1], retry=None, timeout=5) as llm:
+    llm.chat("parent")
+    pid = ctypes.PyDLL(None).fork()
+    text = llm.chat("child" if not pid else "parent again").text
+    if not pid:
+        os._exit(text != "child")
+    print(os.waitpid(pid, 0)[1] >> 8, text)
+"""
+
+
+@forking
+def test_a_fork_that_python_is_not_told_of(server):
+    """Nor does a child share connections whose fork runs none of Python's hooks, as uWSGI's by default does not."""
+    server.handle(echo)
+    done = subprocess.run([sys.executable, "-c", UNTOLD, server.url], cwd=ROOT, timeout=20, capture_output=True,
+                          text=True)  # fmt: skip
+    assert (done.stdout, done.stderr) == ("0 parent again\n", "")
+    assert {(request.json["messages"][0]["content"] == "child", request.connection) for request in server.requests} == {
+        (False, 1), (True, 2)}
 
 
 @forking

@@ -292,6 +292,47 @@ def test_short_keys_are_masked_as_whole_words(server, key, said, shown):
     assert fails(client(server, key=key)).message == shown
 
 
+@pytest.mark.parametrize("written", [
+    "ab/cd+ef.gh", r"ab\/cd+ef.gh", r"ab\u002fcd\u002bef.gh", r"ab\u002Fcd+ef\u002egh"])
+@pytest.mark.parametrize("key", ["ab/cd+ef.gh", "0123456789" + "ab/cd+ef.gh"], ids=["short", "long"])
+def test_a_key_as_json_writes_it(server, key, written):
+    """A key is masked in JSON that nobody has decoded too, however its characters are written there."""
+    said = '{"bad key": "' + key.replace("ab/cd+ef.gh", written) + '", '
+    server.body(said.encode(), status=400)
+    server.body(said.encode())
+    llm = client(server, key=key)
+    for error in (fails(llm), fails(llm)):
+        text = traces(error)
+        assert written not in text and '"bad key": "***"' in str(error)
+
+
+@pytest.mark.parametrize("key", ["completions", "127.0.0.1", "read timed out", "POST http"])
+def test_our_own_words_are_not_masked(server, tmp_path, key):
+    """A key that is an ordinary word hides nothing of what we say: address, path, what happened, what was sent."""
+    server.raw(testing.STALL)
+    server.error(400, f"no: {key}")
+    server.reply("again")
+    with client(server, key=key, timeout=0.1, save_failed=str(tmp_path / key[:4])) as llm:
+        assert f"read timed out: POST {server.url}/chat/completions" in str(fails(llm))
+        assert fails(llm).message == "no: ***"
+    paths = list((tmp_path / key[:4]).iterdir())
+    saved = [json.loads(path.read_text()) for path in paths]
+    assert {(one["base_url"], one["path"], one["provider"], one["model"]) for one in saved} == {
+        (server.url, "/chat/completions", "openai", "m")}
+    assert llmlite.replay(str(paths[0]), api_key=key).text == "again"
+
+
+@pytest.mark.parametrize("schema, said", [(dict, "[]"), ({"const": 1}, KEY)])
+def test_the_key_in_what_does_not_fit(server, schema, said):
+    """Nor is the key in what we say of a server's words: where it would send us, what does not fit a schema."""
+    server.error(302, headers={"Location": f"https://evil.example/?{KEY}"})
+    server.reply(json.dumps(said + KEY))
+    with client(server) as llm:
+        for options in ({}, {"schema": schema}):
+            error = fails(llm, **options)
+            assert KEY not in traces(error) and "***" in traces(error)
+
+
 @BOTH
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_large_error_object_is_read_in_part(server, status, mode):

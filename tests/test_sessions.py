@@ -2,6 +2,7 @@
 import base64
 import json
 import socket
+import threading
 import time
 from urllib.parse import unquote, urlsplit
 
@@ -461,6 +462,40 @@ def test_connections_to_a_proxy_are_reused(server, monkeypatch):
     with llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY) as llm:
         assert [ask(llm), ask(llm, "stream"), ask(llm)] == ["ok"] * 3
     assert server.connections == 1
+
+
+def test_threads_that_come_to_a_proxy_at_once(server, monkeypatch):
+    """A thread that finds a proxy's connections half set up, by another that came first, keeps to its deadline too."""
+    monkeypatch.setenv("HTTP_PROXY", server.root)
+    make, first = requests.adapters.proxy_from_url, threading.Event()
+
+    class Slow(dict):
+        """The kinds of connections that a manager makes; who reads them first is held up."""
+
+        def items(self):
+            if not first.is_set():
+                first.set()
+                time.sleep(0.2)
+            return super().items()
+
+    def slow(*args, **options):
+        manager = make(*args, **options)
+        manager.pool_classes_by_scheme = Slow(manager.pool_classes_by_scheme)
+        return manager
+
+    monkeypatch.setattr(requests.adapters, "proxy_from_url", slow)
+    server.handle(lambda request: testing.raw(b"HTTP/1.1 200 OK\r\n", *[b"x", 0.05] * 60))
+    with llmlite.Client("m", base_url="http://far.example/v1", api_key=KEY, retry=None) as llm:
+        def call():
+            with pytest.raises(llmlite.DeadlineExceededError):
+                llm.chat("hi", deadline=0.5)
+
+        other, started = threading.Thread(target=call), time.monotonic()
+        other.start()
+        assert first.wait(2)
+        call()
+        assert time.monotonic() - started < 1
+        other.join()
 
 
 def test_proxy_credentials(server, sessions, monkeypatch):

@@ -687,6 +687,12 @@ FITS = [
     (ODD_KEYS, ['{"x": "a", "y": 1}'], {'{"x": 1}': "x: 1 is not of type string", '{"y": ""}': "y: '' is not of"}),
     ({"anyOf": [{"type": "integer"}], "properties": {"a": {"$ref": "#/anyOf/0"}}}, ["1"], {'"a"': "'a' is not of"}),
     ({"$ref": "other.json#/a"}, ["1"], {}), ({"$ref": "#anchor"}, ["1"], {}),
+    ({"type": "object", "properties": {"a": {"type": "string", "nullable": True}, "b": {"type": "string"},
+                                       "c": {"enum": ["x"], "nullable": True}}, "nullable": False},
+     ['{"a": null, "c": null}', '{"a": "b"}'],
+     {'{"a": 1}': "a: 1 is not of type string", '{"b": null}': "b: None is not of type string", "null": "None is not"}),
+    ({"type": "OBJECT", "properties": {"a": {"type": "STRING"}, "b": {"type": ["integer", "decimal"]}}},
+     ['{"a": "b"}', '{"b": 1.5}', "1"], {}),
     # what is not looked at
     ({"type": "string", "pattern": "^a", "minLength": 9, "format": "date"}, ['"b"'], {}),
     ({"minimum": 3, "not": {"type": "integer"}, "if": {"type": "integer"}, "then": False}, ["1"], {}),
