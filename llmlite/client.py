@@ -1189,7 +1189,7 @@ class Client:
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
-        here = _Process.look()
+        here = _Process.here
         return self._transports.get(here) or self._transports.setdefault(
             here, _Transport(self._session, self._retry, list(self._transports.values())))
 
@@ -2230,7 +2230,7 @@ class _Attempt:
         self.deadline, self.read = call.deadline, call.read
         self.idle: Optional[float] = call.idle if call.streams else None
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
-        self.process = _Process.here
+        self.process = _Process.look()
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
         self.sent_at = -math.inf
