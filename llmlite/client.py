@@ -2236,6 +2236,7 @@ class _Attempt:
         self.sent_at = -math.inf
         self.head = b""  # the request's own, until its body goes out with it
         self.opened = 0.0  # when its connection was, if it needed a new one
+        self.straight = False  # whether nobody but us is to see the request
         self.reused = False  # until the pool has handed out a connection that was in use before
         self.status = 0
         self.billed: Optional[Response] = None
@@ -2936,6 +2937,11 @@ class _Reconnect(urllib3.Retry):
         return again
 
 
+def _is_straight() -> bool:
+    attempt = _CURRENT.get()
+    return attempt is not None and attempt.straight
+
+
 class _Adapter(HTTPAdapter):
     """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
 
@@ -2956,7 +2962,7 @@ class _Adapter(HTTPAdapter):
 
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """What requests makes of urllib3's answer, less the cookies, which are not kept."""
-        if not _is_own(HTTPAdapter.build_response, requests.adapters):
+        if not _is_straight():
             return super().build_response(req, resp)
         response = requests.Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
@@ -2968,14 +2974,14 @@ class _Adapter(HTTPAdapter):
         """The pool for a request; found anew it costs as much as a tenth of the call."""
         asked = (request.url.split("/", 3)[:3], verify, proxies, cert)
         last, pool = self._last  # read once: other threads write it
-        if asked != last or pool.pool is None:  # None: closed
+        if asked != last or pool.pool is None or not _is_straight():  # None: closed
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
             self._last = asked, pool
         return pool
 
     def request_url(self, request: Any, proxies: Any) -> str:
         """The URL as it goes into the request line: without a proxy that is its path."""
-        if proxies:
+        if proxies or not _is_straight():
             return str(super().request_url(request, proxies))
         return "/" + str(request.url).split("/", 3)[3].partition("#")[0]
 
@@ -3006,15 +3012,15 @@ class _Transport:
                  parents: Sequence[_Transport]) -> None:
         self._settings: JSON = {}
         self._own = session is None
+        self._ours = self._own and vars(requests.sessions)["HTTPAdapter"] is HTTPAdapter  # else somebody else's is there
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
             parent.forget()
         if self._own:
             retries = _Reconnect(total=None, connect=policy.connect_retries if policy else 0, read=0, redirect=0,
                                  status=0, other=0, backoff_factor=0, respect_retry_after_header=False)
-            self._adapters = [_Adapter(retries), _Adapter(retries)]
-            for prefix, adapter in zip(("https://", "http://"), self._adapters):
-                self._session.mount(prefix, adapter)
+            for prefix in ("https://", "http://") if self._ours else ():
+                self._session.mount(prefix, _Adapter(retries))
             self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
             self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session)
 
@@ -3022,12 +3028,12 @@ class _Transport:
         """Let go of a parent's connections: its pools' locks may be held here for ever, even by their finalizers."""
         if self._own:
             self._finalizer.detach()
-            for pool in [pool for adapter in self._adapters for pool in adapter.pools()]:
-                pool.pool.__init__(pool.pool.maxsize)  # empty, with new locks
-        else:
-            for adapter in self._session.adapters.values():
-                if isinstance(adapter, HTTPAdapter):
-                    adapter.__setstate__(adapter.__getstate__())  # new pools: the old ones hold the parent's sockets
+        for adapter in self._session.adapters.values():
+            if isinstance(adapter, _Adapter):
+                for pool in adapter.pools():
+                    pool.pool.__init__(pool.pool.maxsize)  # empty, with new locks
+            elif isinstance(adapter, HTTPAdapter):
+                adapter.__setstate__(adapter.__getstate__())  # new pools: the old ones hold the parent's sockets
 
     def close(self) -> None:
         """Close the pooled connections, where the session is our own."""
@@ -3037,13 +3043,12 @@ class _Transport:
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
         headers, session = _request_headers(call), self._session
-        # straight to the adapter where nobody else wants to see the request
-        straight = (self._own and _is_own(type(session).send, requests.sessions) and "send" not in vars(session)
-                    and _is_own(HTTPAdapter.send, requests.adapters))
+        attempt.straight = self._ours and "send" not in vars(session) and _are_own(_SESSION_STEPS(
+            type(session)) + _REQUEST_STEPS(requests.sessions) + _ADAPTER_STEPS(HTTPAdapter))
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
-            send = self._send_own if straight else self._send_theirs
+            send = self._send_own if attempt.straight else self._send_theirs
             response = send(call, attempt, headers)
         except OSError as error:
             if attempt.sent is None:
@@ -3088,9 +3093,23 @@ def _close_in(process: object, session: requests.Session) -> None:
         session.close()
 
 
-def _is_own(function: Any, module: Any) -> bool:
-    """Whether a function is the module's own: else a tracer, a mock or a cache has put itself there, to be asked."""
-    return isinstance(function, FunctionType) and function.__globals__ is vars(module)  # name and module are copied
+def _is_own(function: Any, *modules: Any) -> bool:
+    """Whether a function is the modules' own: else a tracer, a mock or a cache has put itself there, to be asked."""
+    return isinstance(function, FunctionType) and any(
+        function.__globals__ is vars(module) for module in modules)  # name and module are copied
+
+
+@functools.lru_cache(maxsize=4)
+def _are_own(steps: Tuple[Any, ...]) -> bool:
+    return all(_is_own(step, requests.sessions, requests.models, requests.adapters) for step in steps)
+
+
+# What the straight way to the adapter leaves out or does in fewer steps, where nobody else has put himself there.
+_SESSION_STEPS = operator.attrgetter("__init__", "send", "prepare_request", "merge_environment_settings")
+_REQUEST_STEPS = operator.attrgetter(*(
+    f"PreparedRequest.prepare{step}" for step in ("", "_headers", "_body", "_auth", "_hooks")))
+_ADAPTER_STEPS = operator.attrgetter("send", "build_response", "request_url", *(
+    name for name in ("get_connection_with_tls_context",) if hasattr(HTTPAdapter, name)))
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:

@@ -26,7 +26,11 @@ PLACES = {  # where outsiders hook in, each called once a request
     "Session.send": (requests.Session, "send"),  # OpenTelemetry, ddtrace
     "HTTPAdapter.send": (HTTPAdapter, "send"),  # responses, ddtrace
     "HTTPAdapter.build_response": (HTTPAdapter, "build_response"),
+    "HTTPAdapter.request_url": (HTTPAdapter, "request_url"),
     "Session.get_adapter": (requests.Session, "get_adapter"),  # requests-mock
+    "Session.prepare_request": (requests.Session, "prepare_request"),
+    "Session.merge_environment_settings": (requests.Session, "merge_environment_settings"),
+    "PreparedRequest.prepare_auth": (requests.PreparedRequest, "prepare_auth"),  # those who sign requests
     "urlopen": (HTTPConnectionPool, "urlopen"),  # OpenTelemetry, ddtrace
     "_make_request": (HTTPConnectionPool, "_make_request"),
     "putrequest": (HTTPConnection, "putrequest"),  # Sentry, ddtrace
@@ -330,6 +334,46 @@ def test_connection_class_put_in_before_the_import(server):
     """A module imported while another class stands for urllib3's uses that one then, and urllib3's own afterwards."""
     server.reply("ok", times=2)
     assert run(RECORDING, server.url) == ["ok", "ok", 1]
+
+
+INSTEAD = {
+    "adapter": """
+        class Adapter(requests.adapters.HTTPAdapter):
+            def send(self, *args, **options):
+                seen.append("adapter")
+                return super().send(*args, **options)
+
+        requests.sessions.HTTPAdapter = Adapter
+    """,
+    "session": """
+        class Session(requests.Session):
+            def send(self, *args, **options):
+                seen.append("session")
+                return super().send(*args, **options)
+
+        requests.Session = requests.sessions.Session = Session
+    """,
+    "hook": """
+        def made(self):
+            original(self)
+            self.hooks["response"].append(lambda response, *args, **options: seen.append("hook"))
+
+        original, requests.Session.__init__ = requests.Session.__init__, made
+    """,
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("what", INSTEAD)
+def test_another_in_the_place_of_requests_own(server, what, when):
+    """Whoever has put his own adapter, session or hook into requests is asked, before and after the import."""
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    parts = {"import": "from tests import llmlite", "put": textwrap.dedent(INSTEAD[what])}
+    order = ("put", "import") if when == "before" else ("import", "put")
+    code = "\n".join(["import json, sys, requests, requests.adapters", "seen = []", *(parts[part] for part in order), """
+with llmlite.Client("m", base_url=sys.argv[1], retry=None) as llm:
+    print(json.dumps([llm.chat("hi").text, "".join(llm.stream("hi")), seen]))"""])
+    assert run(code, server.url) == ["ok", "ok", [what, what]]
 
 
 @METHODS
