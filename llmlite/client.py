@@ -740,9 +740,13 @@ class _Section:
 
     def run(self, change: Callable[..., None], *args: Any) -> None:
         """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
-        self._state().waiting.append((change, args))
-        with self:
-            pass
+        state = self._state()
+        with state.lock:
+            if state.depth:
+                state.waiting.append((change, args))
+            else:
+                with self:
+                    change(*args)
 
 
 class _Process:
@@ -2966,7 +2970,8 @@ class _Adapter(HTTPAdapter):
             return super().build_response(req, resp)
         response = requests.Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        response.headers = requests.structures.CaseInsensitiveDict(resp.headers)
+        merged = getattr(resp.headers, "itermerged", resp.headers.items)  # one item a name, at half the cost
+        response.headers = requests.structures.CaseInsensitiveDict(merged())
         response.url, response.request, response.connection = req.url, req, self  # type: ignore[assignment]
         return response
 
@@ -3710,7 +3715,7 @@ def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]
 
 
 def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
-    if not isinstance(headers, (Mapping, type(None))):
+    if headers is not None and not isinstance(headers, abc.Mapping):
         raise ConfigurationError(f"headers is a {type(headers).__name__}: give a dict")
     checked = dict(headers or {})
     for name, value in checked.items():
