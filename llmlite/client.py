@@ -2064,8 +2064,8 @@ class _Fit:
             raise _Misfit(at, f"{_shown(value)} is not {_shown(wanted)}")
 
     def required(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        names = [name for name in _list(wanted) if isinstance(name, str)] if isinstance(value, dict) else []
-        missing = [repr(name) for name in names if name not in value]
+        names = _list(wanted) if isinstance(value, dict) else []
+        missing = [repr(name) for name in names if isinstance(name, str) and name not in value]
         if missing:
             raise _Misfit(at, f"missing {', '.join(missing)}")
 
@@ -2093,26 +2093,19 @@ class _Fit:
         for arm in _list(wanted):
             self.check(value, arm, at)
 
-    def any_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+    def any_of(self, value: Any, wanted: Any, schema: JSON, at: str, most: float = math.inf) -> None:
         words: List[str] = []
+        fits = 0
         for arm in sorted(_list(wanted), key=lambda arm: bool(arm == {"type": "null"})):
             try:
                 self.check(value, arm, "")
-                return
+                fits += 1
             except _Misfit as misfit:
                 if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
                     words.append(str(misfit))
-        if words:
+        if words and not fits:
             raise _Misfit(at, "; or ".join(words))
-
-    def one_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        self.any_of(value, wanted, schema, at)
-        fits = 0
-        for arm in _list(wanted):
-            with contextlib.suppress(_Misfit):
-                self.check(value, arm, "")
-                fits += 1
-        if fits > 1:
+        if fits > most:
             raise _Misfit(at, f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
 
     def ref(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
@@ -2127,18 +2120,13 @@ class _Fit:
 _KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON, str], None]] = {
     "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
     "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
-    "anyOf": _Fit.any_of, "oneOf": _Fit.one_of, "$ref": _Fit.ref}
+    "anyOf": _Fit.any_of, "oneOf": functools.partial(_Fit.any_of, most=1), "$ref": _Fit.ref}
 
 
 def _pointed(root: Any, parts: List[str]) -> Any:
     for part in parts:
-        part = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(root, list) and re.fullmatch("[0-9]{1,9}", part) and int(part) < len(root):
-            root = root[int(part)]
-        elif isinstance(root, dict) and part in root:
-            root = root[part]
-        else:
-            return _UNSET
+        members = _dict(root) or {str(at): item for at, item in enumerate(_list(root))}
+        root = members.get(part.replace("~1", "/").replace("~0", "~"), _UNSET)
     return root
 
 
@@ -2183,7 +2171,7 @@ def _image_part(image: Any) -> JSON:
 # -------------------------------------------------------------------------------------------------------------- waiting
 
 class _Deadline(NamedTuple):
-    """When a call must have ended, and the seconds that were given for it."""
+    """When a call must have ended, and the seconds that the user gave for it."""
 
     end: float
     limit: Optional[float]
@@ -2391,7 +2379,9 @@ _IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.
 def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
     """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
     asks = [(_number(headers.get("retry-after-ms")) or 0) / 1000, _seconds(headers.get("retry-after")),
-            _date(headers.get("retry-after"), headers.get("date"), now), _seconds(trouble.retry_delay)]
+            # a date, by the clock of the server where it tells it
+            (_timestamp(headers.get("retry-after")) or -math.inf) - (_timestamp(headers.get("date")) or now),
+            _seconds(trouble.retry_delay)]
     for ask in asks:
         if ask is not None and ask > 0:
             return ask
@@ -2416,13 +2406,8 @@ def _seconds(value: Optional[str]) -> Optional[float]:
     return _number(value)
 
 
-def _date(value: Optional[str], sent: Optional[str], now: float) -> Optional[float]:
-    """Seconds until an HTTP-date in any of its three forms, by the server's own clock where it gives one."""
-    when, here = _timestamp(value), _timestamp(sent)
-    return None if when is None else when - (now if here is None else here)
-
-
 def _timestamp(value: Optional[str]) -> Optional[float]:
+    """An HTTP-date in any of its three forms."""
     try:
         parts = email.utils.parsedate_tz(value) if value else None
         if parts is None or not (0 < parts[1] < 13 and 0 < parts[2] < 32):
@@ -3285,15 +3270,12 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
 
 
 def _chain(error: BaseException) -> List[BaseException]:
-    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last; none keeps its frames.
-
-    For these, urllib3's too, hold the error: such cycles would keep all that the call had until the next collection.
-    """
+    """An error and what it wraps, as requests, urllib3 and Python nest them, the innermost last."""
     chain: List[BaseException] = []
     inner: Optional[BaseException] = error
     while inner is not None and inner not in chain:
         chain.append(inner)
-        inner.__traceback__ = None
+        inner.__traceback__ = None  # its frames, urllib3's too, hold it: such cycles would keep all the call had
         wrapped = [inner.__dict__.get("reason"), *inner.args, inner.__cause__, inner.__context__]
         inner = next((item for item in wrapped if isinstance(item, BaseException)), None)
     return chain
@@ -3381,7 +3363,6 @@ _CONTEXT_WORDS = (
     r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
     r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
 _OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
@@ -3578,16 +3559,14 @@ class _Mask:
     """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        found = {re.sub("[^A-Za-z0-9_-]", self._either, word): len(word) for word in words if _is_secret(word)}
-        self._longest = 6 * max(found.values(), default=0)  # with each character as JSON may have it
+        def written(each: Any) -> str:  # as it is, and as JSON that nobody has decoded may have it
+            return rf"(?:\\?{re.escape(each[0])}|\\u{ord(each[0]):04x})"
+
+        found = {re.sub("[^A-Za-z0-9_-]", written, word): len(word) for word in words if _is_secret(word)}
+        self._longest = 6 * max(found.values(), default=0)  # "\u002f" for "/"
         forms = [form if size >= _LONG_SECRET else rf"(?<![^\W_]){form}(?![^\W_])" for form, size in found.items()]
         # a header's name comes back in lower case
         self._hide = functools.partial(re.compile("|".join(forms), re.I).sub, "***") if forms else None
-
-    @staticmethod
-    def _either(character: Any) -> str:
-        """A pattern of a character, and of what JSON that nobody has decoded may have for it."""
-        return rf"(?:\\?{re.escape(character[0])}|\\u{ord(character[0]):04x})"
 
     def of(self, value: Any, room: float = math.inf) -> Any:
         """`value` without them; no more than `room` characters of it, where a list item counts a few."""
@@ -4287,7 +4266,8 @@ class _OpenAI(_Dialect):
                 elif key == "reasoning_content" or not delta.get("reasoning_content"):
                     events.append(Event("reasoning", value))
             elif key in ("tool_calls", "reasoning_details"):
-                _fold_pieces(_list(value), _under(message, key, list))
+                for piece in filter(None, map(_dict, _list(value))):
+                    _fold_piece(piece, _piece_for(piece, _under(message, key, list)))
             elif key == "function_call":
                 _fold_piece(_dict(value), _under(message, "function_call", dict))
             elif type(value) is list and type(message.get(key)) is list:
@@ -4356,14 +4336,8 @@ _LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprob
                      "chosenCandidates", "topCandidates"))
 
 
-def _fold_pieces(pieces: List[Any], kept: List[JSON]) -> None:
-    """Gather pieces of calls or details by their index; where a server gives none, a new id starts a new one."""
-    for piece in pieces:
-        if type(piece) is dict:
-            _fold_piece(piece, _piece_for(piece, kept))
-
-
 def _piece_for(piece: JSON, kept: List[JSON]) -> JSON:
+    """The call or detail that a piece goes on, by their index; where a server gives none, a new id starts a new one."""
     index, id = piece.get("index"), piece.get("id")
     if kept and index is None and (not id or kept[-1].get("id") == id):
         return kept[-1]

@@ -188,6 +188,15 @@ def test_one_whose_key_cannot_be_had_is_passed_over(server, backup, problem, met
     assert not backup.requests
 
 
+def test_one_by_name_whose_key_cannot_be_had(server):
+    """A fallback given by name asks the same api_key(): where that raises it is passed over, and one call failed."""
+    keys = iter(["the-first-key"])
+    server.error(404)
+    with client(server, "second", api_key=lambda: next(keys)) as llm:
+        assert type(raised(llm)) is llmlite.NotFoundError
+    assert (llm.ledger.failed, llm.ledger.attempts, models_asked(server)) == (1, 1, ["first"])
+
+
 @pytest.mark.parametrize("problem", [OSError("no token server"), Relogin("log in again")], ids=repr)
 def test_what_the_first_clients_key_raises(server, problem):
     """What the client's own api_key() raises comes through, whoever stands behind it, and counts as a failed call."""
