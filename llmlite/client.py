@@ -3002,7 +3002,7 @@ class _Transport:
                  parents: Sequence[_Transport]) -> None:
         self._settings: JSON = {}
         self._own = session is None
-        self._ours = self._own and vars(requests.sessions)["HTTPAdapter"] is HTTPAdapter  # else somebody else's is there
+        self._ours = self._own and vars(requests.sessions)["HTTPAdapter"] is HTTPAdapter  # else another's is there
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
             parent.forget()

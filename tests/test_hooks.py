@@ -370,9 +370,9 @@ def test_another_in_the_place_of_requests_own(server, what, when):
     server.handle(lambda request: testing.stream(["o", "k"]))
     parts = {"import": "from tests import llmlite", "put": textwrap.dedent(INSTEAD[what])}
     order = ("put", "import") if when == "before" else ("import", "put")
-    code = "\n".join(["import json, sys, requests, requests.adapters", "seen = []", *(parts[part] for part in order), """
-with llmlite.Client("m", base_url=sys.argv[1], retry=None) as llm:
-    print(json.dumps([llm.chat("hi").text, "".join(llm.stream("hi")), seen]))"""])
+    code = "\n".join(["import json, sys, requests, requests.adapters", "seen = []", *(parts[part] for part in order),
+                      'with llmlite.Client("m", base_url=sys.argv[1], retry=None) as llm:',
+                      '    print(json.dumps([llm.chat("hi").text, "".join(llm.stream("hi")), seen]))'])
     assert run(code, server.url) == ["ok", "ok", [what, what]]
 
 
