@@ -1142,8 +1142,9 @@ class Client:
             answer = self._transport().send(call, attempt)
             if answer.status >= 300:
                 payload = answer.read()
-                body = _error_json(payload.decode("utf-8", "replace"), payload)
-                raise _api_error(call, answer.status, answer.headers, body)
+                body = _json_of(payload, call)
+                raise _api_error(call, answer.status, answer.headers,
+                                 payload.decode("utf-8", "replace") if body is _UNSET else body)
             attempt.billed = Response(model=call.model)
             if call.streams:
                 return Stream(_Flow(call, attempt, answer, self))
@@ -1428,7 +1429,7 @@ class _Flow:
             return None
         if name == b"error" and "error" not in chunk:
             chunk = {"error": chunk}
-        if _holds_error(chunk, self.call.dialect.mark):
+        if _holds_error(chunk, self.call.dialect):
             raise _Failed(chunk)
         return self._whole(data, chunk) if name == _BARE else chunk
 
@@ -3170,12 +3171,14 @@ class _Answer:
 
     def read(self) -> bytes:
         """The body; of an error, or of what begins as one, the first MiB, for it may be without end."""
-        body = bytearray()
+        body, enough = bytearray(), _MAX_ERROR
         try:
             for piece in self.pieces():
                 body += piece
-                if len(body) > _MAX_ERROR and (self.status >= 300 or _ERROR_FIRST.match(body, 0, 200)):
-                    break
+                if len(body) > enough:
+                    if self.status >= 300 or _holds_error(_begun(bytes(body[:_PIECE])), self._attempt.call.dialect):
+                        break
+                    enough = _MAX_BODY
         except _WIRE_ERRORS:
             if self.status < 300:
                 raise
@@ -3357,7 +3360,6 @@ _CONTEXT_WORDS = (
     r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
     r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
 _OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
@@ -3425,25 +3427,32 @@ def _json_or(other: Any, payload: bytes) -> Any:
     return value if _is_shallow(payload) else other
 
 
-_ERROR_FIRST = re.compile(rb'\s*\{\s*(?:"error"\s*:\s*[{"[]|"(?:type|object)"\s*:\s*"error")')
+# A text, cut or not, with the colon before it if it is a member's value; or what holds values together.
+_JSON_MARK = r'(?s)(:\s*)?"(?:[^"\\]+|\\(?:[^u]|u[0-9A-Fa-f]{4})){0,65536}("?)|[][{},]'
 
 
-def _error_json(other: Any, payload: bytes) -> Any:
-    """What an error's JSON says; of one too large to be read whole, what its first members say."""
-    if len(payload) <= _MAX_ERROR:
-        return _json_or(other, payload)
-    text, ends, at, closed = payload[:_MAX_MESSAGE].decode("utf-8", "replace"), "", 0, ""
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[][{},]', text):
+def _begun(payload: bytes) -> Any:
+    """What the first members of a JSON say that was cut anywhere, or `_UNSET`; a text that was cut is kept as far."""
+    text, ends, at, closed = payload.decode("utf-8-sig", "replace"), "", 0, ""
+    for found in itertools.islice(re.finditer(_JSON_MARK, text), _MAX_MESSAGE):
         mark = found.group()
+        ends = {"{": "}" + ends, "[": "]" + ends, "}": ends[1:], "]": ends[1:]}.get(mark, ends)
         if len(ends) > _MAX_DEPTH:
             break
-        if mark in "{[":
-            ends = ("}" if mark == "{" else "]") + ends
-        elif mark in "}]":
-            ends = ends[1:]
-        elif mark == ",":
+        if mark == ",":
             at, closed = found.start(), ends
-    return _json_or(other, (text[:at] + closed).encode("utf-8", "replace"))
+        elif mark in "{}[]" or found[1] or ends[:1] == "]":  # not at a member's name
+            at, closed = found.end(), ends if found[2] != "" else '"' + ends
+    return _json_or(_UNSET, (text[:at] + closed).encode("utf-8", "replace"))
+
+
+def _json_of(payload: bytes, call: _Call) -> Any:
+    """What JSON says; of an error that was cut, or not read to its end, what its first members say."""
+    body = _json_or(_UNSET, payload)
+    if body is _UNSET:
+        begun = _begun(call.mask().of(payload[:_MAX_ERROR + 1], room=_MAX_ERROR))
+        return begun if _holds_error(begun, call.dialect) else _UNSET
+    return body
 
 
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -3464,11 +3473,12 @@ def _is_shallow(payload: bytes) -> bool:
     return not brackets
 
 
-def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
-    """Whether a body that came with a 200 is an error after all: words are one where the answer itself is missing."""
+def _holds_error(body: Any, dialect: _Dialect) -> bool:
+    """Whether a body is an error, whatever its status: words are one where the answer itself is missing."""
+    body = _dict(body[0] if isinstance(body, list) and body else body)
     if body.get("error"):
         return True
-    answers = mark in body or any(isinstance(body.get(name), list) for name in lists)
+    answers = dialect.mark in body or any(isinstance(body.get(name), list) for name in dialect.lists)
     return not answers and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
@@ -3476,10 +3486,10 @@ def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
 def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     """The reply a 2xx holds, or the error that it is."""
     payload = answer.read()
-    body = (_error_json if _ERROR_FIRST.match(payload, 0, 200) else _json_or)(_UNSET, payload)
+    body = _json_of(payload, call)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
-    if isinstance(body, dict) and _holds_error(body, call.dialect.mark, call.dialect.lists):
+    if _holds_error(body, call.dialect):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):

@@ -416,6 +416,17 @@ def test_dear_bodies_keep_the_deadline(server, body, item, status):
         assert_in_time(llm, data, False)
 
 
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("start", [b'{"error":{"message":"', b'{"error":{"message":"x', b'{"error":["'], ids=len)
+@pytest.mark.timeout(30)
+def test_dear_texts_keep_the_deadline(server, start, status):
+    """A large error whose text is nothing but escapes is read in a moment, wherever it is cut."""
+    data = start + b'\\"' * 600_000 + b'"}}'
+    server.body(data, status=status)
+    with llmlite.Client("m", base_url=server.url, api_key="sk-secret-key", retry=None, deadline=0.25) as llm:
+        assert_in_time(llm, data, False)
+
+
 class Woken(Exception):
     """A timer of the system went off."""
 
