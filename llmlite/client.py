@@ -2212,7 +2212,8 @@ class _Call:
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
-        named = [value for name, value in self.headers.items() if value and re.search(_SECRET_HEADER, name)]
+        named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
+            re.fullmatch(_PLAIN_WORDS, value))]
         return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
 
     def words(self, text: Any) -> str:
@@ -3300,29 +3301,30 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
 
 
 class _Trouble:
-    """What an error body says, whichever provider wrote it."""
+    """What an error body says, whichever provider wrote it, less the secrets: each text is masked before it is cut."""
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: Any, mask: _Mask) -> None:
         body = body[0] if isinstance(body, list) and body else body
         outer = body if isinstance(body, dict) else {}
         error = outer.get("error")
         inner = error if isinstance(error, dict) else outer
         words = [inner.get(name) for name in ("message", "detail", "title")]
-        self.message = _first_text(error, *words, outer.get("message"), body)
-        self.code = _first(_short(inner.get("code")), _short(outer.get("code")))
-        self.type = _short(_str(inner.get("type"))) or _short(_str(inner.get("status"))) or None
-        self.request_id = _short(_str(outer.get("request_id"))) or _short(_str(outer.get("responseId"))) or None
-        self.numbers = (self.code, *(_short(it) for it in (
-            inner.get("status_code"), outer.get("status_code"), inner.get("status"))))
+        self.message: str = mask.of(_first_text(error, *words, outer.get("message"), body), room=_MAX_MESSAGE)
+        self.short = short = functools.partial(_short, mask)
+        self.code = _first(short(inner.get("code")), short(outer.get("code")))
+        self.type = short(_str(inner.get("type"))) or short(_str(inner.get("status"))) or None
+        self.request_id = short(_str(outer.get("request_id"))) or short(_str(outer.get("responseId"))) or None
+        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"),
+                                                inner.get("status"))))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
         known = (inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
                  _dict(inner.get("details")).get("error_code"))
-        self.words = {str(word) for word in (self.code, self.type, *map(_short, known)) if word is not None}
+        self.words = {str(word) for word in (self.code, self.type, *map(short, known)) if word is not None}
         for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
             told = _dict(detail)  # one of google.rpc's
             self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
-            self.words.add(str(_short(told.get("reason"))))
+            self.words.add(str(short(told.get("reason"))))
             for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
                 self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
 
@@ -3396,13 +3398,15 @@ def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Map
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
     """The error that a status of 300 or more, or an error object inside a 200 (`status` None), stands for."""
-    trouble = _Trouble(body)
+    mask = call.mask()
+    trouble = _Trouble(body, mask)
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
     told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
-    asked = requests.structures.CaseInsensitiveDict({**{name: str(_short(value)) for name, value in told}, **headers})
-    message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
+    asked = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in told)
+    asked.update(headers)
+    message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
         place = call.words(str(headers.get("location")))
         message = f"redirect to {place} is not followed: it would carry the key there"
@@ -3540,7 +3544,11 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 _SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
-_SECRET_HEADER = r"(?i)^(?!.*(?:max|limit|remain|count)).*(?:auth|key|token|cookie|secret|passw|credential)"
+_SECRET_WORD = (  # of a header's name; "key" ends other words too
+    r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|apikey)|(?:access|auth|private|secret)?key|"
+    r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")
+_COUNTS = frozenset(("max", "min", "limit", "remaining", "count", "budget", "used"))  # with "tokens": how many
+_PLAIN_WORDS = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 _PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
 _SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
@@ -3558,6 +3566,18 @@ def _is_secret(word: str) -> bool:
     if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or (word.isdigit() and len(word) < _LONG_SECRET):
         return False
     return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
+
+
+def _secrecy(name: str) -> int:
+    """Whether a header of this name holds a secret: 2 surely, 1 perhaps, 0 no.
+
+        >>> [_secrecy(name) for name in ("X-AccountToken", "X-Api-Key-2", "X-Auth-Mode", "X-Max-Tokens", "X-Monkey")]
+        [2, 2, 1, 0, 0]
+    """
+    words = [word.lower() for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    counted = not _COUNTS.isdisjoint(words)
+    found = [bool(re.fullmatch(_SECRET_WORD, word)) and not (counted and word[:5] == "token") for word in words]
+    return any(found) + any(found[-1:])
 
 
 class _Mask:
@@ -3860,7 +3880,7 @@ def _debug_to_stderr() -> None:
 def _save(folder: str, call: _Call, error: LLMError) -> None:
     """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
     def hidden(headers: Mapping[str, Any]) -> JSON:
-        return {name: "***" if value and re.search(_SECRET_HEADER, name) else value for name, value in headers.items()}
+        return {name: "***" if value and _secrecy(name) else value for name, value in headers.items()}
 
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -3931,15 +3951,17 @@ def _first(*values: Any) -> Any:
 
 
 def _first_text(*values: Any) -> str:
-    """The first that says something, as text; the start of it, if it is long."""
+    """The first that says something, as text; the start of it, if it is a long list."""
     value = next((value for value in values if value and not isinstance(value, dict)), "")
     pieces = (value,) if isinstance(value, str) else itertools.islice(_JSON_PIECES(value), _MAX_WORDS)
-    return "".join(pieces)[:_MAX_MESSAGE]
+    return "".join(pieces)
 
 
-def _short(value: Any) -> Any:
+def _short(mask: _Mask, value: Any) -> Any:
     """A code, a type or an id of an error: a number, or the start of a text; None for anything else."""
-    return value[:_MAX_WORDS] if isinstance(value, str) else value if isinstance(value, (int, float)) else None
+    if isinstance(value, str):
+        return mask.of(value, room=_MAX_MESSAGE)[:_MAX_WORDS]
+    return value if isinstance(value, (int, float)) else None
 
 
 def _settled(value: Any, depth: int = 8) -> Any:
