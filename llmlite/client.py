@@ -2588,6 +2588,10 @@ class _Cut(Exception):
     """The body ended before its framing said it would."""
 
 
+class _Hooked(OSError):
+    """A response hook of the user's session failed: the request has been answered."""
+
+
 class _Foreign(Exception):
     """A forked child reads from its parent's connection."""
 
@@ -3050,9 +3054,7 @@ class _Transport:
         except OSError as error:
             if attempt.sent is None:
                 attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
-            if not isinstance(error, requests.HTTPError) or error.response is None:
-                raise
-            response = error.response  # a hook of the session calls raise_for_status(): it is an answer all the same
+            raise
         finally:
             _CURRENT.reset(token)
         attempt.answer = answer = _Answer(response, attempt)
@@ -3079,9 +3081,25 @@ class _Transport:
         session = self._session
         auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
         asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
-        request = session.prepare_request(asked)
+        request, came = session.prepare_request(asked), []
+
+        def look(response: requests.Response, **_: Any) -> None:
+            """The first hook: what others read of the body, and requests does of a redirect, keeps to the limits."""
+            came.append(response)
+            _bound(response, attempt)
+
+        hooks: List[Any] = request.hooks["response"]
+        hooks.insert(0, look)
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
-        return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+        try:
+            return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+        except OSError as error:
+            if isinstance(error, requests.HTTPError) and error.response is not None:
+                return error.response  # a hook calls raise_for_status(): it is an answer all the same
+            if not came or len(hooks) < 2:
+                raise
+            came[0].close()
+            raise _Hooked(f"{type(error).__name__}: {error}") from error
 
 
 def _close_in(process: object, session: requests.Session) -> None:
@@ -3129,6 +3147,13 @@ def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[st
     return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
 
 
+def _bound(response: requests.Response, attempt: _Attempt) -> None:
+    """Keep the reads of a body to the attempt's limits, over somebody else's connection too."""
+    raw: Any = getattr(getattr(getattr(response.raw, "_fp", None), "fp", None), "raw", None)
+    if hasattr(raw, "_sock") and not isinstance(raw._sock, _Wire):
+        raw._sock = _Wire(raw._sock, attempt, in_head=False)
+
+
 class _Answer:
     """An answer whose head is here and whose body is still on the wire."""
 
@@ -3139,15 +3164,13 @@ class _Answer:
         self.headers = response.headers
         self._whole = False
         self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
-        raw: Any = getattr(getattr(self._http, "fp", None), "raw", None)
-        if attempt.wire is None and hasattr(raw, "_sock"):  # over somebody else's connection: bound the body at least
-            raw._sock = _Wire(raw._sock, attempt, in_head=False)
+        _bound(response, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
         pieces: Iterable[bytes]
         if self._is_read:
-            pieces = [self._response.content]
+            pieces = requests.utils.iter_slices(self._response.content, _PIECE)
         elif isinstance(self._http, http.client.HTTPResponse) and not getattr(self._response, "_content_consumed", 0):
             encoding = self.headers.get("content-encoding", "").strip().lower()
             pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
@@ -3239,7 +3262,10 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
     ("mismatch|doesn't match", "it is for another host: check base_url"),
     ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
+_HOOK_HINTS = (("^$", "let it read response.content, which keeps the body"), ("", ""))  # the first: it was read
 _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, str], ...] = (
+    ((_Hooked, requests.exceptions.StreamConsumedError), ResponseError, "answer lost in a response hook of the session",
+     _HOOK_HINTS, ""),
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     (_CUT, APIConnectionError, "answer cut off", "", "normal"),
@@ -3292,7 +3318,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
-    if hint is _CERTIFICATE_HINTS:
+    if isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
