@@ -2661,8 +2661,11 @@ class _Wire:
 
     def leave(self) -> None:  # pragma: no cover: in forked children
         """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
-        with contextlib.suppress(OSError):  # closed already
-            os.close(self._sock.detach())
+        sock = self._sock
+        with contextlib.suppress(OSError, AttributeError):  # closed already, or nothing that can be let go of
+            while not hasattr(sock, "detach"):  # TLS within TLS, and another library's, stand around a socket
+                sock = sock.socket
+            os.close(sock.detach())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -2846,11 +2849,13 @@ class _BoundedSOCKS(_Bounded):
             sock.connect((host, self.port))
             del sock.recv_into
             return sock
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             sock.close()
             late = any(isinstance(item, socket.timeout) for item in _chain(error))
             kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
-            raise kind(self, f"SOCKS proxy: {error}") from error
+            down = isinstance(error, socks.ProxyConnectionError) and not late  # the proxy is, not the server
+            raise kind(self, f"SOCKS proxy: {error}") from (
+                urllib3.exceptions.ProxyError(str(error), error) if down else error)
 
 
 def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
@@ -2860,8 +2865,10 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
     def look_up() -> None:
         try:
             found.extend(socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             found.append(error)
+        except UnicodeError as error:  # a label that is empty, or too long
+            found.append(socket.gaierror(socket.EAI_NONAME, str(error)))
 
     if attempt.deadline == math.inf or _is_numeric(host):
         look_up()
@@ -3270,12 +3277,13 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     (_CUT, APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
-    ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
+    ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
+     "check the host name, the network and any proxy", ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      _CERTIFICATE_HINTS, ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError), APIConnectionError, "TLS failed",
-     "is it an https address?", ""),
+     (("certificate verify failed", _CERTIFICATE_HINTS[-1][1]), ("", "is it an https address?")), ""),
     ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
      "check HTTPS_PROXY and NO_PROXY", ""),
     ((ConnectionRefusedError,), APIConnectionError, "connection refused", "is the server running there?", ""),
