@@ -95,6 +95,7 @@ _MAX_INTERIM = 1000  # "100 Continue" and the like before an answer: a flood of 
 _MAX_HEADERS = 200  # lines of a head: http.client takes 100
 _MAX_ERROR = 1 << 20  # bytes: what is read and kept of an error's body; the deadline leaves no time for more
 _MAX_MESSAGE = 1 << 16  # characters of an error's message
+_MAX_MARKS = 1 << 14  # texts, brackets and commas of a cut error that are looked at
 _MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
 _MAX_WORDS = 300  # characters of the server's own words in an error's one line
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
@@ -3472,15 +3473,19 @@ _JSON_MARK = r'(?s)(:\s*)?"(?:[^"\\]+|\\(?:[^u]|u[0-9A-Fa-f]{4})){0,65536}("?)|[
 def _begun(payload: bytes) -> Any:
     """What the first members of a JSON say that was cut anywhere, or `_UNSET`; a text that was cut is kept as far."""
     text, ends, at, closed = payload.decode("utf-8-sig", "replace"), "", 0, ""
-    for found in itertools.islice(re.finditer(_JSON_MARK, text), _MAX_MESSAGE):
-        mark = found.group()
-        ends = {"{": "}" + ends, "[": "]" + ends, "}": ends[1:], "]": ends[1:]}.get(mark, ends)
+    for found in itertools.islice(re.finditer(_JSON_MARK, text), _MAX_MARKS):
+        mark, end = found.group(), ""
+        if mark in "{[":
+            ends = ("}" if mark == "{" else "]") + ends
+        elif mark in "}]":
+            ends = ends[1:]
+        elif mark != ",":
+            if not found[1] and ends[:1] != "]":  # a member's name
+                continue
+            end = "" if found[2] else '"'
         if len(ends) > _MAX_DEPTH:
             break
-        if mark == ",":
-            at, closed = found.start(), ends
-        elif mark in "{}[]" or found[1] or ends[:1] == "]":  # not at a member's name
-            at, closed = found.end(), ends if found[2] != "" else '"' + ends
+        at, closed = found.start() if mark == "," else found.end(), end + ends
     return _json_or(_UNSET, (text[:at] + closed).encode("utf-8", "replace"))
 
 
