@@ -95,6 +95,7 @@ _MAX_INTERIM = 1000  # "100 Continue" and the like before an answer: a flood of 
 _MAX_HEADERS = 200  # lines of a head: http.client takes 100
 _MAX_ERROR = 1 << 20  # bytes: what is read and kept of an error's body; the deadline leaves no time for more
 _MAX_MESSAGE = 1 << 16  # characters of an error's message
+_MAX_MARKS = 1 << 14  # texts, brackets and commas of a cut error that are looked at
 _MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
 _MAX_WORDS = 300  # characters of the server's own words in an error's one line
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
@@ -1146,8 +1147,9 @@ class Client:
             answer = self._transport().send(call, attempt)
             if answer.status >= 300:
                 payload = answer.read()
-                body = _error_json(payload.decode("utf-8", "replace"), payload)
-                raise _api_error(call, answer.status, answer.headers, body)
+                body = _json_of(payload, call)
+                raise _api_error(call, answer.status, answer.headers,
+                                 payload.decode("utf-8", "replace") if body is _UNSET else body)
             attempt.billed = Response(model=call.model)
             if call.streams:
                 return Stream(_Flow(call, attempt, answer, self))
@@ -1432,7 +1434,7 @@ class _Flow:
             return None
         if name == b"error" and "error" not in chunk:
             chunk = {"error": chunk}
-        if _holds_error(chunk, self.call.dialect.mark):
+        if _holds_error(chunk, self.call.dialect):
             raise _Failed(chunk)
         return self._whole(data, chunk) if name == _BARE else chunk
 
@@ -2203,7 +2205,8 @@ class _Call:
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
-        named = [value for name, value in self.headers.items() if value and re.search(_SECRET_HEADER, name)]
+        named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
+            re.fullmatch(_PLAIN_WORDS, value))]
         return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
 
     def words(self, text: Any) -> str:
@@ -2576,6 +2579,10 @@ class _Cut(Exception):
     """The body ended before its framing said it would."""
 
 
+class _Hooked(OSError):
+    """A response hook of the user's session failed: the request has been answered."""
+
+
 class _Foreign(Exception):
     """A forked child reads from its parent's connection."""
 
@@ -2645,8 +2652,11 @@ class _Wire:
 
     def leave(self) -> None:  # pragma: no cover: in forked children
         """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
-        with contextlib.suppress(OSError):  # closed already
-            os.close(self._sock.detach())
+        sock = self._sock
+        with contextlib.suppress(OSError, AttributeError):  # closed already, or nothing that can be let go of
+            while not hasattr(sock, "detach"):  # TLS within TLS, and another library's, stand around a socket
+                sock = sock.socket
+            os.close(sock.detach())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -2830,11 +2840,13 @@ class _BoundedSOCKS(_Bounded):
             sock.connect((host, self.port))
             del sock.recv_into
             return sock
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             sock.close()
             late = any(isinstance(item, socket.timeout) for item in _chain(error))
             kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
-            raise kind(self, f"SOCKS proxy: {error}") from error
+            down = isinstance(error, socks.ProxyConnectionError) and not late  # the proxy is, not the server
+            raise kind(self, f"SOCKS proxy: {error}") from (
+                urllib3.exceptions.ProxyError(str(error), error) if down else error)
 
 
 def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
@@ -2844,8 +2856,10 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
     def look_up() -> None:
         try:
             found.extend(socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             found.append(error)
+        except UnicodeError as error:  # a label that is empty, or too long
+            found.append(socket.gaierror(socket.EAI_NONAME, str(error)))
 
     if attempt.deadline == math.inf or _is_numeric(host):
         look_up()
@@ -3043,9 +3057,7 @@ class _Transport:
         except OSError as error:
             if attempt.sent is None:
                 attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
-            if not isinstance(error, requests.HTTPError) or error.response is None:
-                raise
-            response = error.response  # a hook of the session calls raise_for_status(): it is an answer all the same
+            raise
         finally:
             _CURRENT.reset(token)
         attempt.answer = answer = _Answer(response, attempt)
@@ -3072,9 +3084,25 @@ class _Transport:
         session = self._session
         auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
         asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
-        request = session.prepare_request(asked)
+        request, came = session.prepare_request(asked), []
+
+        def look(response: requests.Response, **_: Any) -> None:
+            """The first hook: what others read of the body, and requests does of a redirect, keeps to the limits."""
+            came.append(response)
+            _bound(response, attempt)
+
+        hooks: List[Any] = request.hooks["response"]
+        hooks.insert(0, look)
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
-        return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+        try:
+            return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+        except OSError as error:
+            if isinstance(error, requests.HTTPError) and error.response is not None:
+                return error.response  # a hook calls raise_for_status(): it is an answer all the same
+            if not came or len(hooks) < 2:
+                raise
+            came[0].close()
+            raise _Hooked(f"{type(error).__name__}: {error}") from error
 
 
 def _close_in(process: object, session: requests.Session) -> None:
@@ -3136,6 +3164,13 @@ def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[st
     return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
 
 
+def _bound(response: requests.Response, attempt: _Attempt) -> None:
+    """Keep the reads of a body to the attempt's limits, over somebody else's connection too."""
+    raw: Any = getattr(getattr(getattr(response.raw, "_fp", None), "fp", None), "raw", None)
+    if hasattr(raw, "_sock") and not isinstance(raw._sock, _Wire):
+        raw._sock = _Wire(raw._sock, attempt, in_head=False)
+
+
 class _Answer:
     """An answer whose head is here and whose body is still on the wire."""
 
@@ -3146,15 +3181,13 @@ class _Answer:
         self.headers = response.headers
         self._whole = False
         self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
-        raw: Any = getattr(getattr(self._http, "fp", None), "raw", None)
-        if attempt.wire is None and hasattr(raw, "_sock"):  # over somebody else's connection: bound the body at least
-            raw._sock = _Wire(raw._sock, attempt, in_head=False)
+        _bound(response, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
         pieces: Iterable[bytes]
         if self._is_read:
-            pieces = [self._response.content]
+            pieces = requests.utils.iter_slices(self._response.content, _PIECE)
         elif isinstance(self._http, http.client.HTTPResponse) and not getattr(self._response, "_content_consumed", 0):
             encoding = self.headers.get("content-encoding", "").strip().lower()
             pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
@@ -3179,12 +3212,14 @@ class _Answer:
 
     def read(self) -> bytes:
         """The body; of an error, or of what begins as one, the first MiB, for it may be without end."""
-        body = bytearray()
+        body, enough = bytearray(), _MAX_ERROR
         try:
             for piece in self.pieces():
                 body += piece
-                if len(body) > _MAX_ERROR and (self.status >= 300 or _ERROR_FIRST.match(body, 0, 200)):
-                    break
+                if len(body) > enough:
+                    if self.status >= 300 or _holds_error(_begun(bytes(body[:_PIECE])), self._attempt.call.dialect):
+                        break
+                    enough = _MAX_BODY
         except _WIRE_ERRORS:
             if self.status < 300:
                 raise
@@ -3244,17 +3279,21 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
     ("mismatch|doesn't match", "it is for another host: check base_url"),
     ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
+_HOOK_HINTS = (("^$", "let it read response.content, which keeps the body"), ("", ""))  # the first: it was read
 _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, str], ...] = (
+    ((_Hooked, requests.exceptions.StreamConsumedError), ResponseError, "answer lost in a response hook of the session",
+     _HOOK_HINTS, ""),
     ((_TooLarge,), ResponseError, "answer refused", "", ""),
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     (_CUT, APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
-    ((socket.gaierror,), APIConnectionError, "host not found", "check the host name, the network and any proxy", ""),
+    ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
+     "check the host name, the network and any proxy", ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      _CERTIFICATE_HINTS, ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError), APIConnectionError, "TLS failed",
-     "is it an https address?", ""),
+     (("certificate verify failed", _CERTIFICATE_HINTS[-1][1]), ("", "is it an https address?")), ""),
     ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
      "check HTTPS_PROXY and NO_PROXY", ""),
     ((ConnectionRefusedError,), APIConnectionError, "connection refused", "is the server running there?", ""),
@@ -3294,7 +3333,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
-    if hint is _CERTIFICATE_HINTS:
+    if isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
@@ -3303,29 +3342,30 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
 
 
 class _Trouble:
-    """What an error body says, whichever provider wrote it."""
+    """What an error body says, whichever provider wrote it, less the secrets: each text is masked before it is cut."""
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: Any, mask: _Mask) -> None:
         body = body[0] if isinstance(body, list) and body else body
         outer = body if isinstance(body, dict) else {}
         error = outer.get("error")
         inner = error if isinstance(error, dict) else outer
         words = [inner.get(name) for name in ("message", "detail", "title")]
-        self.message = _first_text(error, *words, outer.get("message"), body)
-        self.code = _first(_short(inner.get("code")), _short(outer.get("code")))
-        self.type = _short(_str(inner.get("type"))) or _short(_str(inner.get("status"))) or None
-        self.request_id = _short(_str(outer.get("request_id"))) or _short(_str(outer.get("responseId"))) or None
-        self.numbers = (self.code, *(_short(it) for it in (
-            inner.get("status_code"), outer.get("status_code"), inner.get("status"))))
+        self.message: str = mask.of(_first_text(error, *words, outer.get("message"), body), room=_MAX_MESSAGE)
+        self.short = short = functools.partial(_short, mask)
+        self.code = _first(short(inner.get("code")), short(outer.get("code")))
+        self.type = short(_str(inner.get("type"))) or short(_str(inner.get("status"))) or None
+        self.request_id = short(_str(outer.get("request_id"))) or short(_str(outer.get("responseId"))) or None
+        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"),
+                                                inner.get("status"))))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
         known = (inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
                  _dict(inner.get("details")).get("error_code"))
-        self.words = {str(word) for word in (self.code, self.type, *map(_short, known)) if word is not None}
+        self.words = {str(word) for word in (self.code, self.type, *map(short, known)) if word is not None}
         for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
             told = _dict(detail)  # one of google.rpc's
             self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
-            self.words.add(str(_short(told.get("reason"))))
+            self.words.add(str(short(told.get("reason"))))
             for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
                 self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
 
@@ -3399,13 +3439,15 @@ def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Map
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
     """The error that a status of 300 or more, or an error object inside a 200 (`status` None), stands for."""
-    trouble = _Trouble(body)
+    mask = call.mask()
+    trouble = _Trouble(body, mask)
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
     told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
-    asked = requests.structures.CaseInsensitiveDict({**{name: str(_short(value)) for name, value in told}, **headers})
-    message = call.mask().of(_readable(trouble.message), room=_MAX_MESSAGE - 1)
+    asked = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in told)
+    asked.update(headers)
+    message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
         place = call.words(str(headers.get("location")))
         message = f"redirect to {place} is not followed: it would carry the key there"
@@ -3430,25 +3472,36 @@ def _json_or(other: Any, payload: bytes) -> Any:
     return value if _is_shallow(payload) else other
 
 
-_ERROR_FIRST = re.compile(rb'\s*\{\s*(?:"error"\s*:\s*[{"[]|"(?:type|object)"\s*:\s*"error")')
+# A text, cut or not, with the colon before it if it is a member's value; or what holds values together.
+_JSON_MARK = r'(?s)(:\s*)?"(?:[^"\\]+|\\(?:[^u]|u[0-9A-Fa-f]{4})){0,65536}("?)|[][{},]'
 
 
-def _error_json(other: Any, payload: bytes) -> Any:
-    """What an error's JSON says; of one too large to be read whole, what its first members say."""
-    if len(payload) <= _MAX_ERROR:
-        return _json_or(other, payload)
-    text, ends, at, closed = payload[:_MAX_MESSAGE].decode("utf-8", "replace"), "", 0, ""
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[][{},]', text):
-        mark = found.group()
-        if len(ends) > _MAX_DEPTH:
-            break
+def _begun(payload: bytes) -> Any:
+    """What the first members of a JSON say that was cut anywhere, or `_UNSET`; a text that was cut is kept as far."""
+    text, ends, at, closed = payload.decode("utf-8-sig", "replace"), "", 0, ""
+    for found in itertools.islice(re.finditer(_JSON_MARK, text), _MAX_MARKS):
+        mark, end = found.group(), ""
         if mark in "{[":
             ends = ("}" if mark == "{" else "]") + ends
         elif mark in "}]":
             ends = ends[1:]
-        elif mark == ",":
-            at, closed = found.start(), ends
-    return _json_or(other, (text[:at] + closed).encode("utf-8", "replace"))
+        elif mark != ",":
+            if not found[1] and ends[:1] != "]":  # a member's name
+                continue
+            end = "" if found[2] else '"'
+        if len(ends) > _MAX_DEPTH:
+            break
+        at, closed = found.start() if mark == "," else found.end(), end + ends
+    return _json_or(_UNSET, (text[:at] + closed).encode("utf-8", "replace"))
+
+
+def _json_of(payload: bytes, call: _Call) -> Any:
+    """What JSON says; of an error that was cut, or not read to its end, what its first members say."""
+    body = _json_or(_UNSET, payload)
+    if body is _UNSET:
+        begun = _begun(call.mask().of(payload[:_MAX_ERROR + 1], room=_MAX_ERROR))
+        return begun if _holds_error(begun, call.dialect) else _UNSET
+    return body
 
 
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -3469,11 +3522,12 @@ def _is_shallow(payload: bytes) -> bool:
     return not brackets
 
 
-def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
-    """Whether a body that came with a 200 is an error after all: words are one where the answer itself is missing."""
+def _holds_error(body: Any, dialect: _Dialect) -> bool:
+    """Whether a body is an error, whatever its status: words are one where the answer itself is missing."""
+    body = _dict(body[0] if isinstance(body, list) and body else body)
     if body.get("error"):
         return True
-    answers = mark in body or any(isinstance(body.get(name), list) for name in lists)
+    answers = dialect.mark in body or any(isinstance(body.get(name), list) for name in dialect.lists)
     return not answers and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
@@ -3481,10 +3535,10 @@ def _holds_error(body: JSON, mark: str, lists: Sequence[str] = ()) -> bool:
 def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     """The reply a 2xx holds, or the error that it is."""
     payload = answer.read()
-    body = (_error_json if _ERROR_FIRST.match(payload, 0, 200) else _json_or)(_UNSET, payload)
+    body = _json_of(payload, call)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
-    if isinstance(body, dict) and _holds_error(body, call.dialect.mark, call.dialect.lists):
+    if _holds_error(body, call.dialect):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
@@ -3535,7 +3589,11 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 _SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
-_SECRET_HEADER = r"(?i)^(?!.*(?:max|limit|remain|count)).*(?:auth|key|token|cookie|secret|passw|credential)"
+_SECRET_WORD = (  # of a header's name; "key" ends other words too
+    r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|apikey)|(?:access|auth|private|secret)?key|"
+    r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")
+_COUNTS = frozenset(("max", "min", "limit", "remaining", "count", "budget", "used"))  # with "tokens": how many
+_PLAIN_WORDS = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 _PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
 _SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
@@ -3553,6 +3611,18 @@ def _is_secret(word: str) -> bool:
     if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or (word.isdigit() and len(word) < _LONG_SECRET):
         return False
     return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
+
+
+def _secrecy(name: str) -> int:
+    """Whether a header of this name holds a secret: 2 surely, 1 perhaps, 0 no.
+
+        >>> [_secrecy(name) for name in ("X-AccountToken", "X-Api-Key-2", "X-Auth-Mode", "X-Max-Tokens", "X-Monkey")]
+        [2, 2, 1, 0, 0]
+    """
+    words = [word.lower() for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    counted = not _COUNTS.isdisjoint(words)
+    found = [bool(re.fullmatch(_SECRET_WORD, word)) and not (counted and word[:5] == "token") for word in words]
+    return any(found) + any(found[-1:])
 
 
 class _Mask:
@@ -3853,7 +3923,7 @@ def _debug_to_stderr() -> None:
 def _save(folder: str, call: _Call, error: LLMError) -> None:
     """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
     def hidden(headers: Mapping[str, Any]) -> JSON:
-        return {name: "***" if value and re.search(_SECRET_HEADER, name) else value for name, value in headers.items()}
+        return {name: "***" if value and _secrecy(name) else value for name, value in headers.items()}
 
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -3924,15 +3994,17 @@ def _first(*values: Any) -> Any:
 
 
 def _first_text(*values: Any) -> str:
-    """The first that says something, as text; the start of it, if it is long."""
+    """The first that says something, as text; the start of it, if it is a long list."""
     value = next((value for value in values if value and not isinstance(value, dict)), "")
     pieces = (value,) if isinstance(value, str) else itertools.islice(_JSON_PIECES(value), _MAX_WORDS)
-    return "".join(pieces)[:_MAX_MESSAGE]
+    return "".join(pieces)
 
 
-def _short(value: Any) -> Any:
+def _short(mask: _Mask, value: Any) -> Any:
     """A code, a type or an id of an error: a number, or the start of a text; None for anything else."""
-    return value[:_MAX_WORDS] if isinstance(value, str) else value if isinstance(value, (int, float)) else None
+    if isinstance(value, str):
+        return mask.of(value, room=_MAX_MESSAGE)[:_MAX_WORDS]
+    return value if isinstance(value, (int, float)) else None
 
 
 def _settled(value: Any, depth: int = 8) -> Any:

@@ -1,4 +1,4 @@
-"""Loopback relays for tests: what stands between a client and a `testing.Server` (a Unix socket, a SOCKS5 proxy)."""
+"""Loopback relays for tests: what stands between a client and a `testing.Server` (a Unix socket, proxies)."""
 import contextlib
 import os
 import select
@@ -106,6 +106,33 @@ class Unix(Relay):
     def url(self):
         """The base URL that libraries for Unix sockets take."""
         return "http+unix://" + self.path.replace("/", "%2F") + "/v1"
+
+
+class Secure(Relay):
+    """A proxy that is spoken to over TLS, and does CONNECT."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.context = context
+
+    @property
+    def url(self):
+        return f"https://127.0.0.1:{self.address[1]}"
+
+    def _serve(self, near):
+        with contextlib.suppress(OSError):
+            near = self.context.wrap_socket(near, server_side=True)
+            self._keep(near)
+        super()._serve(near)
+
+    def reach(self, near):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += near.recv(1) or b"\r\n\r\n"
+        host, port = head.split(b" ")[1].rsplit(b":", 1)
+        far = socket.create_connection((host.decode(), int(port)))
+        near.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        return far
 
 
 class Socks(Relay):

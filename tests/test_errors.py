@@ -10,6 +10,7 @@ import time
 import traceback
 
 import pytest
+import requests
 
 from tests import llmlite, testing
 
@@ -204,6 +205,19 @@ def test_the_line_of_an_unknown_host():
     assert type(error) is llmlite.APIConnectionError
     assert str(error).startswith("openai: host not found: POST http://llmlite.invalid/v1/chat/completions: ")
     assert "check the host name" in str(error)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".example"])
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+@pytest.mark.parametrize("deadline", [None, 2])
+def test_a_host_that_is_no_name(host, own, deadline):
+    """So is one that cannot be looked up: a label of it is empty, or too long."""
+    with requests.Session() as session, llmlite.Client(
+            "m", base_url=f"http://{host}/v1", api_key="none", session=None if own else session, retry=None) as llm:
+        with pytest.raises(llmlite.APIConnectionError, match="host not found: POST http://a") as caught:
+            llm.chat("hi", deadline=deadline)
+    assert len(str(caught.value)) < 400
+
 
 
 def test_the_line_of_plain_http():

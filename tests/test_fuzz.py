@@ -96,9 +96,10 @@ def test_a_cut_stream_is_a_prefix(seed, size, offsets, framing):
 @examples(8)
 @given(size=OFFSET, offsets=st.lists(OFFSET, max_size=3))
 def test_a_cut_body_is_an_error(seed, size, offsets):
-    """A body that stops early is a ResponseError, however plausible its start."""
+    """A body that stops early is a ResponseError, however plausible its start, or the error that it begins to tell."""
     found = READER.read(seed.dialect, "json", *fuzz.cut(seed.data[:min(size, len(seed.data) - 2)], offsets))
-    assert type(found.error) is llmlite.ResponseError
+    assert type(found.error) is llmlite.ResponseError or (
+        "error" in seed.name and isinstance(found.error, llmlite.APIError))
 
 
 # ------------------------------------------------------------------------------------------------ any bytes whatever
@@ -411,6 +412,17 @@ def assert_in_time(llm, data, stream):
 def test_dear_bodies_keep_the_deadline(server, body, item, status):
     """A body of some megabytes that is no reply does not hold the caller long after the deadline."""
     data = body.replace(b"%s", item * (10_000_000 // len(item) ** 2 // body.count(b"%s")))
+    server.body(data, status=status)
+    with llmlite.Client("m", base_url=server.url, api_key="sk-secret-key", retry=None, deadline=0.25) as llm:
+        assert_in_time(llm, data, False)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("start", [b'{"error":{"message":"', b'{"error":{"message":"x', b'{"error":["'], ids=len)
+@pytest.mark.timeout(30)
+def test_dear_texts_keep_the_deadline(server, start, status):
+    """A large error whose text is nothing but escapes is read in a moment, wherever it is cut."""
+    data = start + b'\\"' * 600_000 + b'"}}'
     server.body(data, status=status)
     with llmlite.Client("m", base_url=server.url, api_key="sk-secret-key", retry=None, deadline=0.25) as llm:
         assert_in_time(llm, data, False)

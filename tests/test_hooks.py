@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from unittest import mock
@@ -547,3 +548,67 @@ def test_hook_that_raises_for_status_leaves_retries(server, session, method):
     with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
         assert ask(llm, method) == "ok" and llm.ledger.retries == 2
     assert server.requests[2].time - server.requests[1].time >= 0.2
+
+
+EATEN = [lambda response: list(response.iter_content(3)), lambda response: list(response.iter_lines())]
+
+
+@METHODS
+@pytest.mark.parametrize("read", EATEN, ids=["iter_content", "iter_lines"])
+def test_hook_that_eats_the_body(server, session, read, method):
+    """A hook that reads the body and keeps none of it is named in the error; the answer is booked, not asked anew."""
+    session.hooks["response"].append(lambda response, **_: read(response) and None)
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        with pytest.raises(llmlite.ResponseError, match=r"response hook of the session.*response\.content") as caught:
+            ask(llm, method)
+        assert (len(server.requests), caught.value.attempts, llm.ledger.calls, llm.ledger.failed) == (1, 1, 1, 1)
+
+
+@METHODS
+def test_hook_that_eats_an_errors_body(server, session, method):
+    """An error whose body a hook has eaten is told by its status."""
+    session.hooks["response"].append(lambda response, **_: list(response.iter_content(3)) and None)
+    server.error(404, "no such model")
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        with pytest.raises(llmlite.NotFoundError):
+            ask(llm, method)
+        assert len(server.requests) == 1
+
+
+@METHODS
+@pytest.mark.parametrize("kind", [
+    requests.RequestException, requests.ConnectionError, requests.ReadTimeout, requests.HTTPError, OSError])
+def test_hook_that_raises_another_error(server, session, kind, method):
+    """What else a hook raises, as if the connection had failed, names the hook; the answer is not asked anew."""
+    def refuse(response, **_):
+        raise kind("the vault is shut")
+
+    session.hooks["response"].append(refuse)
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        with pytest.raises(llmlite.LLMError, match="response hook of the session.*the vault is shut") as caught:
+            ask(llm, method)
+        assert (len(server.requests), caught.value.attempts, llm.ledger.attempts) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("hook", [None, lambda response, **_: response.content and None], ids=["redirect", "hook"])
+def test_a_body_that_requests_reads_keeps_the_deadline(server, session, hook):
+    """What requests reads of an answer before it hands it on, for a redirect or a hook, keeps to the deadline too."""
+    session.hooks["response"] += [hook] if hook else []
+    status = b"200 OK" if hook else b"302 Found\r\nLocation: http://127.0.0.1:1/x"
+    server.raw(b"HTTP/1.1 %s\r\nContent-Length: 60\r\n\r\n" % status, *(b" ", 0.05) * 60)
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST, deadline=0.4) as llm:
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError):
+            llm.chat("hi")
+    assert time.monotonic() - started < 0.65 and len(server.requests) == 1
+
+
+@METHODS
+def test_a_redirect_that_stalls_is_not_blamed_on_a_hook(server, session, method):
+    """Where the session has no hook, a read timeout within the answer is told as one."""
+    server.raw(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 60\r\n\r\n", testing.STALL)
+    with llmlite.Client("m", base_url=server.url, session=session, retry=None, timeout=0.2) as llm:
+        with pytest.raises(llmlite.APITimeoutError, match="timed out|no data event"):
+            ask(llm, method)

@@ -19,6 +19,7 @@ import requests
 import trustme
 
 from tests import llmlite, testing
+from tests.relays import Secure
 
 KEY = "sk-0123456789"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -252,6 +253,26 @@ def test_child_that_leaves_the_parents_stream(tmp_path, monkeypatch, secure, own
             texts += streams[0]
             assert texts == words and streams[0].response.finish_reason == "stop"
             assert (llm.ledger.calls, llm.ledger.failed) == (1, 0)
+            streams.clear()
+
+
+@forking
+@pytest.mark.parametrize("leaving", LEAVING.values(), ids=LEAVING)
+def test_child_that_leaves_a_stream_within_a_tunnel(tmp_path, monkeypatch, leaving):
+    """Nor where the connection is TLS within the TLS of a proxy."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    words = [str(number) for number in range(8)]
+    with testing.Server(ssl_context=context) as server, Secure(context) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        server.stream(words, gap=0.03)
+        with llmlite.Client("m", base_url=server.url, retry=None, timeout=5) as llm:
+            streams = [llm.stream("hi", deadline=5)]
+            texts = [next(streams[0])]
+            forked(lambda: leaving(streams))()
+            assert texts + list(streams[0]) == words and proxy.connections == 1
             streams.clear()
 
 

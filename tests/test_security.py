@@ -267,19 +267,55 @@ def test_a_key_that_is_also_a_provider_masks_none_of_our_own_words(server):
     assert str(error).startswith("openai: 401 Unauthorized: no: ***, provider, the-key (check the key)")
 
 
-@pytest.mark.parametrize("name, value, secret", [
-    ("X-Max-Tokens", "100000", False), ("X-Token-Limit", "100000", False), ("X-Max-Tokens", "abc-123-def", False),
-    ("X-Access-Tokens", "abc-123-def", True),
-    ("X-Auth-Token", "1234567890123456", True), ("X-Auth-Token", "abc-123-def", True),
-    ("X-AccessToken", "abc-123-def", True), ("Cookie", "id=abc-123-def", True),
-    ("X-Client-Secret", "abc-123-def", True), ("Proxy-Authorization", "Basic abc-123-def", True)])
-def test_which_headers_hold_secrets(server, name, value, secret):
-    """Headers are secret by name and by value: a limit of tokens is a number, not a key."""
+TOKEN, PLAIN = "tok-9f8e7d6c5b4a3928", "research-team"
+SURE = ["X-Auth-Token", "X-AccessToken", "X-Accesstoken", "X-Access-Tokens", "x_api_key", "X-ApiKey", "X-APIKEY",
+        "apikey", "X-Client-Secret", "Cookie", "Set-Cookie", "Authorization", "Proxy-Authorization", "X-Account-Token",
+        "CF-Account-Key", "X-Accounts-Api-Key", "X-Max-Key", "X-CSRFToken", "X-Password", "X-Token-2", "X-Signature",
+        "Ocp-Apim-Subscription-Key", "X-Vault-Token", "X-Jwt", "X-User-Credentials"]
+DOUBTFUL = ["X-Auth-Account", "X-Auth-Mode", "Accept-Token-Format", "X-Key-Id", "AWSAccessKeyId", "X-Auth-Provider"]
+HARMLESS = ["X-Max-Tokens", "X-Token-Limit", "X-Token-Budget", "X-RateLimit-Remaining-Tokens", "X-Author",
+            "X-Tokenizer", "X-Monkey", "X-Authenticated-User", "X-Keyboard", "X-Passage", "X-Secretary", "X-Team"]
+
+
+@pytest.mark.parametrize("name, value, masked, saved", [
+    *((name, value, True, False) for name in SURE for value in (TOKEN, PLAIN)),
+    *((name, TOKEN, True, False) for name in DOUBTFUL), *((name, PLAIN, False, False) for name in DOUBTFUL),
+    *((name, value, False, True) for name in HARMLESS for value in (TOKEN, PLAIN)),
+    ("X-Max-Tokens", "100000", False, True), ("X-Token-Limit", "100000", False, True),
+    ("X-Auth-Token", "1234567890123456", True, False), ("Accept-Token-Format", "application/json", False, False),
+    ("X-Auth-Mode", "standard", False, False), ("Cookie", "id=" + TOKEN, True, False),
+    ("Proxy-Authorization", "Basic abc-123-def", True, False)])
+def test_which_headers_hold_secrets(server, tmp_path, name, value, masked, saved):
+    """A header is secret by the words of its name: surely by the last, perhaps by another, a count of tokens is none.
+
+    What is perhaps one is in no saved file; in an error it is masked, unless it is made of plain words.
+    """
     said = f"I got {value} of you"
-    server.error(400, said)
-    with client(server, headers={name: value}) as llm:
+    server.handle(lambda request: testing.error(400, said, code=value))
+    with client(server, headers={name: value}, save_failed=str(tmp_path)) as llm:
         error = fails(llm)
-    assert error.message == ("I got *** of you" if secret else said)
+    assert error.message == ("I got *** of you" if masked else said)
+    assert (value in traces(error)) is not masked
+    path, = tmp_path.iterdir()
+    sent = json.loads(path.read_text())
+    assert (sent["headers"][name], sent["given"][name]) == ((value, value) if saved else ("***", "***"))
+
+
+LONG_KEY = "sk-proj-" + "ABCDEFGHIJ0123456789" * 5
+
+
+@pytest.mark.parametrize("start", [0, 1, 200, 280, 297, 65_480, (1 << 20) - 50])
+@pytest.mark.parametrize("form", [
+    '{"error": {"message": "m", "code": "%s"}}', '{"error": {"message": "m", "type": "%s"}}',
+    '{"error": {"message": "%s"}}', '{"error": {"message": "m"}, "request_id": "%s"}',
+    '{"error": {"message": "m", "status": "%s", "metadata": {"headers": {"x": "%s"}}}}', '{"error": {"%s": "%s"}}',
+    '{"error": {"message": ["%s"]}}', "<html><body>%s", "<html><title>%s", "%s", "<p>&#115;%s"])
+@pytest.mark.parametrize("status", [200, 400])
+def test_no_half_of_a_key_is_left_where_something_is_cut(server, status, form, start):
+    """Wherever a code, a text or a page is cut short, no part of a key is left at the cut."""
+    server.body(form.replace("%s", "A " * (start // 2) + LONG_KEY + "z" * (start + 5)).encode(), status=status)
+    error = fails(client(server, key=LONG_KEY))
+    assert LONG_KEY[:9] not in traces(error)
 
 
 @pytest.mark.parametrize("key, said, shown", [
@@ -347,10 +383,66 @@ def test_a_large_error_object_is_read_in_part(server, status, mode):
     assert KEY[:12] not in repr(error.body) and len(repr(error.body)) < 1 << 20
 
 
+LONG, ROWS = b"x" * (2 << 20), b",".join([b'{"a":1,"b":"x"}'] * 150_000)
+LARGE = {  # body, the message's start, the code
+    "text": (b'{"error":{"message":"' + LONG + b'","code":429}}', "xxx", None),
+    "no object": (b'{"error":"' + LONG + b'"}', "xxx", None),
+    "text after the code": (b'{"error":{"code":429,"message":"' + LONG + b'"}}', "xxx", 429),
+    "text of 100 KB": (b'{"error":{"message":"' + LONG[:100_000] + b'","code":429,"d":[' + ROWS + b"]}}", "xxx", 429),
+    "list": (b'[{"error":{"message":"no","code":429,"details":[' + ROWS + b"]}}]", "no", 429),
+    "id before": (b'{"request_id":"r","error":{"message":"no","code":429,"details":[' + ROWS + b"]}}", "no", 429),
+    "no choices": (b'{"choices":null,"error":{"message":"no","code":429,"d":[' + ROWS + b"]}}", "no", 429),
+    "spaces before": (b" \n" * 600 + b'{"error":{"message":"no","code":429,"d":[' + ROWS + b"]}}", "no", 429),
+    "byte order mark": (b'\xef\xbb\xbf{"error":{"message":"no","code":429,"d":[' + ROWS + b"]}}", "no", 429),
+    "words": (b'{"object":"error","message":"no","code":429,"d":[' + ROWS + b"]}", "no", 429),
+    "words alone": (b'{"message":"' + LONG + b'"}', "xxx", None),
+    "list of words": (b'{"detail":[{"msg":"no"},' + ROWS + b"]}", '[{"msg": "no"}', None),
+    "escapes": (b'{"error":{"code":429,"message":"' + b"\\u00fc\\n" * 200_000 + b'"}}', "\u00fc\n\u00fc\n", 429)}
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_error_says_what_its_first_members_say(server, name, status):
+    """Of a large error 1 MiB is read, whatever its form and status: message and code are told, and it costs nothing."""
+    body, message, code = LARGE[name]
+    server.body(body, status=status, times=None)
+    with client(server) as llm:
+        error = fails(llm)
+        assert (llm.ledger.calls, error.status_code) == (0, 429 if code or status == 429 else 500)
+    assert error.message.startswith(message) and error.code == code
+    with client(server, retry=llmlite.RetryPolicy(max_retries=1, rate_limit_max_retries=1, backoff=0,
+                                                  rate_limit_backoff=0)) as llm:
+        assert fails(llm).attempts == 2
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_error_cut_anywhere(server, status):
+    """An error that was cut says what had come of it: of a text its start, of a number nothing."""
+    body = b'{"error": {"message": "n\\u00fc\\"", "x": [{}, "a"], "code": 429}}'
+    server.handle(lambda request: testing.body(body[:len(server.requests)], status=status))
+    llm = client(server)
+    for size in range(1, len(body)):
+        error = fails(llm)
+        if size < body.index(b"n\\u"):
+            assert type(error) is llmlite.ResponseError if status == 200 else error.body == body[:size].decode()
+        else:
+            assert 'n\u00fc"'.startswith(error.message) and isinstance(error.body["error"], dict)
+            assert error.code is None or size > body.index(b"429}") + 2
+            assert error.status_code == (429 if error.code else 500) or status == 400
+    assert (error.message, error.code, error.body["error"]["x"]) == ('n\u00fc"', 429, [{}, "a"])
+
+
+@pytest.mark.parametrize("start", [b'{"choices":[{"message":{"content":"hi"}}],', b'{"id":"a","model":"m",'])
+@pytest.mark.parametrize("beside", [b'"error":null', b'"error":{}', b'"x":{"error":"no"}', b'"d":[{"message":"no"}]'])
+def test_a_large_reply_is_no_error(server, start, beside):
+    """A large reply is read whole, whatever beside it looks like an error."""
+    server.body(start + beside + b',"more":"' + LONG + b'","choices":[{"message":{"content":"hi"}}]}')
+    assert client(server).chat("hi").text == "hi"
+
+
 @pytest.mark.parametrize("body", [
-    b'{"error":{"message":"' + b"x" * (2 << 20), b'{"error":"' + b"x" * (2 << 20), b'{"error":["' + b"}" * (2 << 20),
-    b'{"error":{"a":[[[[[' + b"1," * (1 << 20), b"<p>" + b"x" * (2 << 20),
-    b'{"error":' + b"[" * (2 << 20), b"]]]],,," + b"x" * (2 << 20)])
+    b'{"error":{"a":[[[[[' + b"1," * (1 << 20), b"<p>" + LONG, b'{"error":' + b"[" * (2 << 20), b"]]]],,," + LONG,
+    b'{"error":["' + b"}" * (2 << 20), b'{"error":' + b'"\\u' * (1 << 19), b'{"error' + LONG, b"9" * (2 << 20)])
 @pytest.mark.parametrize("status", [200, 400])
 def test_a_large_error_of_any_form(server, status, body):
     """A large error whose start says nothing that can be read, or is no JSON, is an error all the same."""

@@ -129,6 +129,27 @@ def test_login(server, monkeypatch, password, works):
 
 
 @SCHEMES
+def test_proxy_that_is_not_there(server, monkeypatch, scheme):
+    """A proxy that cannot be reached is named as what failed, not the server."""
+    with Socks() as proxy:
+        pass
+    monkeypatch.setenv("ALL_PROXY", proxy.url)
+    with client(server.url) as llm:
+        error, _ = fails(llm)
+        assert llm.ledger.unknown == 0
+    assert str(error).startswith("compatible: proxy failed: ") and "is the server running" not in str(error)
+    assert f"127.0.0.1:{proxy.address[1]}" in str(error)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".example"])
+def test_names_that_a_proxy_cannot_be_told(monkeypatch, host):
+    """A host with an empty label, or one too long, is an APIConnectionError in one line."""
+    with through(monkeypatch), client(f"http://{host}/v1") as llm:
+        error, _ = fails(llm)
+    assert type(error) is llmlite.APIConnectionError and "SOCKS proxy" in str(error)
+
+
+@SCHEMES
 def test_refusal(server, monkeypatch, scheme):
     """A proxy that refuses to connect is an APIConnectionError; nothing was sent."""
     with through(monkeypatch, refusing=5) as proxy, client(server.url) as llm:

@@ -145,3 +145,22 @@ def test_unknown_authority(secure, method, tmp_path, monkeypatch):
             answer(type(error).__name__, str(error))
     """.replace("OTHER", str(tmp_path / "other.pem")), "after", secure.url, method)  # fmt: skip
     assert kind == "APIConnectionError" and "certificate" in text and len(secure.requests) == 1
+    assert "SSL_CERT_FILE" in text and "https address" not in text
+
+
+def test_child_that_leaves_the_parents_stream(secure):
+    """A forked child that closes the stream which its parent has open takes nothing away from the parent."""
+    secure.stream(["a", "b", "c"], gap=0.1)
+    _, status, text = injected("""
+        import os
+        stream = llm.stream("hi")
+        text, child = next(stream), os.fork()
+        if not child:
+            try:
+                stream.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        answer(os.waitpid(child, 0)[1], text + "".join(stream))
+    """, "after", secure.url)  # fmt: skip
+    assert (status, text) == (0, "abc")
