@@ -1,4 +1,5 @@
 """What every test starts from (no key, address or proxy in the environment) and what it leaves: no thread."""
+import gc
 import os
 import threading
 import time
@@ -6,9 +7,25 @@ import time
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import Beside
 
 ENDINGS = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_CA_BUNDLE")
 OTHERS = {"LM_API_TOKEN", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
+
+
+# The processes that tests start would compile client.py anew each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "beside: runs beside others of its module, in a thread")
+    config.pluginmanager.register(Beside())
+
+
+def pytest_collection_finish():
+    """What stands now stands to the end: the collector need not look at it, which many tests call."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

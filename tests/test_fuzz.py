@@ -4,6 +4,7 @@ The examples are the same in every run; LLMLITE_FUZZ_TIMES=20 takes as many time
 """
 import contextlib
 import copy
+import functools
 import gzip
 import inspect
 import json
@@ -137,6 +138,7 @@ WORDS = ("", "text", "thinking", "tool_use", "custom", "message", "message_start
 NUMBERS = (0, 1, -1, 7, 10 ** 30, 10 ** 400, 0.5, float("nan"), float("inf"), -0.0)
 
 
+@functools.lru_cache(maxsize=None)
 def names_in(thing):
     """The words between quotes in some source code: the keys that it looks for are among them."""
     return set(re.findall(r'"(\w+)"', inspect.getsource(thing)))
@@ -148,6 +150,7 @@ def keys_of(value):
     return set(value if isinstance(value, dict) else ()).union(*map(keys_of, inner))
 
 
+@functools.lru_cache(maxsize=None)
 def hostile(names, leaves=12):
     """Any JSON whose keys are mostly these."""
     leaf = st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(max_size=3)
@@ -162,20 +165,24 @@ def spots(value, path=()):
     return [path] + [spot for key, item in inner for spot in spots(item, (*path, key))]
 
 
-@st.composite
-def battered(draw, values, names):
+def battered(values, names):
     """One of these values with other JSON in a place or two; or JSON of no sense."""
-    value = copy.deepcopy(draw(st.sampled_from(values)))
+    return _battered(st.sampled_from(values), hostile(frozenset(names), 4), st.sampled_from(sorted(names)))
+
+
+@st.composite
+def _battered(draw, values, hostiles, names):
+    value = copy.deepcopy(draw(values))
     for _ in range(draw(st.integers(0, 2))):
         path = draw(st.sampled_from(spots(value)))
-        new = draw(hostile(names, 4))
+        new = draw(hostiles)
         if not path:
             return new if isinstance(new, dict) else {"choices": new, "content": new, "candidates": new, "data": new}
         place = value
         for key in path[:-1]:
             place = place[key]
         if isinstance(place, dict) and draw(st.booleans()):
-            place[draw(st.sampled_from(sorted(names)))] = new
+            place[draw(names)] = new
         else:
             place[path[-1]] = new
     return value

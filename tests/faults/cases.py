@@ -112,10 +112,12 @@ class Fault(NamedTuple):
     dialects: Tuple[str, ...] = DIALECTS
     peer: Type[peers.Peer] = peers.Scripted
     deadline: float = PATIENT
+    limit: Optional[float] = None  # seconds the call may take; None: its deadline
     options: Mapping[str, Any] = {}  # of the client
     waits: Optional[float] = None  # seconds the server asks for between the first two requests
     after: bool = True  # whether the next call can be a good one
     alone: bool = False  # too heavy to run beside others
+    among: str = ""  # runs beside those alone that say the same: they share a part of the environment
 
     def expected(self, dialect, mode):
         return self.of.get(dialect) or getattr(self, mode)
@@ -151,7 +153,7 @@ silent("connect", "connect swallowed", None, Expect("DeadlineExceededError", req
     **ALONE)
 add("connect", "connect swallowed, connect timeout", None,
     Expect("APITimeoutError", requests=0, attempts=1, says="connect timed out"), peer=peers.Full,
-    options={"timeout": (0.1, 600)}, **ALONE)
+    options={"timeout": (0.1, 600)}, limit=0.21, **ALONE)
 add("connect", "TLS, unknown authority", None, NOT_SENT._replace(says="certificate refused.*SSL_CERT_FILE"),
     peer=peers.Untrusted, **ALONE)
 add("connect", "TLS to a plain port", None, NOT_SENT._replace(says="TLS failed.*https"), peer=peers.Plain, **ALONE)
@@ -191,7 +193,7 @@ for how in ("CLOSE", "RESET"):
 
 # ---------------------------------------------------------------------------------------------------------- SOCKS proxy
 
-SOCKS = {"peer": peers.ThroughSocks, "alone": True, "dialects": ("openai",)}
+SOCKS = {"peer": peers.ThroughSocks, "among": "SOCKS", "dialects": ("openai",)}
 add("socks", "good answer", lambda asked: testing.stream(["He", "llo"]), OK, **SOCKS)
 add("socks", "closed after the request", raw(testing.CLOSE), LOST, **SOCKS)
 add("socks", "reset after the request", raw(testing.RESET), LOST, **SOCKS)
@@ -206,8 +208,9 @@ silent("socks", "half a body, then nothing",
        lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL), LATE_BODY, **SOCKS)
 for kind, name in ((peers.MuteSocks, "mute"), (peers.DrippingSocks, "dripping")):
     silent("socks", name + " proxy", None, Expect("DeadlineExceededError", requests=0, attempts=1),
-           **{**SOCKS, **ALONE, "peer": kind})
-add("socks", "proxy that refuses", None, NOT_SENT, **{**SOCKS, **ALONE, "peer": peers.RefusingSocks})
+           **{**SOCKS, **ALONE, "peer": kind, "among": name})
+add("socks", "proxy that refuses", None, NOT_SENT,
+    **{**SOCKS, **ALONE, "peer": peers.RefusingSocks, "among": "refusing"})
 
 # -------------------------------------------------------------------------------------------------------------- silence
 
@@ -228,7 +231,7 @@ silent("silence", "half a body, then nothing",
 add("silence", "half a body, then nothing, read timeout",
     lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL),
     Expect("APITimeoutError", requests=NORMAL, calls=NORMAL), Expect("APITimeoutError", calls=1),
-    options={"timeout": (10, 0.3)})
+    options={"timeout": (10, 0.3)}, limit=0.62)
 for framing in ("length", "chunked", "close", "gzip", "gzip-length"):
     silent("silence", "body dripped, " + framing,
            lambda asked, framing=framing: asked.with_body(asked.body, framing=framing, split=1, gap=0.05), LATE_BODY)
