@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests import llmlite, testing
+from tests import llmlite, named, testing
 from tests.beside import beside
 
 QUICK = llmlite.RetryPolicy(max_retries=1, backoff=0.01, rate_limit_max_retries=1, rate_limit_backoff=0.01)
@@ -324,7 +324,7 @@ def test_headers_of_a_call_do_not_go_elsewhere(server, backup):
 
 
 @pytest.mark.parametrize("fallbacks", ["second", b"second", 5, None, [5], [None], ["second", 5], [("a", "b")],
-                                       {"a": 1}.values()], ids=repr)
+                                       {"a": 1}.values()], ids=named)
 def test_what_is_no_list_of_fallbacks(fallbacks):
     """A str is one name, not a list of letters: that, and what is neither a name nor a Client, is refused at once."""
     with pytest.raises(llmlite.ConfigurationError, match="fallbacks"):

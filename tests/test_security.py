@@ -18,7 +18,7 @@ import pytest
 import requests
 import urllib3
 
-from tests import llmlite, testing
+from tests import llmlite, named, testing
 
 KEY = "sk-Secret0123456789"
 BASES = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta", "completions": "/v1", "llamacpp": "/v1"}
@@ -696,7 +696,7 @@ def test_replay_takes_headers_of_today(server, tmp_path):
     assert server.requests[1].headers["user-agent"] == server.requests[0].headers["user-agent"]
 
 
-@pytest.mark.parametrize("given", [5, ["X"], {"X": 5}, {"X Y": "1"}], ids=repr)
+@pytest.mark.parametrize("given", [5, ["X"], {"X": 5}, {"X Y": "1"}], ids=named)
 def test_replay_of_a_file_with_other_headers(server, tmp_path, given):
     """Headers that are none make it a file that is no saved request."""
     server.error(400)
