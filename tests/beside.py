@@ -17,7 +17,7 @@ import pytest
 from tests import llmlite, testing
 
 WORKERS = 8
-TICK = 0.02  # seconds that the meter sleeps at a time
+TICK = 0.02  # seconds that the meter waits at a time
 
 
 def once(server):
@@ -75,7 +75,7 @@ def outcome(item):
 
 
 class Lateness:
-    """How late the machine itself is while a block runs: `seconds` by which bare sleeps outlast their time.
+    """How late the machine itself is while a block runs: `seconds` by which bare waits outlast their time.
 
     Less the processor time that the block's own thread had meanwhile: where it is the client's work that holds
     everybody up, nothing is allowed for.
@@ -94,7 +94,7 @@ class Lateness:
     def _measure(self):
         while not self._over.is_set():
             started, used = time.monotonic(), self._used()
-            time.sleep(TICK)
+            self._over.wait(TICK)
             self.seconds += max(0.0, time.monotonic() - started - TICK - (self._used() - used))
 
 

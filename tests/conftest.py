@@ -1,6 +1,7 @@
 """What every test starts from (no key, address or proxy in the environment) and what it leaves: no thread."""
 import gc
 import os
+import signal
 import threading
 import time
 
@@ -15,6 +16,8 @@ OTHERS = {"LM_API_TOKEN", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFI
 
 # The processes that tests start would compile client.py anew each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs have it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

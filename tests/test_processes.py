@@ -1,6 +1,7 @@
 """Clients that travel: pickle, copy, fork, and pools of processes."""
 import contextlib
 import copy
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -161,9 +162,12 @@ def forked(function):
 def _child(function, read, write):
     code = 1
     try:
-        signal.alarm(10)  # a deadlock ends here
         os.close(read)
         with os.fdopen(write, "wb") as pipe:
+            faulthandler.unregister(signal.SIGALRM)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            faulthandler.register(signal.SIGALRM, file=pipe, chain=True)
+            signal.alarm(10)  # a deadlock ends here, and the stacks of all threads tell where it was
             try:
                 pipe.write(pickle.dumps(function()))
                 code = 0

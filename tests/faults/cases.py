@@ -317,8 +317,9 @@ add("gzip", "broken gzip in the middle", lambda asked: asked.with_body(
         **GZIP}, gap=0.02), NO_ANSWER, BROKEN)
 add("gzip", "an encoding nobody asked for", lambda asked: asked.with_body(
     asked.body, headers={"Content-Type": asked.kind, "Content-Encoding": "br"}), NO_ANSWER)
-add("gzip", "decompression bomb, one line", unpacks_to(b"x" * 64), TOO_LARGE, alone=True)
-add("gzip", "decompression bomb, comments", unpacks_to(b": " + b"x" * 1021 + b"\n"), TOO_LARGE, alone=True)
+add("gzip", "decompression bomb, one line", unpacks_to(b"x" * 64), TOO_LARGE, alone=True, deadline=30.0)
+add("gzip", "decompression bomb, comments", unpacks_to(b": " + b"x" * 1021 + b"\n"), TOO_LARGE, alone=True,
+    deadline=30.0)
 
 # ----------------------------------------------------------------------------------------------------------------- size
 
@@ -336,7 +337,7 @@ add("size", "line without end, later", lambda asked: testing.raw(
     asked.begun("close", asked.pieces[0]), b"data: ", *[b"x" * MB] * 20), None,
     Expect("StreamError", calls=1, says="refused"), alone=True)
 add("size", "body of 257 MB", lambda asked: testing.raw(
-    asked.begun("close", b""), *[b" " * (MB - 1) + b"\n"] * 260), TOO_LARGE, alone=True)
+    asked.begun("close", b""), *[b" " * (MB - 1) + b"\n"] * 260), TOO_LARGE, alone=True, deadline=30.0)
 add("size", "an error of 4 MB", lambda asked: asked.with_body(b"x" * (4 * MB), status=400),
     Expect("BadRequestError", status=400))
 HUGE = b'{"error":{"message":"no","more":"' + b"x" * (50 * MB) + b'"}}'

@@ -144,7 +144,7 @@ def run(row):
                       getattr(error, "status_code", None), requests, seconds,
                       max(0.0, seconds - late.seconds - (row.fault.limit or caller.deadline)),
                       {name: ledger[name] for name in COUNTED}, open_, left, strays(known), follows, [])
-    outcome.wrong.extend(judged(row, outcome, reply, times, stolen))
+    outcome.wrong.extend(judged(row, outcome, reply, times, stolen, late.seconds))
     return outcome
 
 
@@ -175,7 +175,7 @@ def strays(known):
     return sum(thread not in known and not thread.name.startswith(ours) for thread in threading.enumerate())
 
 
-def judged(row, found, reply, times, stolen):
+def judged(row, found, reply, times, stolen, late):
     """Yield what is not as it must be."""
     expected = row.expected
     if found.outcome not in expected.outcome.split("|"):
@@ -198,7 +198,7 @@ def judged(row, found, reply, times, stolen):
     if found.next not in ("-", "next"):
         yield f"the next call: {found.next}"
     if row.fault.waits is not None:
-        yield from waited(row.fault.waits, times)
+        yield from waited(row.fault.waits, times, late)
 
 
 def differs(what, found, wanted):
@@ -214,8 +214,8 @@ def ledger_of(expected, found):
         yield from differs(name, found.ledger[name], value)
 
 
-def waited(seconds, times):
-    if len(times) > 1 and not seconds - 0.002 <= times[1] - times[0] <= seconds * 1.1 + 0.3:
+def waited(seconds, times, late):
+    if len(times) > 1 and not seconds - 0.002 <= times[1] - times[0] <= seconds * 1.1 + 0.3 + late:
         yield f"waited {times[1] - times[0]:.3f} s, not {seconds}"
 
 
