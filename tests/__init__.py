@@ -2,6 +2,7 @@
 import atexit
 import importlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,4 +28,10 @@ def _vendored():
 VENDORED = os.environ.get("LLMLITE_UNDER_TEST") == "vendored"
 llmlite = _vendored() if VENDORED else importlib.import_module("llmlite")
 
-__all__ = ["VENDORED", "llmlite", "testing"]
+
+def named(value):
+    """A test's name for a value: its repr, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+__all__ = ["VENDORED", "llmlite", "named", "testing"]

@@ -1,14 +1,42 @@
 """What every test starts from (no key, address or proxy in the environment) and what it leaves: no thread."""
+import gc
 import os
+import signal
 import threading
 import time
 
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import Beside
 
 ENDINGS = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_CA_BUNDLE")
 OTHERS = {"LM_API_TOKEN", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
+
+
+# The processes that tests start would compile client.py anew each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs have it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "beside: runs beside others of its module, in a thread")
+    config.pluginmanager.register(Beside())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite is shared by two processes, a file at a time, unless -n says otherwise."""
+    whole = config.args_source is config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ
+    if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
+        config.option.numprocesses, config.option.dist = 2, "loadfile"
+
+
+def pytest_collection_finish():
+    """What stands now stands to the end: the collector need not look at it, which many tests call."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

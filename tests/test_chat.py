@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from tests import llmlite
+from tests import llmlite, named
 
 HI = [{"role": "user", "content": "hi"}]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -511,7 +511,7 @@ def test_models_may_be_none(server, llm):
     assert llm.models() == []
 
 
-@pytest.mark.parametrize("answer", [{}, {"data": None}, {"data": {"id": "a"}}, 5, "a", None], ids=repr)
+@pytest.mark.parametrize("answer", [{}, {"data": None}, {"data": {"id": "a"}}, 5, "a", None], ids=named)
 def test_models_of_nonsense(server, llm, answer):
     """What is no list of models is a ResponseError."""
     server.json(answer)

@@ -17,6 +17,7 @@ import pytest
 
 from llmlite.__main__ import main
 from tests import VENDORED, llmlite, testing
+from tests.beside import beside
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
 
@@ -111,6 +112,7 @@ def test_stdin_is_read(ask, server, words, stdin, prompt):
     assert server.requests[0].json["messages"][0]["content"] == prompt
 
 
+@beside
 def test_stdin_in_an_unknown_encoding(server):
     """Bytes that do not decode are replaced, the rest is asked all the same."""
     server.reply("ok")
@@ -311,6 +313,7 @@ def test_what_the_text_does_not_tell_is_said(ask, server, reply, remark):
     assert ask("Hi", "--json").err == ""
 
 
+@beside
 def test_pieces_are_flushed_as_they_come(server):
     """Each piece is in the pipe when it has come, not at the end."""
     server.stream(["one ", "two ", "three"], gap=0.15)
@@ -327,6 +330,7 @@ def test_pieces_are_flushed_as_they_come(server):
     assert pieces[-1][0] - pieces[0][0] > 0.25
 
 
+@beside
 def test_text_that_stdout_cannot_encode(server):
     """What an encoding cannot hold is replaced: neither a traceback nor the end of the answer."""
     server.stream(["caf\u00e9 ", "\ud83d ", "end"])
@@ -373,6 +377,7 @@ def test_retries_show_on_a_terminal_only(server):
     assert len(server.requests) == 4
 
 
+@beside
 def test_debug_shows_each_line_once(server):
     """LLMLITE_DEBUG=1 shows the log on stderr wherever it goes, each line once."""
     server.error(429, retry_after=0.05)
@@ -484,6 +489,7 @@ def test_interrupt_exits_130(server):
     assert server.wait_idle(1)
 
 
+@beside
 def test_closed_pipe_is_silent(server):
     """A reader that leaves ends the stream: exit 0, nothing on stderr, the connection is closed long before its end."""
     server.stream(["a line\n"] * 500, gap=0.02)
@@ -496,6 +502,7 @@ def test_closed_pipe_is_silent(server):
 
 
 @pytest.mark.parametrize("words", [["providers"], ["--help"], ["demo"]])
+@beside
 def test_closed_pipe_is_silent_when_it_was_closed_before(words):
     """A reader that never read: the other commands leave no traceback either, not even at the interpreter's end."""
     with started(*words) as process:
@@ -505,6 +512,7 @@ def test_closed_pipe_is_silent_when_it_was_closed_before(words):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@beside
 def test_full_disk_exits_1():
     """Output that cannot be written is an error of one line."""
     with open("/dev/full", "wb") as full, started("providers", stdout=full) as process:
@@ -575,6 +583,7 @@ def test_providers(run, monkeypatch):
     assert found["ollama"] == ["-", "-"]
 
 
+@beside
 def test_demo():
     """The demo: asked, refused with 429, waits as told, retries, streams, tells the cost, whatever the environment."""
     start = time.monotonic()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests import llmlite, testing
+from tests import llmlite, named, testing
 
 ROWS = llmlite.providers()
 PRESET = [row for row in ROWS if row[1] and "{" not in row[1]]  # azure has an address for each resource
@@ -149,7 +149,7 @@ def test_ids_with_a_slash(server, monkeypatch, name):
     assert server.requests[0].json["model"] == "openai/gpt-oss-120b"
 
 
-@pytest.mark.parametrize("options", [{"provider": "openai"}, {"base_url": ""}], ids=repr)
+@pytest.mark.parametrize("options", [{"provider": "openai"}, {"base_url": ""}], ids=named)
 def test_ids_that_are_verbatim(server, monkeypatch, options):
     """With provider= or base_url= an id is what the server calls it, also behind a router."""
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -336,7 +336,7 @@ def test_bare_number_for_a_policy(options, words):
     {"save_failed": 5}, {"save_failed": b"folder"}, {"save_failed": ["folder"]}, {"save_failed": True},
     {"skip_bad_events": 5}, {"skip_bad_events": "no"}, {"retry": llmlite.RetryPolicy}, {"rate_limit": (60, 60)},
     {"provider": 5}, {"headers": 5}, {"deadline": "5"}, {"timeout": (1, 10 ** 400)},
-], ids=repr)  # fmt: skip
+], ids=named)  # fmt: skip
 def test_options_of_a_client_of_a_wrong_kind(options):
     """What could not work later is refused when the client is made, by its name."""
     model = None if "provider" in options else "m"
@@ -377,7 +377,7 @@ def test_folders_of_any_kind(server, tmp_path, kind):
     {"max_retries": 2.5}, {"max_retries": 2.0}, {"rate_limit_max_retries": 1.5}, {"connect_retries": 0.5},
     {"max_retries": True}, {"backoff": True}, {"retry_empty": 5}, {"retry_empty": None}, {"retry_empty": "yes"},
     {"jitter": 1j}, {"backoff": 10 ** 400},
-], ids=repr)  # fmt: skip
+], ids=named)  # fmt: skip
 def test_retry_policy_kinds(options):
     """Retries are counted in whole numbers, seconds in real ones; retry_empty is a bool."""
     refused(next(iter(options)), llmlite.RetryPolicy, **options)
@@ -447,7 +447,7 @@ BAD_HEADERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("headers", BAD_HEADERS, ids=repr)
+@pytest.mark.parametrize("headers", BAD_HEADERS, ids=named)
 def test_headers_of_a_client(headers):
     """A header with a line end, a foreign character or a bad name is refused."""
     refused("headers", llmlite.Client, "m", base_url="http://localhost", headers=headers)
@@ -456,7 +456,7 @@ def test_headers_of_a_client(headers):
 BAD_KEYS = ["sk-123\n", "sk-123\r\nX-Evil: 1", "\tsk-123", "sk-\x00", "sk-\x7f", "sk-✓123", 5, b"sk-123"]
 
 
-@pytest.mark.parametrize("key", BAD_KEYS, ids=repr)
+@pytest.mark.parametrize("key", BAD_KEYS, ids=named)
 def test_key_that_is_no_header(key):
     """A key with a line end, a control character or a foreign one is refused, and not shown."""
     assert "123" not in refused("api_key", llmlite.Client, "m", base_url="http://localhost", api_key=key)
@@ -479,7 +479,7 @@ METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
     [], (), None, 5, {}, {"role": "user", "content": "hi"}, b"hi", iter([llmlite.user("hi")]), ["hi"], [None], [{}],
     [{"content": "hi"}], [{"role": "alien", "content": "hi"}], [{"role": None, "content": "hi"}],
     [{"role": ["user"], "content": "hi"}], [llmlite.user("hi"), "there"],
-], ids=repr)  # fmt: skip
+], ids=named)  # fmt: skip
 def test_messages(server, llm, method, messages):
     """What is neither a str nor a list of message dicts with known roles is refused."""
     refused("messages", getattr(llm, method), messages)
@@ -514,7 +514,7 @@ def test_extra_that_is_no_dict(server, llm, method, extra):
 @pytest.mark.parametrize("options", [
     {"temperature": NAN}, {"top_p": INF}, {"max_tokens": NAN}, {"stop": {"a"}}, {"seed": object()}, {"seed": "1"},
     {"max_tokens": "5"}, {"temperature": "0"}, {"system": 5}, {"stop": 5}, {"temperature": True},
-], ids=repr)  # fmt: skip
+], ids=named)  # fmt: skip
 def test_options_of_a_wrong_kind(server, llm, method, options):
     """An option of another type is refused, and so are NaN and infinity in every option."""
     refused(f"JSON|{next(iter(options))}=", getattr(llm, method), "hi", **options)
@@ -526,7 +526,7 @@ def test_options_of_a_wrong_kind(server, llm, method, options):
     *[({"timeout": value}, "timeout") for value in (0, -1, NAN, "10", (1, 2, 3))],
     *[({"deadline": value}, "deadline") for value in (0, -1, NAN, INF, "10")],
     *[({"headers": value}, "headers") for value in BAD_HEADERS[:3] + BAD_HEADERS[7:9]],
-], ids=repr)  # fmt: skip
+], ids=named)  # fmt: skip
 def test_options_of_one_call(server, llm, method, options, words):
     """timeout=, deadline= and headers= of a call are checked like the client's."""
     refused(words, getattr(llm, method), *([] if method == "models" else ["hi"]), **options)

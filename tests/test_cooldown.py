@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import beside
 
 POLICY = llmlite.RetryPolicy(rate_limit_backoff=30)
 
@@ -75,6 +76,7 @@ def hold_back(server, llm, threads, seconds):
 # -------------------------------------------------------------------------------------------------------- cool-down
 
 
+@beside
 def test_all_threads_wait(server):
     """When one of 8 threads is told to wait, none sends until then, and they start again spread, not in a herd."""
     server.handle(refusing_once(at=20, seconds=0.3))
@@ -96,6 +98,7 @@ def test_all_threads_wait(server):
     assert first[-1] < 0.3 + 0.03 + 0.2
 
 
+@beside
 def test_they_start_spread(server):
     """The starts lie within a tenth of the wait after its end."""
     with client(server) as llm, Threads() as threads:
@@ -110,6 +113,7 @@ def test_they_start_spread(server):
 
 
 @pytest.mark.parametrize("how", ["stream", "models"])
+@beside
 def test_streams_and_model_lists_wait(server, how):
     """Streams and other calls are held back like chats."""
     with client(server) as llm, Threads() as threads:
@@ -122,6 +126,7 @@ def test_streams_and_model_lists_wait(server, how):
     assert [request.time - told >= 0.2 for request in server.requests] == [False, True, True]
 
 
+@beside
 def test_other_clients_do_not_wait(server):
     """The cool-down is the client's: another one sends at once."""
     with client(server) as llm, client(server) as other, Threads() as threads:
@@ -131,6 +136,7 @@ def test_other_clients_do_not_wait(server):
     assert server.requests[1].time - told < 0.25
 
 
+@beside
 def test_own_backoff_holds_back_nobody(server):
     """Where the server asked for nothing, only the refused call backs off."""
     server.error(429)
@@ -147,6 +153,7 @@ def test_own_backoff_holds_back_nobody(server):
 
 
 @pytest.mark.parametrize("asks", [(0.08, 0.2), (0.2, 0.08)])
+@beside
 def test_longest_ask_counts(server, asks):
     """Of two asks the one that ends later counts, whichever came first."""
     together, number = threading.Barrier(2), iter(range(9))
@@ -166,6 +173,7 @@ def test_longest_ask_counts(server, asks):
     assert [request.time - told >= 0.17 for request in server.requests] == [False, False, True, True]
 
 
+@beside
 def test_held_back_past_the_deadline(server):
     """A call whose deadline comes before the end of the cool-down fails at once and sends nothing."""
     with client(server) as llm, Threads() as threads:
@@ -180,6 +188,7 @@ def test_held_back_past_the_deadline(server):
     assert caught.value.attempts == 0
 
 
+@beside
 def test_fits_into_the_deadline(server):
     """A call whose deadline comes later waits, and is answered."""
     with client(server) as llm, Threads() as threads:
@@ -188,6 +197,7 @@ def test_fits_into_the_deadline(server):
     assert min(request.time - told for request in server.requests[1:]) >= 0.15
 
 
+@beside
 def test_cooldown_ends(server):
     """After the wait nothing is held back any more."""
     server.error(429, retry_after=0.05)
@@ -208,6 +218,7 @@ def times(server):
 
 
 @pytest.mark.parametrize("threads_", [1, 4])
+@beside
 def test_requests_a_minute(server, threads_):
     """Requests over a second's worth are sent one by one at the rate, by however many threads."""
     server.reply("ok", times=None)
@@ -222,6 +233,7 @@ def test_requests_a_minute(server, threads_):
     assert 0.3 <= sent[-1] < 0.8
 
 
+@beside
 def test_slow_limit_has_no_burst(server):
     """Under one a second the first call goes at once; the next one waits its whole turn, or says that it cannot."""
     server.reply("ok", times=None)
@@ -236,6 +248,7 @@ def test_slow_limit_has_no_burst(server):
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])
+@beside
 def test_tokens_a_minute(server, how):
     """Tokens spent over a second's worth are waited for before the next call."""
     server.stream(["ok"], usage=(100, 20), times=None)
@@ -252,6 +265,7 @@ def test_tokens_a_minute(server, how):
     assert 0.15 <= times(server)[1] < 0.6
 
 
+@beside
 def test_tokens_of_answers_that_do_not_fit(server):
     """Those of an answer that does not fit its schema count too."""
     server.reply("no JSON", usage=(100, 20), times=None)
@@ -262,6 +276,7 @@ def test_tokens_of_answers_that_do_not_fit(server):
     assert 0.15 <= times(server)[1] < 0.6
 
 
+@beside
 def test_both_limits(server):
     """Of both limits the slower one holds."""
     server.reply("ok", usage=(100, 20), times=None)
@@ -272,6 +287,7 @@ def test_both_limits(server):
     assert 0.15 <= times(server)[1] < 0.6
 
 
+@beside
 def test_retries_count_as_requests(server):
     """A retry takes its turn too."""
     server.error(500, times=12)
@@ -283,6 +299,7 @@ def test_retries_count_as_requests(server):
     assert times(server)[-1] >= 0.15
 
 
+@beside
 def test_no_limit(server):
     """Without a limit nothing is held back."""
     server.reply("ok", times=None)
@@ -300,6 +317,7 @@ def test_limit_is_checked(field, value):
         llmlite.RateLimit(**{field: value})
 
 
+@beside
 def test_the_spread_leaves_a_deadline_its_time(server):
     """A wait that fits into the deadline is waited: the spread after it is cut to what is left, not held against it."""
     for _ in range(6):

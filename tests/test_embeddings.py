@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import beside
 
 DIALECTS = {None: "/v1", "gemini": "/v1beta"}
 
@@ -57,6 +58,7 @@ def test_as_many_requests_as_the_limit_makes_it(server):
     assert [len(request.json["requests"]) for request in server.requests] == [100, 100, 50]
 
 
+@beside
 def test_one_deadline_for_all_requests(server):
     """The deadline bounds the requests of one call together."""
     server.json({"embeddings": [{"values": [0]}] * 100}, delay=0.2)
@@ -123,6 +125,7 @@ def batches(*replies):
     (testing.error(404), "NotFoundError"), (testing.raw(testing.RESET), "APIConnectionError"),
     (testing.raw(testing.STALL), "DeadlineExceededError"),
     (testing.json_body({"embeddings": [{"values": [9]}]}), "ResponseError")], ids=["404", "reset", "stall", "too few"])
+@beside
 def test_finished_batches_are_on_the_error(server, trouble, kind):
     """What was paid for before a later request failed is on the error: the first texts' vectors, and their usage."""
     server.handle(batches(1.0, 2.0, trouble))

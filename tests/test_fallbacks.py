@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from tests import llmlite, testing
+from tests import llmlite, named, testing
+from tests.beside import beside
 
 QUICK = llmlite.RetryPolicy(max_retries=1, backoff=0.01, rate_limit_max_retries=1, rate_limit_backoff=0.01)
 
@@ -72,6 +73,7 @@ def test_a_stream_that_has_begun_is_not_asked_again(server):
     assert models_asked(server) == ["first"]
 
 
+@beside
 def test_one_deadline_for_all(server):
     """The deadline bounds all of them together."""
     server.error(500, delay=0.2)
@@ -210,6 +212,7 @@ def test_what_the_first_clients_key_raises(server, problem):
 # ------------------------------------------------------------------------------------- a fallback Client's own settings
 
 
+@beside
 def test_the_own_deadline_of_a_fallback(server, backup):
     """A fallback Client's own deadline bounds its share; there is time left for the next."""
     server.handle(lambda request: testing.error(404) if request.json["model"] == "first" else testing.reply("ok"))
@@ -222,6 +225,7 @@ def test_the_own_deadline_of_a_fallback(server, backup):
     assert (llm.ledger.failed, slow.ledger.failed, llm.ledger.unknown) == (0, 1, 1)
 
 
+@beside
 def test_the_callers_deadline_bounds_a_fallback_with_a_longer_one(server, backup):
     """The caller's deadline holds, however long the fallback Client's own is."""
     server.error(404)
@@ -244,6 +248,7 @@ def test_a_deadline_is_told_as_it_was_given(server, backup, own, shown):
         assert f"deadline of {shown} s would pass" in str(raised(llm))
 
 
+@beside
 def test_a_deadline_of_one_call_is_not_cut_to_the_clients(server):
     """A fallback given by name has no deadline of its own: the one of the call holds."""
     server.handle(lambda request: testing.error(404) if request.json["model"] == "first"
@@ -338,6 +343,7 @@ def test_each_ledger_counts_its_own_failed_call(server, backup):
 
 @pytest.mark.parametrize("named", [True, False], ids=["a name", "a Client"])
 @pytest.mark.parametrize("end, kind", [("close", "TruncatedStreamError"), ("stall", "APITimeoutError")])
+@beside
 def test_a_stream_of_a_fallback_that_breaks(server, backup, named, end, kind):
     """A stream that fails after its first event has failed once in every ledger, whoever it came from."""
     server.error(404)
@@ -351,6 +357,7 @@ def test_a_stream_of_a_fallback_that_breaks(server, backup, named, end, kind):
     assert other.ledger.failed == (0 if named else 1)
 
 
+@beside
 def test_a_stream_of_the_first_that_breaks(server):
     """So has one of the first client, though there are fallbacks."""
     server.sse([{"choices": [{"index": 0, "delta": {"content": "Half"}}]}], end="stall")
@@ -359,6 +366,7 @@ def test_a_stream_of_the_first_that_breaks(server):
     assert llm.ledger.failed == 1
 
 
+@beside
 def test_a_deadline_that_leaves_no_time_for_the_next(server):
     """A call whose time is up before the next could be asked has failed once, and the error knows what came before."""
     server.error(500, delay=0.15)
@@ -400,7 +408,7 @@ def test_headers_of_a_call_do_not_go_elsewhere(server, backup):
 
 
 @pytest.mark.parametrize("fallbacks", ["second", b"second", 5, None, [5], [None], ["second", 5], [("a", "b")],
-                                       {"a": 1}.values()], ids=repr)
+                                       {"a": 1}.values()], ids=named)
 def test_what_is_no_list_of_fallbacks(fallbacks):
     """A str is one name, not a list of letters: that, and what is neither a name nor a Client, is refused at once."""
     with pytest.raises(llmlite.ConfigurationError, match="fallbacks"):

@@ -1,12 +1,10 @@
 """The fault matrix as tests: each fault in OpenAI's dialect, and in the others those that their own code meets."""
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.runner import ROWS, run
+from tests.faults.runner import ROWS, played
 
-WORKERS = 8
 # In the dialects other than OpenAI's: what is read out of bodies and events, one of each kind of the rest.
 OTHERS = {
     "reset after the request", "reset after the finish reason", "no answer", "half a body, then nothing",
@@ -21,15 +19,12 @@ ROWS = [row for row in ROWS if row.dialect == "openai" or row.fault.name in OTHE
 
 @pytest.fixture(scope="module")
 def outcomes(request):
-    """The outcomes of the rows that are to be tested, played a few at a time; the heavy ones one by one."""
+    """The outcomes of the rows that are to be tested."""
     items = [item for item in request.session.items if getattr(item, "originalname", "") == "test_fault"]
     rows = [item.callspec.params["row"] for item in items]
     logger = logging.getLogger("llmlite")
     level, logger.level = logger.level, logging.CRITICAL
-    found = {row.name: run(row) for row in rows if row.fault.alone}
-    rest = [row for row in rows if not row.fault.alone]
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="faults") as pool:
-        found.update(zip([row.name for row in rest], pool.map(run, rest)))
+    found = played(rows)
     logger.setLevel(level)
     return found
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests import llmlite, testing
+from tests import llmlite, named, testing
 
 DONE = b"data: [DONE]\n\n"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -315,7 +315,7 @@ def test_calls_that_are_no_functions_go_through(server, name):
     ({"role": "user", "content": [{"type": "text", "text": "a"}, None]}, "messages[1].content[1] is a NoneType: give"),
     ({"role": "tool", "tool_call_id": "c", "content": [1]}, "messages[1].content[0] is a int: give a dict"),
     ({"role": "assistant", "tool_calls": ["x"]}, "messages[1].tool_calls[0] is a str: give a dict"),
-    ({"role": "assistant", "tool_calls": "x"}, "messages[1].tool_calls is a str: give a list of dicts")], ids=repr)
+    ({"role": "assistant", "tool_calls": "x"}, "messages[1].tool_calls is a str: give a list of dicts")], ids=named)
 def test_messages_that_are_none(server, name, message, words):
     """What is no part and no call is refused before anything is sent, in one line that says where it stands."""
     with client(server, name) as llm, pytest.raises(llmlite.ConfigurationError) as caught:

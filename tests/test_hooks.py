@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
 from tests import llmlite, testing
+from tests.beside import beside
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FAST = llmlite.RetryPolicy(backoff=0.001, rate_limit_backoff=0.001)
@@ -135,6 +136,7 @@ def run(code, *args):
 
 
 @places
+@beside
 def test_wrapper_put_on_before_the_import(server, place):
     """A wrapper that stands before the module is imported sees each request once."""
     server.handle(lambda request: testing.stream(["o", "k"]))
@@ -240,6 +242,7 @@ def test_connection_class_put_in_under_a_client(server, method):
 
 
 @METHODS
+@beside
 def test_pool_class_put_in_keeps_to_limits(server, method):
     """A pool class that a manager of urllib3's has been given is asked for each request, and limits hold."""
     asked = []
@@ -331,6 +334,7 @@ def test_pool_class_put_in(server, monkeypatch, own, method):
 
 
 @pytest.mark.skipif(urllib3.__version__ < "2", reason="urllib3 1 calls its own class by its name, which is replaced")
+@beside
 def test_connection_class_put_in_before_the_import(server):
     """A module imported while another class stands for urllib3's uses that one then, and urllib3's own afterwards."""
     server.reply("ok", times=2)
@@ -441,6 +445,7 @@ renamed = pytest.mark.parametrize("renamed", RENAMED)
 
 
 @renamed
+@beside
 def test_renamed_parts_lead_to_no_loop(server, renamed):
     """Where urllib3 passes our parts by, a server that closes is asked no more than once more, and it is booked."""
     server.reply("ok")
@@ -451,6 +456,7 @@ def test_renamed_parts_lead_to_no_loop(server, renamed):
 
 
 @renamed
+@beside
 def test_renamed_parts_do_not_ask_a_server_twice_that_had_worked(server, renamed):
     """Nor is a server that had worked on the request asked again."""
     server.reply("ok")

@@ -1,6 +1,7 @@
 """Clients that travel: pickle, copy, fork, and pools of processes."""
 import contextlib
 import copy
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import requests
 import trustme
 
 from tests import llmlite, testing
+from tests.beside import beside
 from tests.relays import Secure
 
 KEY = "sk-0123456789"
@@ -52,6 +54,7 @@ copied = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 
 
 @copied
+@beside
 def test_explicit_settings_are_kept(server, copied):
     """What a client was made with goes along: model, address, key, headers, retries, timeouts."""
     client = copied(llmlite.Client("org/model", base_url=server.url, api_key=KEY, headers={"X-Team": "a"}, retry=FAST,
@@ -160,9 +163,12 @@ def forked(function):
 def _child(function, read, write):
     code = 1
     try:
-        signal.alarm(10)  # a deadlock ends here
         os.close(read)
         with os.fdopen(write, "wb") as pipe:
+            faulthandler.unregister(signal.SIGALRM)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            faulthandler.register(signal.SIGALRM, file=pipe, chain=True)
+            signal.alarm(10)  # a deadlock ends here, and the stacks of all threads tell where it was
             try:
                 pipe.write(pickle.dumps(function()))
                 code = 0
@@ -233,8 +239,7 @@ LEAVING = {
 @forking
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
-@pytest.mark.parametrize("leaving", LEAVING.values(), ids=LEAVING)
-def test_child_that_leaves_the_parents_stream(tmp_path, monkeypatch, secure, own, leaving):
+def test_children_that_leave_the_parents_streams(tmp_path, monkeypatch, secure, own):
     """A child that closes, drops or reads the stream which its parent has open takes nothing away from the parent."""
     context = None
     if secure:
@@ -244,16 +249,19 @@ def test_child_that_leaves_the_parents_stream(tmp_path, monkeypatch, secure, own
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     words = [str(number) for number in range(8)]
     with testing.Server(ssl_context=context) as server, requests.Session() as session:
-        server.stream(words, gap=0.03)
+        server.stream(words, gap=0.04, times=None)
         session = None if own else session
         with llmlite.Client("m", base_url=server.url, session=session, retry=None, timeout=5) as llm:
-            streams = [llm.stream("hi", deadline=5)]
-            texts = [next(streams[0])]
-            forked(lambda: leaving(streams))()
-            texts += streams[0]
-            assert texts == words and streams[0].response.finish_reason == "stop"
-            assert (llm.ledger.calls, llm.ledger.failed) == (1, 0)
+            streams = {way: [llm.stream("hi", deadline=5)] for way in LEAVING}
+            texts = {way: [next(held[0])] for way, held in streams.items()}
+            children = [forked(lambda way=way, held=held: LEAVING[way](held)) for way, held in streams.items()]
+            assert [child() for child in children] == [None] * 4
+            for way, held in streams.items():
+                assert texts[way] + list(held[0]) == words, way
+                assert held[0].response.finish_reason == "stop", way
+            assert (llm.ledger.calls, llm.ledger.failed) == (4, 0)
             streams.clear()
+            del held
 
 
 @forking
@@ -307,7 +315,7 @@ with llmlite.Client("m", base_url=sys.argv[1], retry=None, timeout=5) as llm:
 @forking
 def test_child_that_exits_beside_the_parents_stream(server):
     """A child that ends by itself, finalizers and all, leaves the parent's stream alone, and comes to its end."""
-    server.stream(["a", "b", "c"], gap=0.3)
+    server.stream(["a", "b", "c"], gap=0.12)
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", EXITING, server.url], cwd=ROOT, timeout=20,
                           capture_output=True, text=True)  # fmt: skip
     assert (done.stdout.split(), done.stderr) == (["3", "a", "b", "c"], "")

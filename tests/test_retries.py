@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import beside
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QUICK = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=3, rate_limit_backoff=0.001)
@@ -272,6 +273,7 @@ def test_not_after_the_first_event(server, end):
 
 
 @pytest.mark.parametrize("how", [{"end": "reset"}, {"end": "close"}, {"end": "stall"}])
+@beside
 def test_not_after_a_cut(server, how):
     """Nor when the connection is lost or falls silent in the middle."""
     server.sse([EVENT], times=None, **how)
@@ -372,6 +374,7 @@ def test_fresh_connection_is_an_attempt(server, steps):
 
 @BOTH
 @pytest.mark.parametrize("steps", [(testing.STALL,), (HEAD, testing.STALL), (b"HTTP/1.1 200", testing.STALL)])
+@beside
 def test_read_timeout(server, call, steps):
     """A read timeout is retried."""
     server.raw(*steps, times=None)
@@ -381,6 +384,7 @@ def test_read_timeout(server, call, steps):
 
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("retry", [None, dataclasses.replace(QUICK, max_retries=0, connect_retries=9)])
+@beside
 def test_read_timeout_is_not_multiplied(server, retry, pooled):
     """What retries connections leaves a read timeout alone: one request, and one timeout's worth of time."""
     with client(server, retry, timeout=(5, 0.2)) as llm:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import llmlite, testing
+from tests.beside import beside
 
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 DONE = "data: [DONE]\n\n"
@@ -152,6 +153,7 @@ def lateness(server, llm, framing):
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length", "close", "gzip"])
+@beside
 def test_each_event_is_handed_on_within_50_ms(server, llm, framing):
     """No event waits for the next one, for a full buffer or for the end, on any framing."""
     for _ in range(3):  # a busy machine may be late once; what holds events back is late each time
@@ -161,6 +163,7 @@ def test_each_event_is_handed_on_within_50_ms(server, llm, framing):
     assert max(late) < 0.05
 
 
+@beside
 def test_stream_returns_with_the_first_event(server, llm):
     """stream() does not wait for the second event, nor for the head alone."""
     server.sse([HE, LLO, STOP, DONE], gap=0.15)

@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from tests import testing
+from tests.beside import beside
 
 CHAT = "/v1/chat/completions"
 NATIVE = "/completion"
@@ -661,6 +662,7 @@ CHUNKED_CUT = b"4\r\n0123\r\n2\r\n45\r\n"
         ("close", "", b"012345", "eof"),
     ],
 )
+@beside
 def test_truncated_bodies(server, framing, end, body, ended):
     """The body stops after so many bytes and ends as `end` says; the head has promised all of it."""
     server.body([b"0123", b"4567", b"89"], framing=framing, truncate=6, end=end)
@@ -692,6 +694,7 @@ def chunks(data):
 
 
 @pytest.mark.parametrize("end, ended", [("close", "eof"), ("reset", "reset"), ("stall", "open")])
+@beside
 def test_ends_after_a_whole_body(server, end, ended):
     """A body that is complete may still be followed by a FIN, a RST or silence."""
     server.json([1], end=end)
@@ -719,6 +722,7 @@ def test_headers_that_end_the_connection(server, headers):
     assert how == "eof"
 
 
+@beside
 def test_delay_and_gap(server):
     """The head waits for `delay`, each piece but the first for `gap`, the last chunk for nothing."""
     server.stream(["a"], delay=0.1, gap=0.1)
@@ -754,6 +758,7 @@ def test_raw_is_the_exact_wire(server):
     "steps, ended",
     [([], "eof"), ([testing.CLOSE], "eof"), ([testing.RESET], "reset"), ([testing.STALL], "open"), ([b"", 30], "open")],
 )
+@beside
 def test_raw_ends(server, steps, ended):
     """A FIN, a RST, or silence for as long as the client stays."""
     server.raw(b"x", *steps)
@@ -872,6 +877,7 @@ def test_client_that_leaves_early_or_speaks_no_http(server, data):
 
 
 @pytest.mark.parametrize("script", [{"delay": 30.0}, {"gap": 30.0}, {"end": "stall"}])
+@beside
 def test_client_that_leaves_during_a_pause_is_noticed(server, script):
     """No connection stays open for a client that is gone: a test can tell that its client has let go."""
     server.body([b"a", b"b"], **script)
@@ -933,6 +939,7 @@ def test_busy_connections_are_not_dropped(server):
         assert sock.recv(10) == b"b"
 
 
+@beside
 def test_drop_does_not_wait_for_a_client_that_does_not_read(server):
     """A connection whose client takes no bytes is busy, and holds the caller up for a second at most."""
     server.body([b"x" * 1_000_000] * 20)

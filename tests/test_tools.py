@@ -30,7 +30,7 @@ from typing import (
 
 import pytest
 
-from tests import llmlite
+from tests import llmlite, named
 
 tools = sys.modules[llmlite.Client.__module__]
 
@@ -214,7 +214,7 @@ def test_a_docstring_that_starts_with_its_parameters():
     (Mapping[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}),
     (Place, PLACE), (List[Place], {"type": "array", "items": PLACE}),
     (Loose, {"type": "object", "additionalProperties": False, "properties": {"id": {"type": "integer"}, "name": STRING},
-             "required": ["id"] if sys.version_info >= (3, 9) else []})], ids=repr)
+             "required": ["id"] if sys.version_info >= (3, 9) else []})], ids=named)
 def test_annotations_as_json_schema(hint, schema):
     """Every annotation that is promised, alone and inside a list.  (3.8's TypedDict forgets its base's total.)"""
     assert schema_of(hint) == schema
@@ -519,7 +519,7 @@ def test_schema_dicts():
     assert sorted(tools._schema_dict(Loose)[1]["required"]) == ["id", "name"], "also what is not required of Python"
 
 
-@pytest.mark.parametrize("schema", [list, "Trip", None, int, Color, List[Place], Place("a"), Model()], ids=repr)
+@pytest.mark.parametrize("schema", [list, "Trip", None, int, Color, List[Place], Place("a"), Model()], ids=named)
 def test_what_is_no_schema(schema):
     """Anything else is a TypeError that lists what is."""
     for call in (lambda: tools._schema_dict(schema), lambda: tools._parse_as(schema, "{}")):

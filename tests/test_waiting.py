@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import beside
 
 SLOW = llmlite.RetryPolicy(max_retries=2, backoff=30, backoff_max=30, rate_limit_max_retries=2, rate_limit_backoff=30)
 DATE = "Sun, 06 Nov 1994 08:49:07 GMT"  # 30 s before the dates below
@@ -201,6 +202,7 @@ def google(seconds):
     lambda server: server.json(delay("0.1s")), lambda server: server.error(429, "Please try again in 100ms."),
     lambda server: server.error(429, headers=limits(requests=("0", "100ms"), tokens=("9", "60s")))],
     ids=["ms", "fraction", "duration", "429", "RetryInfo", "RetryInfo in a 200", "words", "reset"])
+@beside
 def test_waits_as_asked(server, make):
     """What the server asks for is waited, not less, and hardly more, however long our own backoff is."""
     make(server)
@@ -210,6 +212,7 @@ def test_waits_as_asked(server, make):
     assert 0.1 <= gaps(server)[0] < 0.1 + SLACK
 
 
+@beside
 def test_never_sooner_than_asked(server):
     """No jitter makes a wait shorter than the server asked."""
     policy = llmlite.RetryPolicy(rate_limit_max_retries=6, rate_limit_backoff=0.001, jitter=1)
@@ -240,6 +243,7 @@ def test_asks_of_a_good_answer(server):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "1_000", "Sun, 06 Nov 1994 08:49:37 GMT"])
+@beside
 def test_bad_ask_is_our_own_backoff(server, value):
     """Where the ask says nothing our own backoff is taken, not none."""
     server.error(429, retry_after=value)
@@ -255,6 +259,7 @@ def test_bad_ask_is_our_own_backoff(server, value):
 @pytest.mark.parametrize("status, fields", [
     (500, {"max_retries": 4, "backoff": 0.02, "backoff_max": 0.07, "rate_limit_backoff": 30}),
     (429, {"rate_limit_max_retries": 4, "rate_limit_backoff": 0.02, "rate_limit_backoff_max": 0.07, "backoff": 30})])
+@beside
 def test_backoff_doubles_up_to_its_maximum(server, status, fields):
     """The backoff doubles from retry to retry up to its maximum; rate limits have numbers of their own."""
     server.error(status, times=None)
@@ -273,6 +278,7 @@ def test_backoff_stays_at_its_maximum(server):
     assert sorted(gaps(server))[35] < 0.02
 
 
+@beside
 def test_jitter(server):
     """Delays are drawn from [1 - jitter, 1 + jitter] times the backoff, and differ."""
     server.error(500, times=None)
@@ -292,6 +298,7 @@ def test_no_backoff(server):
 
 
 @pytest.mark.parametrize("status, message", [(429, "no"), (503, "no"), (529, "no"), (500, "We are overloaded")])
+@beside
 def test_rate_limit_numbers(server, status, message):
     """429, 503, 529 and words of overload take the rate limit's backoff."""
     server.error(status, message)
@@ -311,6 +318,7 @@ def test_other_numbers(server, status):
     assert gaps(server)[0] < SLACK
 
 
+@beside
 def test_lost_connections_back_off(server):
     """A lost connection and a read timeout take the short one too."""
     server.raw(testing.RESET)
@@ -378,6 +386,7 @@ def test_backoff_past_the_deadline(server):
     assert error.last_error.status_code == 500
 
 
+@beside
 def test_deadline_between_waits(server):
     """Waits that fit into the deadline are made; the first that does not fit ends the call."""
     server.error(429, retry_after=0.1, times=None)

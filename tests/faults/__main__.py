@@ -2,22 +2,11 @@
 import argparse
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from . import runner
 
 HEADINGS = ["group", "fault", "dialect", "mode", "outcome", "status", "requests", "time (s)", "over (s)",
             "calls/attempts/unknown/failed", "open", "left", "threads", "next call", "verdict"]
-WORKERS = 8
-
-
-def played(rows):
-    """The rows' outcomes, in order; the heavy rows first and one by one."""
-    outcomes = {row.name: runner.run(row) for row in rows if row.fault.alone}
-    rest = [row for row in rows if not row.fault.alone]
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="faults") as pool:
-        outcomes.update(zip([row.name for row in rest], pool.map(runner.run, rest)))
-    return [outcomes[row.name] for row in rows]
 
 
 def as_text(table):
@@ -41,7 +30,8 @@ def main():
     args = parser.parse_args()
     started = time.monotonic()
     rows = [row for row in runner.ROWS if args.only in row.name]
-    outcomes = played(rows)
+    found = runner.played(rows)
+    outcomes = [found[row.name] for row in rows]
     table = [HEADINGS, *(runner.as_cells(*pair) for pair in zip(rows, outcomes))]
     wrong = sum(bool(outcome.wrong) for outcome in outcomes)
     print("\n".join(as_text(table)))

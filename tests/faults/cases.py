@@ -112,10 +112,12 @@ class Fault(NamedTuple):
     dialects: Tuple[str, ...] = DIALECTS
     peer: Type[peers.Peer] = peers.Scripted
     deadline: float = PATIENT
+    limit: Optional[float] = None  # seconds the call may take; None: its deadline
     options: Mapping[str, Any] = {}  # of the client
     waits: Optional[float] = None  # seconds the server asks for between the first two requests
     after: bool = True  # whether the next call can be a good one
     alone: bool = False  # too heavy to run beside others
+    among: str = ""  # runs beside those alone that say the same: they share a part of the environment
 
     def expected(self, dialect, mode):
         return self.of.get(dialect) or getattr(self, mode)
@@ -151,7 +153,7 @@ silent("connect", "connect swallowed", None, Expect("DeadlineExceededError", req
     **ALONE)
 add("connect", "connect swallowed, connect timeout", None,
     Expect("APITimeoutError", requests=0, attempts=1, says="connect timed out"), peer=peers.Full,
-    options={"timeout": (0.1, 600)}, **ALONE)
+    options={"timeout": (0.1, 600)}, limit=0.21, **ALONE)
 add("connect", "TLS, unknown authority", None, NOT_SENT._replace(says="certificate refused.*SSL_CERT_FILE"),
     peer=peers.Untrusted, **ALONE)
 add("connect", "TLS to a plain port", None, NOT_SENT._replace(says="TLS failed.*https"), peer=peers.Plain, **ALONE)
@@ -191,7 +193,7 @@ for how in ("CLOSE", "RESET"):
 
 # ---------------------------------------------------------------------------------------------------------- SOCKS proxy
 
-SOCKS = {"peer": peers.ThroughSocks, "alone": True, "dialects": ("openai",)}
+SOCKS = {"peer": peers.ThroughSocks, "among": "SOCKS", "dialects": ("openai",)}
 add("socks", "good answer", lambda asked: testing.stream(["He", "llo"]), OK, **SOCKS)
 add("socks", "closed after the request", raw(testing.CLOSE), LOST, **SOCKS)
 add("socks", "reset after the request", raw(testing.RESET), LOST, **SOCKS)
@@ -206,8 +208,9 @@ silent("socks", "half a body, then nothing",
        lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL), LATE_BODY, **SOCKS)
 for kind, name in ((peers.MuteSocks, "mute"), (peers.DrippingSocks, "dripping")):
     silent("socks", name + " proxy", None, Expect("DeadlineExceededError", requests=0, attempts=1),
-           **{**SOCKS, **ALONE, "peer": kind})
-add("socks", "proxy that refuses", None, NOT_SENT, **{**SOCKS, **ALONE, "peer": peers.RefusingSocks})
+           **{**SOCKS, **ALONE, "peer": kind, "among": name})
+add("socks", "proxy that refuses", None, NOT_SENT,
+    **{**SOCKS, **ALONE, "peer": peers.RefusingSocks, "among": "refusing"})
 
 # -------------------------------------------------------------------------------------------------------------- silence
 
@@ -228,7 +231,7 @@ silent("silence", "half a body, then nothing",
 add("silence", "half a body, then nothing, read timeout",
     lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL),
     Expect("APITimeoutError", requests=NORMAL, calls=NORMAL), Expect("APITimeoutError", calls=1),
-    options={"timeout": (10, 0.3)})
+    options={"timeout": (10, 0.3)}, limit=0.62)
 for framing in ("length", "chunked", "close", "gzip", "gzip-length"):
     silent("silence", "body dripped, " + framing,
            lambda asked, framing=framing: asked.with_body(asked.body, framing=framing, split=1, gap=0.05), LATE_BODY)
@@ -314,8 +317,9 @@ add("gzip", "broken gzip in the middle", lambda asked: asked.with_body(
         **GZIP}, gap=0.02), NO_ANSWER, BROKEN)
 add("gzip", "an encoding nobody asked for", lambda asked: asked.with_body(
     asked.body, headers={"Content-Type": asked.kind, "Content-Encoding": "br"}), NO_ANSWER)
-add("gzip", "decompression bomb, one line", unpacks_to(b"x" * 64), TOO_LARGE, alone=True)
-add("gzip", "decompression bomb, comments", unpacks_to(b": " + b"x" * 1021 + b"\n"), TOO_LARGE, alone=True)
+add("gzip", "decompression bomb, one line", unpacks_to(b"x" * 64), TOO_LARGE, alone=True, deadline=30.0)
+add("gzip", "decompression bomb, comments", unpacks_to(b": " + b"x" * 1021 + b"\n"), TOO_LARGE, alone=True,
+    deadline=30.0)
 
 # ----------------------------------------------------------------------------------------------------------------- size
 
@@ -333,7 +337,7 @@ add("size", "line without end, later", lambda asked: testing.raw(
     asked.begun("close", asked.pieces[0]), b"data: ", *[b"x" * MB] * 20), None,
     Expect("StreamError", calls=1, says="refused"), alone=True)
 add("size", "body of 257 MB", lambda asked: testing.raw(
-    asked.begun("close", b""), *[b" " * (MB - 1) + b"\n"] * 260), TOO_LARGE, alone=True)
+    asked.begun("close", b""), *[b" " * (MB - 1) + b"\n"] * 260), TOO_LARGE, alone=True, deadline=30.0)
 add("size", "an error of 4 MB", lambda asked: asked.with_body(b"x" * (4 * MB), status=400),
     Expect("BadRequestError", status=400))
 HUGE = b'{"error":{"message":"no","more":"' + b"x" * (50 * MB) + b'"}}'

@@ -211,16 +211,27 @@ class Scripted(Peer):
 
 
 class ThroughSocks(Scripted):
-    """The scripted provider, behind a SOCKS proxy that the environment names: for rows that are played alone."""
+    """The scripted provider, behind a SOCKS proxy that the environment names: for rows that are played among these."""
 
     how = {}
+    lock, users, shared = threading.Lock(), 0, None
 
     def start(self):
         super().start()
-        self.proxy = self.stack.enter_context(relays.Socks(**self.how))
-        before = os.environ.get("ALL_PROXY")
-        os.environ["ALL_PROXY"] = self.proxy.url
-        self.stack.callback(restored, "ALL_PROXY", before)
+        kind = type(self)
+        with self.lock:
+            if not kind.users:
+                kind.shared = proxied(**self.how)
+                kind.shared.__enter__()
+            kind.users += 1
+        self.stack.callback(self.leave)
+
+    def leave(self):
+        kind = type(self)
+        with self.lock:
+            kind.users -= 1
+            if not kind.users:
+                kind.shared.__exit__(None, None, None)
 
 
 class MuteSocks(ThroughSocks):
@@ -235,11 +246,16 @@ class RefusingSocks(ThroughSocks):
     how = {"refusing": 5}
 
 
-def restored(name, value):
-    """Set a variable of the environment back to what it was."""
-    os.environ.pop(name)
-    if value is not None:
-        os.environ[name] = value
+@contextlib.contextmanager
+def proxied(**how):
+    """A SOCKS proxy that the environment names."""
+    before = os.environ.get("ALL_PROXY")
+    with relays.Socks(**how) as proxy:
+        os.environ["ALL_PROXY"] = proxy.url
+        yield
+    del os.environ["ALL_PROXY"]
+    if before is not None:
+        os.environ["ALL_PROXY"] = before
 
 
 class Untrusted(Scripted):

@@ -1,0 +1,115 @@
+"""Tests that mostly wait are run side by side; and how late the machine itself is meanwhile.
+
+A function marked `@beside` takes its parameters, and, if it names them, a `server`, a `backup` (another one) and an
+`llm` of its own. It takes no fixture of pytest, and touches nothing of the whole process: environment, patches,
+captured output, signals, forks. When the first of a module's is due, all of them are played, a few at a time; each then
+has its own outcome.
+"""
+import contextlib
+import functools
+import inspect
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests import llmlite, testing
+
+WORKERS = 8
+TICK = 0.02  # seconds that the meter waits at a time
+
+
+def once(server):
+    """A client that tries once."""
+    return llmlite.Client("test", base_url=server.url, retry=None)
+
+
+def beside(function, client=once):
+    """Mark a test that can run beside others of its module; `client` makes its `llm` of its `server`."""
+    signature = inspect.signature(function)
+    made = [name for name in ("server", "backup", "llm") if name in signature.parameters]
+
+    @functools.wraps(function)
+    def alone(**given):
+        with contextlib.ExitStack() as stack:
+            for name in made:
+                context = client(given["server"]) if name == "llm" else testing.Server()
+                given[name] = stack.enter_context(context)
+            function(**given)
+
+    left = [value for name, value in signature.parameters.items() if name not in made]
+    alone.__signature__ = signature.replace(parameters=left)
+    return pytest.mark.beside(alone)
+
+
+class Beside:
+    """The plugin that plays them."""
+
+    def __init__(self):
+        self.outcomes = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem):
+        """Play the whole module's, if that has not been done, and end as this one ended."""
+        if not pyfuncitem.get_closest_marker("beside"):
+            return None
+        if pyfuncitem.nodeid not in self.outcomes:
+            items = [item for item in pyfuncitem.session.items
+                     if item.module is pyfuncitem.module and item.get_closest_marker("beside")]
+            with ThreadPoolExecutor(WORKERS, thread_name_prefix="beside") as pool:
+                self.outcomes = dict(zip([item.nodeid for item in items], pool.map(outcome, items)))
+        error = self.outcomes.pop(pyfuncitem.nodeid)
+        if error is not None:
+            raise error
+        return True
+
+
+def outcome(item):
+    """What a test raised, or None."""
+    try:
+        item.obj(**(item.callspec.params if hasattr(item, "callspec") else {}))
+    except BaseException as error:  # pytest's own for skips and failures too
+        return error
+    return None
+
+
+class Lateness:
+    """How late the machine itself is while a block runs: `seconds` by which bare waits outlast their time.
+
+    Less the processor time that the block's own thread had meanwhile: where it is the client's work that holds
+    everybody up, nothing is allowed for.
+    """
+
+    def __enter__(self):
+        self.seconds, self._over, self._used = 0.0, threading.Event(), clock_of_this_thread()
+        self._thread = threading.Thread(target=self._measure, name="lateness", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._over.set()
+        self._thread.join()
+
+    def _measure(self):
+        while not self._over.is_set():
+            started, used = time.monotonic(), self._used()
+            self._over.wait(TICK)
+            self.seconds += max(0.0, time.monotonic() - started - TICK - (self._used() - used))
+
+
+def clock_of_this_thread():
+    """A function that tells, in any thread, the processor time of this one; of the process where there is no such."""
+    if hasattr(time, "pthread_getcpuclockid"):
+        return functools.partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
+    return time.process_time
+
+
+@contextlib.contextmanager
+def timed(least, most):
+    """Assert how many seconds the block takes, but for what the machine itself is late."""
+    started = time.monotonic()
+    with Lateness() as late:
+        yield
+        took = time.monotonic() - started
+    assert least <= took < most + late.seconds, (least, took, most, late.seconds)
