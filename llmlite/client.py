@@ -3229,7 +3229,7 @@ class _Answer:
     def drain(self) -> None:
         """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
         source, attempt = self._http, self._attempt
-        if self._whole or attempt.wire is None:
+        if self._whole or attempt.wire is None or not isinstance(source, http.client.HTTPResponse):  # but a cache's
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
         with contextlib.suppress(*_WIRE_ERRORS):
@@ -3589,9 +3589,8 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 _SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
-_SECRET_WORD = (  # of a header's name; "key" ends other words too
-    r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|apikey)|(?:access|auth|private|secret)?key|"
-    r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")
+_SECRET_WORD = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
+                r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")  # of a header's name
 _COUNTS = frozenset(("max", "min", "limit", "remaining", "count", "budget", "used"))  # with "tokens": how many
 _PLAIN_WORDS = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at

@@ -506,6 +506,19 @@ def test_hook_that_reads_an_errors_body(server, session, method):
     assert caught.value.body["error"]["message"] == "no such model"
 
 
+@METHODS
+def test_hook_that_puts_the_body_by(server, session, method):
+    """A hook that has put the body into memory, as caches do, leaves the reply as it is."""
+    def put_by(response, **_):
+        body = response.raw.read()
+        response.raw._fp, response.raw._fp_bytes_read, response.raw.length_remaining = io.BytesIO(body), 0, len(body)
+
+    session.hooks["response"].append(put_by)
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    with llmlite.Client("m", base_url=server.url, session=session, retry=None) as llm:
+        assert [ask(llm, method) for _ in range(2)] == ["ok"] * 2
+
+
 def test_hook_that_closes_or_replaces_the_response(server, session):
     """A hook that gives back a response of its own has the say."""
     def other(response, **_):

@@ -271,7 +271,7 @@ TOKEN, PLAIN = "tok-9f8e7d6c5b4a3928", "research-team"
 SURE = ["X-Auth-Token", "X-AccessToken", "X-Accesstoken", "X-Access-Tokens", "x_api_key", "X-ApiKey", "X-APIKEY",
         "apikey", "X-Client-Secret", "Cookie", "Set-Cookie", "Authorization", "Proxy-Authorization", "X-Account-Token",
         "CF-Account-Key", "X-Accounts-Api-Key", "X-Max-Key", "X-CSRFToken", "X-Password", "X-Token-2", "X-Signature",
-        "Ocp-Apim-Subscription-Key", "X-Vault-Token", "X-Jwt", "X-User-Credentials"]
+        "Ocp-Apim-Subscription-Key", "X-Vault-Token", "X-Jwt", "X-Masterkey", "X-User-Credentials"]
 DOUBTFUL = ["X-Auth-Account", "X-Auth-Mode", "Accept-Token-Format", "X-Key-Id", "AWSAccessKeyId", "X-Auth-Provider"]
 HARMLESS = ["X-Max-Tokens", "X-Token-Limit", "X-Token-Budget", "X-RateLimit-Remaining-Tokens", "X-Author",
             "X-Tokenizer", "X-Monkey", "X-Authenticated-User", "X-Keyboard", "X-Passage", "X-Secretary", "X-Team"]
