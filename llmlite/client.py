@@ -1241,7 +1241,7 @@ class Stream:
         self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
-        self._pieces = _pieces_of(flow, self._events)
+        self._pieces = _read_on(flow, self._events)
 
     def __iter__(self) -> Iterator[Any]:
         return self._pieces
@@ -1251,7 +1251,7 @@ class Stream:
 
     def events(self) -> Iterator[Event]:
         """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
-        return _as_events(self._flow, self._events)
+        return _read_on(self._flow, self._events, whole=True)
 
     @property
     def response(self) -> Response:
@@ -1280,25 +1280,17 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
-def _pieces_of(flow: _Flow, events: Iterator[_Said]) -> Iterator[Any]:
+def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Iterator[Any]:
+    """The events of a stream, as they are or as the pieces that a reader of text wants."""
     tokens = flow.call.dialect.tokens
     try:
         for event in events:
-            if type(event) is str:
-                yield event
-            elif tokens and type(event) is Event and event.type == "text":
-                yield event.token
+            if isinstance(event, str):
+                yield Event("text", event) if whole else event
+            elif whole or tokens and event.type == "text":
+                yield event if whole else event.token
     except ValueError:  # another thread is inside
         if not flow.left:  # pragma: no branch: else it is there to close it, for a moment that no test can hold
-            raise
-
-
-def _as_events(flow: _Flow, events: Iterator[_Said]) -> Iterator[Event]:
-    try:
-        for event in events:
-            yield Event("text", event) if isinstance(event, str) else event
-    except ValueError:
-        if not flow.left:  # pragma: no branch: the same
             raise
 
 
@@ -1738,7 +1730,8 @@ class _Misfit(ValueError):
         self.at, self.why = at, why
 
     def __str__(self) -> str:
-        return _words(f"{self.at}: {self.why() if callable(self.why) else self.why}".lstrip(".: "))
+        self.why = self.why() if callable(self.why) else self.why
+        return _words(f"{self.at}: {self.why}".lstrip(".: "))
 
 
 def _shown(value: Any) -> str:
@@ -2161,15 +2154,10 @@ class _Fit:
         checks = [self.of(arm) for arm in _list(wanted)]
         return _each(lambda value: [("", value, check) for check in checks])
 
-    def any_of(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        return self.some_of(_list(wanted), enough=1)
-
-    def one_of(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        return self.some_of(_list(wanted), enough=len(_list(wanted)))
-
-    def some_of(self, wanted: List[Any], enough: int) -> Optional[_Check]:
-        """What fits one of the schemas; of no more than `enough` of them it is asked."""
-        arms = sorted(((self.of(arm), bool(arm == {"type": "null"})) for arm in wanted), key=operator.itemgetter(1))
+    def any_of(self, wanted: Any, schema: JSON, enough: float = 1) -> Optional[_Check]:
+        """What fits one of the schemas; it is asked no further once it fits `enough` of them."""
+        null = {"type": "null"}
+        arms = sorted(((self.of(arm), bool(arm == null)) for arm in _list(wanted)), key=operator.itemgetter(1))
 
         def check(value: Any) -> None:
             fits = 0
@@ -2223,7 +2211,7 @@ _FLAT = frozenset(("type", "enum", "const", "required"))  # what looks at no par
 _KEYWORDS: Dict[str, Callable[[_Fit, Any, JSON], Optional[_Check]]] = {
     "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
     "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
-    "anyOf": _Fit.any_of, "oneOf": _Fit.one_of, "$ref": _Fit.ref}
+    "anyOf": _Fit.any_of, "oneOf": functools.partial(_Fit.any_of, enough=math.inf), "$ref": _Fit.ref}
 
 
 def _pointed(root: Any, parts: List[str]) -> Any:
