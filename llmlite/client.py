@@ -1536,11 +1536,12 @@ def _is_ping(name: bytes, chunk: JSON) -> bool:
     return any(re.sub("[-_]", "", word).lower() in _PINGS for word in words)
 
 
-def _is_hollow(value: Any, begun: bool) -> bool:
+def _is_hollow(value: Any, begun: bool, depth: int = 8) -> bool:
     """Whether JSON holds nothing but its frame: with such, too, some servers keep a connection alive."""
-    if type(value) is dict:
-        return all(key in _FRAME or key == "role" and begun or _is_hollow(item, begun) for key, item in value.items())
-    return all(_is_hollow(item, begun) for item in value) if type(value) is list else not value
+    if type(value) is list:
+        return depth > 0 and all(_is_hollow(item, begun, depth - 1) for item in value)
+    return depth > 0 and all(key in _FRAME or key == "role" and begun or _is_hollow(item, begun, depth - 1)
+                             for key, item in value.items()) if type(value) is dict else not value
 
 
 def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:

@@ -891,3 +891,13 @@ def ended(stream):
     for _ in stream:
         pass
     return stream.response
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
+def test_nesting_without_words_is_no_trouble(server, provider):
+    """A small chunk may be nested as deep as its bytes allow; nothing breaks of it but what an error says."""
+    deep = "[" * 380 + "]" * 380
+    server.sse([f'data: {{"type":"x","choices":{deep},"candidates":{deep}}}\n\n'] * 3)
+    with llmlite.Client("m", provider=provider, base_url=server.url, api_key="k-123456", retry=None) as llm, \
+            pytest.raises(llmlite.LLMError):
+        list(llm.stream("Hi"))
