@@ -1285,10 +1285,10 @@ def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Itera
     tokens = flow.call.dialect.tokens
     try:
         for event in events:
-            if isinstance(event, str):
+            if type(event) is str:
                 yield Event("text", event) if whole else event
-            elif whole or tokens and event.type == "text":
-                yield event if whole else event.token
+            elif whole or tokens and type(event) is Event and event.type == "text":
+                yield event if whole else event.token  # type: ignore[union-attr]
     except ValueError:  # another thread is inside
         if not flow.left:  # pragma: no branch: else it is there to close it, for a moment that no test can hold
             raise
