@@ -55,7 +55,7 @@ from collections import abc, deque
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType, SimpleNamespace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
 
 # isort: split
 from typing import Sequence, Tuple, Type, Union, get_args, get_origin, get_type_hints
@@ -81,6 +81,10 @@ Messages = Union[str, Sequence[JSON]]
 Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
+if TYPE_CHECKING:
+    _Path = os.PathLike[str]
+else:  # which Python 3.8 cannot evaluate
+    _Path = os.PathLike
 
 # ------------------------------------------------------------------------------------------------------------ constants
 
@@ -401,6 +405,16 @@ class Response:
 _NO_USAGE = Usage()
 
 
+class _Deadline(NamedTuple):
+    """When a call must have ended, and the seconds that were given for it."""
+
+    end: float = math.inf
+    limit: Optional[float] = None
+
+    def error(self, why: str = "", **said: Any) -> DeadlineExceededError:
+        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s ran out", why=why, **said)
+
+
 class Embeddings(NamedTuple):
     """The vectors of texts, in the texts' order."""
 
@@ -412,6 +426,13 @@ class Embeddings(NamedTuple):
 def _gathered(replies: List[Response], model: str) -> Embeddings:
     vectors = [vector for reply in replies for vector in reply.parsed]
     return Embeddings(vectors, sum((reply.usage for reply in replies), _NO_USAGE), model)
+
+
+def _so_far(replies: List[Response], last: Optional[Response], model: str) -> Response:
+    """The embeddings of the requests before one that failed; its usage counts too, if it was told."""
+    found = _gathered(replies, model)
+    return Response(parsed=found, usage=found.usage + (last.usage if last else _NO_USAGE), model=model,
+                    attempts=sum(reply.attempts for reply in replies))
 
 
 _NUMBERS: Dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False"}
@@ -552,14 +573,17 @@ def _checked_messages(messages: Messages) -> List[JSON]:
 
 def _check_parts(message: JSON, where: str) -> None:
     """Raise ConfigurationError unless lists of a message hold what dialects look into: dicts."""
-    content, calls = message.get("content"), message.get("tool_calls")
-    if not isinstance(calls, (list, type(None))):
-        raise ConfigurationError(f"{where}.tool_calls is a {type(calls).__name__}: give a list of dicts")
-    for name, items in (("content", content), ("tool_calls", calls)):
-        for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
-            if not isinstance(item, dict):
-                form = '{"type": "text", "text": "..."}' if name == "content" else "those of reply.message"
-                raise ConfigurationError(f"{where}.{name}[{at}] is a {type(item).__name__}: give a dict", hint=form)
+    others = (dict, bool, int, float) if message["role"] in ("tool", "function") else ()  # results: any JSON
+    _check_dicts(f"{where}.content", message.get("content"), (str, tuple, *others), '{"type": "text", "text": "..."}')
+    _check_dicts(f"{where}.tool_calls", message.get("tool_calls"), (), "those of reply.message")
+
+
+def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> None:
+    if not isinstance(items, (list, type(None), *also)):
+        raise ConfigurationError(f"{where} is a {type(items).__name__}: give a {'str or a ' * bool(also)}list of dicts")
+    for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
+        if not isinstance(item, dict):
+            raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
 
 
 def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
@@ -597,7 +621,9 @@ class _Schema(NamedTuple):
 
 def _as_dicts(asked: JSON) -> JSON:
     """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
-    asked = {name: value for name, value in asked.items() if name not in ("tools", "stop") or value not in ([], ())}
+    empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
+    empty += ["tool_choice"] if "tools" in empty else []
+    asked = {name: value for name, value in asked.items() if name not in empty}
     if "tools" in asked:
         asked["tools"] = _tool_dicts(asked["tools"])
     choice = asked.get("tool_choice")
@@ -613,7 +639,10 @@ def _read_schema(call: _Call, reply: Response) -> None:
     if call.schema is None or reply.tool_calls:
         return
     try:
-        reply.parsed = _parse_as(call.schema, reply.text)
+        reply.parsed = _parse_as(call.schema, reply.text, _Deadline(call.deadline, call.limit))
+    except DeadlineExceededError as late:
+        late.response = reply
+        raise
     except ValueError as error:
         short = " (it was cut at the token limit)" if reply.truncated else ""
         raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
@@ -630,13 +659,19 @@ def _arguments_of(function: JSON) -> JSON:
     return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
 
 
-def _call_with_text(call: JSON) -> JSON:
-    """A call in the history with its arguments as the JSON text of an object: on any other text servers choke."""
-    function = call.get("function")
-    found = _arguments_of(_dict(function))
-    if not isinstance(function, dict) or found and isinstance(function["arguments"], str):
+def _with_text(call: JSON, key: str) -> JSON:
+    """What holds a call of the history, its arguments as an object's JSON text: on any other servers choke."""
+    function = call.get(key)
+    if not isinstance(function, dict):
         return call
-    return {**call, "function": {**function, "arguments": _json_text(found)}}
+    found = _arguments_of(function)
+    whole = found and isinstance(function["arguments"], str)
+    return call if whole else {**call, key: {**function, "arguments": _json_text(found)}}
+
+
+def _with_object(call: JSON, key: str) -> JSON:
+    """A call of the history in a provider's own words, its arguments an object: an empty one for what is none."""
+    return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
 
 
 def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
@@ -815,7 +850,7 @@ class Client:
                  deadline: Optional[float] = None, retry: Optional[RetryPolicy] = RetryPolicy(),
                  rate_limit: Optional[RateLimit] = None, headers: Headers = None,
                  session: Optional[requests.Session] = None,
-                 save_failed: Union[None, str, os.PathLike] = None,  # type: ignore[type-arg]  # 3.8 has no os.PathLike[str]
+                 save_failed: Union[None, str, _Path] = None,
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
@@ -906,23 +941,16 @@ class Client:
             LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
                 vectors of the first texts.
         """
-        asked, started = locals(), _now()
+        asked = locals()
         texts = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, abc.Iterable) else []
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty")
         size = self._chat.embeddings_at_once
         batches = [texts[at:at + size] for at in range(0, len(texts), size)]
         done: List[Response] = []
-        try:
+        with self._as_one(done, lambda last: _so_far(done, last, self._model_for(model))):
             for batch, ask in zip(batches, self._within(asked)):
                 done.append(self._embedded({**ask, "texts": batch}))
-        except LLMError as error:
-            before = sum(reply.attempts for reply in done)
-            error.attempts, error.elapsed = error.attempts + before, _now() - started
-            if done:
-                found = _gathered(done, self._model_for(model))
-                error.response = Response(parsed=found, usage=found.usage, model=found.model, attempts=before)
-            raise
         return _gathered(done, done[-1].model)
 
     def _embedded(self, asked: JSON) -> Response:
@@ -933,7 +961,19 @@ class Client:
             return reply
         raise self._fail(call, _sealed(ResponseError(
             f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw, status_code=200,
-            headers=reply.headers, request_id=reply.request_id), call))
+            headers=reply.headers, request_id=reply.request_id,
+            response=Response(usage=reply.usage, model=reply.model)), call))
+
+    @contextlib.contextmanager
+    def _as_one(self, done: List[Response], so_far: Callable[[Optional[Response]], Response]) -> Iterator[None]:
+        """Requests that are one call of the user's: an error amid them tells of all, and of what had come."""
+        started = _now()
+        try:
+            yield
+        except LLMError as error:
+            error.attempts, error.elapsed = error.attempts + sum(one.attempts for one in done), _now() - started
+            error.response = so_far(error.response) if done else error.response
+            raise
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Headers = None) -> List[str]:
@@ -965,9 +1005,9 @@ class Client:
         history, declared = _checked_messages(messages), _tool_dicts(tools)
         functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
         others = {name for told in declared for name in _tool_names(told)} - set(functions)
-        asks, started = self._within({"deadline": deadline}), _now()
+        asks = self._within({"deadline": deadline})
         replies: List[Response] = []
-        try:
+        with self._as_one(replies, lambda last: last or replies[-1]):
             while True:
                 reply = self.chat(history, tools=declared, **next(asks), **options)
                 replies.append(reply)
@@ -976,16 +1016,11 @@ class Client:
                 if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
                     return reply
                 if len(replies) >= max_rounds:
+                    self.ledger._failed_one()
                     raise ResponseError(f"{max_rounds} rounds of tools and no answer", provider=self._provider.name,
                                         why="the model still asks for tools", hint="raise max_rounds=")
                 next(asks)  # past the deadline it raises: no function runs whose result cannot be sent
                 history += [_answered(call, functions) for call in reply.tool_calls]
-        except LLMError as error:
-            if replies and not error.attempts:
-                error.attempts, error.elapsed = sum(one.attempts for one in replies), _now() - started
-            if replies and error.response is None:
-                error.response = replies[-1]
-            raise
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
@@ -1071,7 +1106,7 @@ class Client:
         while _now() < deadline.end:
             yield {**asked, "deadline": deadline}
         self.ledger._failed_one()
-        raise DeadlineExceededError(f"deadline of {_brief(deadline.limit)} s ran out", provider=self._provider.name)
+        raise deadline.error(provider=self._provider.name)
 
     def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
         """A call from a method's arguments: everything is checked and encoded before anything is sent."""
@@ -1216,7 +1251,7 @@ class Stream:
         self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
-        self._pieces = _pieces_of(flow, self._events)
+        self._pieces = _read_on(flow, self._events)
 
     def __iter__(self) -> Iterator[Any]:
         return self._pieces
@@ -1226,7 +1261,7 @@ class Stream:
 
     def events(self) -> Iterator[Event]:
         """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
-        return _as_events(self._flow, self._events)
+        return _read_on(self._flow, self._events, whole=True)
 
     @property
     def response(self) -> Response:
@@ -1255,25 +1290,17 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
-def _pieces_of(flow: _Flow, events: Iterator[_Said]) -> Iterator[Any]:
+def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Iterator[Any]:
+    """The events of a stream, as they are or as the pieces that a reader of text wants."""
     tokens = flow.call.dialect.tokens
     try:
         for event in events:
             if type(event) is str:
-                yield event
-            elif tokens and type(event) is Event and event.type == "text":
-                yield event.token
+                yield Event("text", event) if whole else event
+            elif whole or tokens and type(event) is Event and event.type == "text":
+                yield event if whole else event.token  # type: ignore[union-attr]
     except ValueError:  # another thread is inside
         if not flow.left:  # pragma: no branch: else it is there to close it, for a moment that no test can hold
-            raise
-
-
-def _as_events(flow: _Flow, events: Iterator[_Said]) -> Iterator[Event]:
-    try:
-        for event in events:
-            yield Event("text", event) if isinstance(event, str) else event
-    except ValueError:
-        if not flow.left:  # pragma: no branch: the same
             raise
 
 
@@ -1282,9 +1309,11 @@ _OPENED = Event("opened")
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
-_NO_DATA: List[_Said] = []  # from parse_event: a sign of life, no more
-_PINGS = ("ping", "keepalive", "keep-alive", "heartbeat")
-_ODD_NAMES = (_BARE, b"error", *(name.encode() for name in _PINGS))  # events that are not plain data
+_PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
+_PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
+                          b"content_block_stop", b"message_delta", b"message_stop"))  # of events that are plain data
+_FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
+                    "type", "event"))  # what each chunk of a stream has around what it says
 
 
 class _Flow:
@@ -1339,14 +1368,14 @@ class _Flow:
             except (ValueError, StopIteration, RecursionError):
                 chunk, end, text = _UNSET, 0, ""
             if (type(chunk) is not dict or mark not in chunk or "error" in chunk or end != len(text)
-                    or name and name in _ODD_NAMES or end > _LARGE):
+                    or name and name not in _PLAIN_NAMES or end > _LARGE):
                 chunk = self._odd(name, data, chunk, text[end:], decoder)
                 if self.ended:
                     break
                 if chunk is None:
                     continue
             events = parse_event(chunk, body)
-            if events is _NO_DATA:
+            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(name, chunk)):
                 continue
             self.events += 1
             if self.events == 1:
@@ -1415,7 +1444,6 @@ class _Flow:
         self._skip(data, "is torn")
 
     def _skip(self, data: bytes, why: str) -> None:
-        self.attempt.left(None)  # a million of them take their time too
         if not self.bad:
             _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
                          self.call.words(data))
@@ -1430,11 +1458,12 @@ class _Flow:
         if type(chunk) is not dict:
             self.bad += chunk is not None
             return None
-        if (name.decode("latin-1") in _PINGS or chunk.get("type") in _PINGS) and not chunk.get("error"):
+        if _is_ping(name, chunk) and not chunk.get("error"):
             return None
         if name == b"error" and "error" not in chunk:
             chunk = {"error": chunk}
         if _holds_error(chunk, self.call.dialect):
+            _put({name: chunk[name] for name in ("usage", "usageMetadata") if name in chunk}, self.body)
             raise _Failed(chunk)
         return self._whole(data, chunk) if name == _BARE else chunk
 
@@ -1452,7 +1481,7 @@ class _Flow:
     def _error_inside(self, chunk: JSON) -> LLMError:
         error = _api_error(self.call, None, self.answer.headers, chunk)
         if not self.events:
-            self.attempt.billed = None
+            self.attempt.billed = error.response = self.reply() if self.reply().usage.total_tokens else None
             return error
         return StreamError(f"the provider broke the stream off with {error.args[0]}", why=self._counts(error.why),
                            last_error=_sealed(error, self.call))
@@ -1477,6 +1506,9 @@ class _Flow:
         if self.done is not None:
             return self.done
         reply = self.call.dialect.parse(_settled(self.body))
+        calls = reply.tool_calls
+        if calls and reply.finish_reason is None and (calls[-1].invalid or not calls[-1].raw_arguments):
+            calls[-1] = _cut(calls[-1], "the stream ended inside it")
         return _completed(reply, self.call, self.answer)
 
     def text(self) -> str:
@@ -1506,6 +1538,20 @@ class _Flow:
             self.attempt.billed = reply
         self.attempt.end(self.client.ledger)
         self.client._gate.spent(reply.usage)
+
+
+def _is_ping(name: bytes, chunk: JSON) -> bool:
+    """Whether an event is named as a mere sign of life, wherever servers put names."""
+    words = (name.decode("latin-1"), *(_str(chunk.get(key)) for key in ("type", "event", "object")), *list(chunk)[:1])
+    return any(re.sub("[-_]", "", word).lower() in _PINGS for word in words)
+
+
+def _is_hollow(value: Any, begun: bool, depth: int = 8) -> bool:
+    """Whether JSON holds nothing but its frame: with such, too, some servers keep a connection alive."""
+    if type(value) is list:
+        return depth > 0 and all(_is_hollow(item, begun, depth - 1) for item in value)
+    return depth > 0 and all(key in _FRAME or key == "role" and begun or _is_hollow(item, begun, depth - 1)
+                             for key, item in value.items()) if type(value) is dict else not value
 
 
 def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
@@ -1685,15 +1731,18 @@ def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
     name = _JSON_NAMES.get(type(value))
     also = "number" if name == "integer" else "integer" if name == "number" and value.is_integer() else name
     if name not in names and also not in names:
-        raise _Misfit(at, f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
+        raise _Misfit(at, lambda: f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
 
 
 class _Misfit(ValueError):
-    """A value that does not fit: where, from the outermost value down, and why."""
+    """A value that does not fit: where, from the outermost value down, and why, put into words if anybody asks."""
 
-    def __init__(self, at: str, why: str) -> None:
-        super().__init__(_words(f"{at}: {why}".lstrip(".: ")))
+    def __init__(self, at: str, why: Union[str, Callable[[], str]]) -> None:
         self.at, self.why = at, why
+
+    def __str__(self) -> str:
+        self.why = self.why() if callable(self.why) else self.why
+        return _words(f"{self.at}: {self.why}".lstrip(".: "))
 
 
 def _shown(value: Any) -> str:
@@ -2003,7 +2052,7 @@ def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
             and _is_strict(inner, depth - 1))
 
 
-def _parse_as(schema: Any, text: str) -> Any:
+def _parse_as(schema: Any, text: str, deadline: Optional[_Deadline] = None) -> Any:
     """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
     fenced = re.fullmatch(r"\s*```(?:json)?\s(.*)```\s*", text, re.S | re.I)
     text = (fenced[1] if fenced else text).strip()
@@ -2020,109 +2069,160 @@ def _parse_as(schema: Any, text: str) -> Any:
         return _schema_shape(schema).read(value, "")
     wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
     try:
-        _Fit(wanted).check(value, wanted, "")
+        _Fit(wanted, deadline or _Deadline()).of(wanted)(value)
     except RecursionError:
         raise ValueError("it is nested too deep to be held against the schema") from None
     return value
 
 
+_Check = Callable[[Any], None]  # raises _Misfit for a value that does not fit, or that the deadline has passed
+
+
 class _Fit:
-    """Holds values against a JSON schema, as far as the keywords of `_KEYWORDS` go; each raises `_Misfit`."""
+    """Checks made of a JSON schema, as far as the keywords of `_KEYWORDS` go; each part of it is read once."""
 
-    def __init__(self, root: JSON) -> None:
-        self.root = root
-        self.met: Dict[Tuple[int, int], Optional[Tuple[str, str]]] = {}  # by schema and value
+    def __init__(self, root: JSON, deadline: _Deadline) -> None:
+        self.root, self.deadline = root, deadline
+        self.made: Dict[int, _Check] = {}  # by schema
+        self.met: Dict[Tuple[int, int], Optional[Tuple[str, Any]]] = {}  # what is wrong, by schema and value
 
-    def check(self, value: Any, schema: Any, at: str) -> None:
-        """Raise the first thing that is wrong with a value; `at` is where it stands."""
+    def of(self, schema: Any) -> _Check:
+        """What checks a value against a schema."""
+        if id(schema) not in self.made:
+            self.made[id(schema)] = self.make(schema)
+        return self.made[id(schema)]
+
+    def make(self, schema: Any) -> _Check:
         if schema is False:
-            raise _Misfit(at, f"nothing may stand here, but there is {_shown(value)}")
-        pair = id(schema), id(value)
-        if value is None and isinstance(schema, dict) and schema.get("nullable") is True:  # as OpenAPI has it
-            return
-        if pair not in self.met:
-            self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
-            try:
-                for word, check in _KEYWORDS.items() if isinstance(schema, dict) else ():
-                    if word in schema:
-                        check(self, value, schema[word], schema, "")
-            except _Misfit as misfit:
-                self.met[pair] = misfit.at, misfit.why
-        found = self.met[pair]
-        if found is not None:
-            raise _Misfit(at + found[0], found[1])
+            return _unless(lambda value: False, lambda value: f"nothing may stand here, but there is {_shown(value)}")
+        words = {word: _dict(schema)[word] for word in _KEYWORDS if word in _dict(schema)}
+        checks = [check for check in (_KEYWORDS[word](self, words[word], schema) for word in words) if check]
+        nullable = _dict(schema).get("nullable") is True  # as OpenAPI has it
 
-    def type(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        def check(value: Any) -> None:
+            if _now() > self.deadline.end:
+                raise self.deadline.error("the reply is here, but not held against its schema to the end")
+            if not (nullable and value is None):
+                for one in checks:
+                    one(value)
+
+        def check_once(value: Any) -> None:
+            pair = id(schema), id(value)
+            if pair not in self.met:
+                self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
+                try:
+                    check(value)
+                except _Misfit as misfit:
+                    self.met[pair] = misfit.at, misfit.why
+            found = self.met[pair]
+            if found is not None:
+                raise _Misfit(*found)
+
+        return check if _FLAT.issuperset(words) else check_once
+
+    def type(self, wanted: Any, schema: JSON) -> Optional[_Check]:
         names = wanted if isinstance(wanted, list) else [wanted]
-        if names and all(name in _JSON_NAMES.values() for name in names):  # others, as Google's "STRING", say nothing
-            _check_type(value, names, at)
+        known = names and all(name in _JSON_NAMES.values() for name in names)  # Google's "STRING" says nothing
+        return (lambda value: _check_type(value, names, "")) if known else None
 
-    def enum(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        if isinstance(wanted, list) and not any(_same(value, known) for known in wanted):
-            raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}")
+    def enum(self, wanted: Any, schema: JSON) -> Optional[_Check]:
+        if not isinstance(wanted, list):
+            return None
+        plain = {(isinstance(one, bool), one) for one in wanted if isinstance(one, _PLAIN_JSON)}  # True is not 1
+        inner = [one for one in wanted if not isinstance(one, _PLAIN_JSON)]
+        return _unless(lambda value: (isinstance(value, bool), value) in plain if isinstance(value, _PLAIN_JSON) else
+                       any(_same(value, one) for one in inner),
+                       lambda value: f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}")
 
-    def const(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        if not _same(value, wanted):
-            raise _Misfit(at, f"{_shown(value)} is not {_shown(wanted)}")
+    def const(self, wanted: Any, schema: JSON) -> Optional[_Check]:
+        return _unless(lambda value: _same(value, wanted), lambda value: f"{_shown(value)} is not {_shown(wanted)}")
 
-    def required(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        names = _list(wanted) if isinstance(value, dict) else []
-        missing = [repr(name) for name in names if isinstance(name, str) and name not in value]
-        if missing:
-            raise _Misfit(at, f"missing {', '.join(missing)}")
+    def required(self, wanted: Any, schema: JSON) -> Optional[_Check]:
+        names = [name for name in _list(wanted) if isinstance(name, str)]
+        return _unless(lambda value: type(value) is not dict or all(name in value for name in names),
+                       lambda value: f"missing {', '.join(repr(name) for name in names if name not in value)}")
 
-    def properties(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        for name in _dict(wanted):
-            if name in _dict(value):
-                self.check(value[name], wanted[name], f"{at}.{name}")
+    def properties(self, wanted: Any, schema: JSON) -> Optional[_Check]:
+        checks = [(name, self.of(part)) for name, part in _dict(wanted).items()]
+        return _each(lambda value: [(name, value[name], check) for name, check in checks if name in _dict(value)])
 
-    def additional(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+    def additional(self, wanted: Any, schema: JSON) -> Optional[_Check]:
         if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
-            return
-        extra = [name for name in _dict(value) if name not in _dict(schema.get("properties"))]
-        if wanted is False and extra:
-            raise _Misfit(at, f"unexpected {', '.join(map(_shown, extra[:20]))}")
-        for name in extra:
-            self.check(value[name], wanted, f"{at}.{name}")
+            return None
+        known, check = _dict(schema.get("properties")), self.of(wanted)
+        if wanted is not False:
+            return _each(lambda value: [(name, value[name], check) for name in _dict(value) if name not in known])
+        return _unless(lambda value: type(value) is not dict or value.keys() <= known.keys(), lambda value:
+                       "unexpected " + ", ".join([_shown(name) for name in value if name not in known][:20]))
 
-    def items(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        parts = list(enumerate(_list(value)))[len(_list(schema.get("prefixItems"))):]
-        each = wanted if isinstance(wanted, list) else [wanted] * len(parts)  # a list: one for each place, as once was
-        for (index, part), one in zip(parts, each):
-            self.check(part, one, f"{at}[{index}]")
+    def items(self, wanted: Any, schema: JSON) -> Optional[_Check]:
+        first = len(_list(schema.get("prefixItems")))
+        checks = [self.of(part) for part in wanted] if isinstance(wanted, list) else None  # one a place, as once was
+        return _each(lambda value: zip(itertools.count(first), _list(value)[first:],
+                                       itertools.repeat(self.of(wanted)) if checks is None else checks))
 
-    def all_of(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
-        for arm in _list(wanted):
-            self.check(value, arm, at)
+    def all_of(self, wanted: Any, schema: JSON) -> Optional[_Check]:
+        checks = [self.of(arm) for arm in _list(wanted)]
+        return _each(lambda value: [("", value, check) for check in checks])
 
-    def any_of(self, value: Any, wanted: Any, schema: JSON, at: str, most: float = math.inf) -> None:
-        words: List[str] = []
-        fits = 0
-        for arm in sorted(_list(wanted), key=lambda arm: bool(arm == {"type": "null"})):
-            try:
-                self.check(value, arm, "")
-                fits += 1
-            except _Misfit as misfit:
-                if not words or arm != {"type": "null"}:  # what is wrong with an optional value is the other arm's word
-                    words.append(str(misfit))
-        if words and not fits:
-            raise _Misfit(at, "; or ".join(words))
-        if fits > most:
-            raise _Misfit(at, f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
+    def any_of(self, wanted: Any, schema: JSON, enough: float = 1) -> Optional[_Check]:
+        """What fits one of the schemas; it is asked no further once it fits `enough` of them."""
+        null = {"type": "null"}
+        arms = sorted(((self.of(arm), bool(arm == null)) for arm in _list(wanted)), key=operator.itemgetter(1))
 
-    def ref(self, value: Any, wanted: Any, schema: JSON, at: str) -> None:
+        def check(value: Any) -> None:
+            fits = 0
+            misfits: List[Tuple[str, Any]] = []
+            for one, is_null in arms:
+                try:
+                    one(value)
+                    fits += 1
+                    if fits == enough:
+                        break
+                except _Misfit as misfit:
+                    if not misfits or not is_null:  # what is wrong with an optional value is the other arm's word
+                        misfits.append((misfit.at, misfit.why))
+            if misfits and not fits:
+                raise _Misfit("", lambda: "; or ".join(str(_Misfit(*misfit)) for misfit in misfits))
+            if fits > 1:
+                raise _Misfit("", lambda: f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
+
+        return check
+
+    def ref(self, wanted: Any, schema: JSON) -> Optional[_Check]:
         if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
-            return  # it points out of the schema
+            return None  # it points out of the schema
         target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
         if target is _UNSET:
-            raise _Misfit(at, f"the $ref {_shown(wanted)} of the schema leads nowhere")
-        self.check(value, target, at)
+            return _unless(lambda value: False, lambda value: f"the $ref {_shown(wanted)} of the schema leads nowhere")
+        return lambda value: self.of(target)(value)  # made when it is needed: it may lead back here
 
 
-_KEYWORDS: Dict[str, Callable[[_Fit, Any, Any, JSON, str], None]] = {
+def _unless(fits: Callable[[Any], bool], why: Callable[[Any], str]) -> _Check:
+    def check(value: Any) -> None:
+        if not fits(value):
+            raise _Misfit("", lambda: why(value))
+    return check
+
+
+def _each(parts: Callable[[Any], Iterable[Tuple[Any, Any, _Check]]]) -> _Check:
+    """What checks parts of a value; each has the name or the number under which it stands there."""
+    def check(value: Any) -> None:
+        for step, part, one in parts(value):
+            try:
+                one(part)
+            except _Misfit as misfit:
+                misfit.at = (f"[{step}]" if type(step) is int else step and f".{step}") + misfit.at
+                raise
+    return check
+
+
+_PLAIN_JSON = (str, int, float, type(None))
+_FLAT = frozenset(("type", "enum", "const", "required"))  # what looks at no part of a value, and at no other schema
+_KEYWORDS: Dict[str, Callable[[_Fit, Any, JSON], Optional[_Check]]] = {
     "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
     "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
-    "anyOf": _Fit.any_of, "oneOf": functools.partial(_Fit.any_of, most=1), "$ref": _Fit.ref}
+    "anyOf": _Fit.any_of, "oneOf": functools.partial(_Fit.any_of, enough=math.inf), "$ref": _Fit.ref}
 
 
 def _pointed(root: Any, parts: List[str]) -> Any:
@@ -2172,13 +2272,6 @@ def _image_part(image: Any) -> JSON:
 
 # -------------------------------------------------------------------------------------------------------------- waiting
 
-class _Deadline(NamedTuple):
-    """When a call must have ended, and the seconds that the user gave for it."""
-
-    end: float
-    limit: Optional[float]
-
-
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
 
@@ -2199,7 +2292,7 @@ class _Call:
         self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
         self.started = _now()
-        self.deadline, self.limit = _Deadline(math.inf, None)
+        self.deadline, self.limit = _Deadline()
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
 
@@ -3325,8 +3418,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
     if _now() + _EPSILON >= attempt.deadline:
-        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s ran out", why=where,
-                                     last_error=call.last_error)
+        return _Deadline(attempt.deadline, call.limit).error(where, last_error=call.last_error)
     if _now() + _EPSILON >= attempt.idle_at:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
@@ -3538,25 +3630,27 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     body = _json_of(payload, call)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
         body = body[0] if call.dialect.mark else {"data": body}
-    if _holds_error(body, call.dialect):
-        attempt.billed = None
-        raise _api_error(call, None, answer.headers, body)
     if not isinstance(body, dict):
         if payload[:4096].lstrip()[:1] == b"<":
             raise _no_answer(call, answer, "an HTML page", payload, "is the base URL right?")
         what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
+    reply = _completed(call.dialect.parse(body), call, answer)
+    told = bool(reply.usage.total_tokens)  # what it took is billed, whatever it says
     raised: LLMError
     try:
+        if _holds_error(body, call.dialect):
+            raise _Failed(body)
         call.dialect.check(body)
-        attempt.billed = reply = _completed(call.dialect.parse(body), call, answer)
+        attempt.billed = reply
         return reply
     except _Failed as failed:
-        attempt.billed = None
+        attempt.billed = reply if told else None
         raised = _api_error(call, None, answer.headers, failed.args[0])
     except ResponseError as error:
         raised = _no_answer(call, answer, str(error.args[0]), payload)
-        raised.body = body
+        raised.body, attempt.billed = body, reply if told else attempt.billed
+    raised.response = reply if told else None
     raise raised
 
 
@@ -3784,6 +3878,7 @@ def _checked_options(asked: JSON) -> JSON:
         elif not isinstance(value, _KINDS.get(name, object)):
             names = " or ".join(kind.__name__ for kind in _KINDS[name])
             raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
+    _check_dicts("system", asked.get("system"), (str,), '{"type": "text", "text": "..."}')
     return asked
 
 
@@ -4017,6 +4112,13 @@ def _settled(value: Any, depth: int = 8) -> Any:
     return value
 
 
+def _put(new: JSON, body: JSON, but: Sequence[str] = ()) -> None:
+    """Fold keys into a body; what is null or blank replaces nothing that had come."""
+    for key, value in new.items():
+        if (value or key not in body) and key not in but:
+            body[key] = value
+
+
 def _gather(body: JSON, key: str, piece: str) -> None:
     """Append to a text that grows piece by piece, at a cost that does not grow with it."""
     try:
@@ -4046,6 +4148,10 @@ def _finish_of(raw: Any) -> Optional[str]:
     return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
 
 
+def _cut(call: ToolCall, why: str) -> ToolCall:
+    return call._replace(invalid=", ".join(filter(None, (call.invalid, why))))
+
+
 def _finished(reply: Response, own: JSON) -> Response:
     """A reply with its message; tool calls are why it ended, unless it was cut: then the last of them is.
 
@@ -4056,8 +4162,7 @@ def _finished(reply: Response, own: JSON) -> Response:
         why = f"refused by the provider: {_shown(reply.raw_finish_reason)}"
         calls[:] = [call._replace(invalid=why) for call in calls]
     if calls and finish in _CUT_BY:
-        why = ", ".join(filter(None, (calls[-1].invalid, _CUT_BY[finish])))
-        calls[-1] = calls[-1]._replace(invalid=why)
+        calls[-1] = _cut(calls[-1], _CUT_BY[finish])
     elif calls and finish is not None:
         reply.finish_reason = "tool_calls"
     reply.message = {"role": "assistant", "content": reply.text or (None if calls else "")}
@@ -4235,8 +4340,8 @@ class _OpenAI(_Dialect):
         sent = {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
         sent.update(_verbatim(message, self.voice) or {})
         if sent.get("tool_calls"):
-            sent["tool_calls"] = [_call_with_text(call) for call in sent["tool_calls"]]
-        return sent
+            sent["tool_calls"] = [_with_text(call, "function") for call in sent["tool_calls"]]
+        return _with_text(sent, "function_call")
 
     def tool_choice(self, choice: Any) -> Any:
         return choice
@@ -4292,35 +4397,35 @@ class _OpenAI(_Dialect):
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         choices = chunk.pop("choices", None)
-        if "usage" in chunk and chunk["usage"] is None:  # a null after the count must not take it away
-            del chunk["usage"]
-        if not chunk.get("id", True):  # nor the blanks of a late annotation the id and the model
-            chunk = {name: value for name, value in chunk.items() if value}
-        body.update(chunk)
+        if all(chunk.values()):
+            body.update(chunk)
+        else:
+            _put(chunk, body)
         events: List[_Said] = []
         for choice in choices if type(choices) is list else ():
             if type(choice) is dict:
                 self._fold(choice, body, events)
-        return events or (_NO_DATA if _is_hollow(chunk, choices) else events)
+        if not events:
+            chunk["choices"] = choices  # whether it holds anything is asked of the whole chunk
+        return events
 
     def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
         choices, index = body.get("choices"), choice.get("index")
         kept = choices[0] if choices and choices[0]["index"] == index else _kept(
             body, "choices", index, {"message": {}})
         message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
-        said = self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message)
-        if kept["index"] == 0:
-            events += said
-        if choice.get("logprobs") or not _PLAIN.issuperset(choice):
-            _fold_rest(choice, kept)
+        self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message,
+                         [] if kept["index"] else events)
+        odd = choice.get("logprobs") or not _PLAIN.issuperset(choice)
+        if odd:
+            _fold_rest(choice, kept, _FOLDED)
         if reason:
             events.append(_FINISH)
             kept["finish_reason"] = reason
-        if reason or "error" in choice:
+        if reason or odd:
             _fail(choice, reason)
 
-    def _fold_delta(self, delta: JSON, message: JSON) -> List[_Said]:
-        events: List[_Said] = []
+    def _fold_delta(self, delta: JSON, message: JSON, events: List[_Said]) -> None:
         for key, value in delta.items():
             if not value:
                 continue
@@ -4329,7 +4434,7 @@ class _OpenAI(_Dialect):
                 events.append(value)
             elif key == "content":
                 text, thoughts = _content_text(value)
-                events += self._fold_delta({"reasoning": thoughts, "content": text}, message)
+                self._fold_delta({"reasoning": thoughts, "content": text}, message, events)
             elif key in ("reasoning", "reasoning_content", "refusal") and type(value) is str:
                 _gather(message, key, value)
                 if key == "refusal":
@@ -4345,20 +4450,6 @@ class _OpenAI(_Dialect):
                 message[key] += value
             else:
                 message[key] = value
-        return events
-
-
-def _is_hollow(chunk: JSON, choices: Any) -> bool:
-    """Whether a chunk holds nothing but its frame: some servers keep a connection alive with such."""
-    parts = [chunk]
-    for choice in filter(None, map(_dict, _list(choices))):
-        parts += choice, _dict(choice.get("delta"))
-    return "usage" not in chunk and not any(
-        value and key not in _FRAME for part in parts for key, value in part.items())
-
-
-_FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
-                    "delta"))
 
 
 def _fail(choice: JSON, reason: Any) -> None:
@@ -4387,10 +4478,10 @@ def _kept(body: JSON, key: str, index: Any, new: JSON) -> JSON:
     return choices[-1]
 
 
-def _fold_rest(choice: JSON, kept: JSON) -> None:
+def _fold_rest(choice: JSON, kept: JSON, but: Iterable[str] = ()) -> None:
     """What a choice has beside its message: lists of what each token is grow, of all else the last word stays."""
     for key, value in choice.items():
-        if key in _FOLDED or (value is None and key in kept):
+        if key in but or (not value and key in kept):
             continue
         if key in _LISTED and type(value) is list:
             _under(kept, key, list).extend(value)
@@ -4402,7 +4493,7 @@ def _fold_rest(choice: JSON, kept: JSON) -> None:
 
 _PLAIN = frozenset(("index", "delta", "logprobs", "finish_reason"))  # what a choice of a chat's chunk always has
 _GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
-_FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason"))  # of a choice, by others
+_FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason", "content"))  # of a choice, by others
 _LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
                      "chosenCandidates", "topCandidates"))
 
@@ -4549,7 +4640,7 @@ class _Completions(_OpenAI):
         _gather(kept, "text", _str(choice.get("text")))
         if kept["index"] == 0:
             events += _told(_tokens_of(choice), body)
-        _fold_rest(choice, kept)
+        _fold_rest(choice, kept, _FOLDED)
         if reason:
             events.append(_FINISH)
             kept["finish_reason"] = reason
@@ -4605,7 +4696,8 @@ def _weighed(logprobs: JSON) -> List[Token]:
 
 def _placed(told: List[Token], ids: List[int]) -> List[Token]:
     """A token for each id; where fewer are told of, each is that of the last of the ids that make one character."""
-    if len(told) == len(ids):
+    if len(told) == len(ids) or told[0].id is None and abs(len(told) - len(ids)) == 1:  # an end of text more or less
+        told = told + [Token("")] * (len(ids) - len(told))
         return [Token(token.text, id, token.logprob) for token, id in zip(told, ids)]
     rest = deque(told)
     return [rest.popleft() if rest and rest[0].id == id else Token("", id) for id in ids]
@@ -4638,6 +4730,7 @@ class _LlamaCpp(_Dialect):
     path = "/completion"
     at_root = True
     names = {"max_tokens": "n_predict", "logprobs": "n_probs"}
+    pieces = ("content", "tokens", "completion_probabilities")  # of a stream's body, each chunk has the next of each
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
         asked = dict(asked)
@@ -4665,13 +4758,13 @@ class _LlamaCpp(_Dialect):
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         tokens = _native_tokens(chunk)
-        for name in ("content", "tokens", "completion_probabilities"):
-            piece = chunk.pop(name, None)
+        for name in self.pieces:
+            piece = chunk.get(name)
             if isinstance(piece, str):
                 _gather(body, name, piece)
             elif isinstance(piece, list):
                 _under(body, name, list).extend(piece)
-        body.update(chunk)
+        _put(chunk, body, self.pieces)
         events = _told(tokens, body)
         return [*events, _FINISH, _END] if chunk.get("stop") is True else events
 
@@ -4759,7 +4852,7 @@ class _Anthropic(_Dialect):
     def content(self, message: JSON) -> Any:
         own = _verbatim(message, self.voice)
         if own is not None:
-            return own
+            return [_with_object(_dict(block), "input") for block in _list(own)]
         if message["role"] in ("tool", "function"):
             result = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"),
                       "content": self.blocks(message.get("content"))}
@@ -4785,11 +4878,12 @@ class _Anthropic(_Dialect):
 
     def parse(self, body: JSON) -> Response:
         blocks = [_dict(block) for block in _list(body.get("content"))]
-        calls = [_tool_call(block.get("id"), block.get("name"), block.get("input") or {})
-                 for block in blocks if block.get("type") == "tool_use"]
-        blocks = [{**block, "input": _decode_arguments(block["input"])[0]} if isinstance(block.get("input"), str)
-                  else block for block in blocks]  # what came as JSON text the provider wants back as an object
         raw_finish = body.get("stop_reason")
+        none = {} if raw_finish else ""  # which a stream may still fill
+        calls = [_tool_call(block.get("id"), block.get("name"), block.get("input") or none)
+                 for block in blocks if block.get("type") == "tool_use"]
+        blocks = [_with_object(block, "input") if isinstance(block.get("input"), str) else block
+                  for block in blocks]  # what came as JSON text, piece by piece
         reply = Response(
             text=self.text(body), reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
             citations=[cited for block in blocks for cited in _list(block.get("citations"))],
@@ -4813,9 +4907,8 @@ class _Anthropic(_Dialect):
         if kind == "message_start":
             body.update(_dict(chunk.get("message")), content=[])
         elif kind == "message_delta":
-            body.update(_dict(chunk.get("delta")))
-            counts = {name: count for name, count in _dict(chunk.get("usage")).items() if count is not None}
-            body["usage"] = {**_dict(body.get("usage")), **counts}
+            _put(_dict(chunk.get("delta")), body)
+            _put(_dict(chunk.get("usage")), _under(body, "usage", dict))
             return [_FINISH] if body.get("stop_reason") else []
         elif kind == "message_stop":
             return [_END]
@@ -4823,7 +4916,7 @@ class _Anthropic(_Dialect):
             body.update(chunk)
             reply = self.parse(body)
             return [*_said(reply.reasoning, reply.text), _FINISH, _END]
-        return _NO_DATA if kind in _PINGS else []
+        return []
 
     @staticmethod
     def _start(block: JSON, started: JSON) -> List[_Said]:
@@ -4837,7 +4930,7 @@ class _Anthropic(_Dialect):
         kind = delta.get("type")
         name, key = _ANTHROPIC_DELTAS.get(kind if isinstance(kind, str) else "", ("", ""))
         piece = delta.get(name)
-        if isinstance(piece, str):
+        if piece and isinstance(piece, str):
             if "type" not in block:  # the event that opened the block was lost
                 block["type"] = {"input": "tool_use"}.get(key, key)
             _gather(block, key, piece)
@@ -4991,7 +5084,9 @@ class _Gemini(_Dialect):
                 continue
             results = []
             if role == "assistant":
-                parts = _verbatim(message, self.voice) or self.said(message)
+                parts = [{**part, "functionCall": _with_object(_dict(part["functionCall"]), "args")} if "functionCall"
+                         in part else part for part in map(_dict, _list(_verbatim(message, self.voice)))]
+                parts = parts or self.said(message)
                 told = [part["functionCall"] for part in parts if "functionCall" in part]
                 calls = [(str(call.get("id")), told_) for call, told_ in zip(_list(message.get("tool_calls")), told)]
                 contents.append({"role": "model", "parts": parts})
@@ -5050,9 +5145,8 @@ class _Gemini(_Dialect):
         return "".join(_str(_settled(part.get("text"))) for part in parts if not part.get("thought"))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
-        candidates = chunk.pop("candidates", None)
-        body.update(chunk)
-        events: List[_Said] = []
+        _put(chunk, body, ("candidates",))
+        candidates, events = chunk.get("candidates"), []  # type: Any, List[_Said]
         for candidate in candidates if type(candidates) is list else ():
             if type(candidate) is dict:
                 self._fold(candidate, body, events)
@@ -5062,11 +5156,11 @@ class _Gemini(_Dialect):
 
     @staticmethod
     def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
-        candidates, index, content = body.get("candidates"), candidate.pop("index", 0), candidate.pop("content", None)
+        candidates, index, content = body.get("candidates"), candidate.get("index", 0), candidate.get("content")
         kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(
             body, "candidates", index, {"content": {"role": "model", "parts": []}})
-        if candidate:
-            _fold_rest(candidate, kept)
+        if not _FOLDED.issuperset(candidate):
+            _fold_rest(candidate, kept, _FOLDED)
         parts: List[JSON] = kept["content"]["parts"]
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():

@@ -232,9 +232,21 @@ CASES = {
         [chunk(" hi!", "stop", token_ids=[7, 8], logprobs={"tokens": [" hi", "!"], "token_logprobs": [-1.0]}), LAST,
          DONE], reply(" hi!"), [Token(" hi", 7), Token("!", 8)], [Token(" hi", 7), Token("!", 8)]),
     "words-that-do-not-count": (  # neither of the answer's ids, nor with the prompt's
-        body(" hi!", logprobs={"tokens": [" hi", "!", "?"], "token_logprobs": [-1.0, -2.0, -3.0]}, token_ids=[7, 8]),
-        [chunk(" hi!", "stop", token_ids=[7, 8], logprobs={"tokens": [" hi", "!", "?"]}), LAST, DONE],
+        body(" hi!", logprobs={"tokens": [" hi", "!", "?", "."], "token_logprobs": [-1.0] * 4}, token_ids=[7, 8]),
+        [chunk(" hi!", "stop", token_ids=[7, 8], logprobs={"tokens": [" hi", "!", "?", "."]}), LAST, DONE],
         reply(" hi!"), [Token("", 7), Token(" hi!", 8)], [Token("", 7), Token(" hi!", 8)]),
+    "one-word-more": (
+        body(" hi!", logprobs={"tokens": [" hi", "!", "</s>"], "token_logprobs": [-1.0, -2.0, -3.0]},
+             token_ids=[7, 8]),
+        [chunk(" hi!", "stop", token_ids=[7, 8], logprobs={
+            "tokens": [" hi", "!", "</s>"], "token_logprobs": [-1.0, -2.0, -3.0]}), LAST, DONE],
+        reply(" hi!"), [Token(" hi", 7, -1.0), Token("!", 8, -2.0)], [Token(" hi", 7, -1.0), Token("!", 8, -2.0)]),
+    "one-word-less": (
+        body(" hi!", logprobs={"tokens": [" hi", "!"], "token_logprobs": [-1.0, -2.0]}, token_ids=[7, 8, 2]),
+        [chunk(" hi!", "stop", token_ids=[7, 8, 2], logprobs={
+            "tokens": [" hi", "!"], "token_logprobs": [-1.0, -2.0]}), LAST, DONE],
+        reply(" hi!"), [Token(" hi", 7, -1.0), Token("!", 8, -2.0), Token("", 2)],
+        [Token(" hi", 7, -1.0), Token("!", 8, -2.0), Token("", 2)]),
     "usage-on-each": (
         body(" hi"), [chunk(" hi", usage={"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}),
                       chunk("", "stop", USAGE), LAST, DONE], reply(" hi"), [Token(" hi")], [Token(" hi")]),

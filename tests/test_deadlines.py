@@ -348,36 +348,47 @@ def test_a_stream_of_pings_is_idle(server):
     assert server.wait_idle(1)
 
 
-PINGS = {
-    "openai": [b'data: {"type":"ping"}\n\n', b"event: ping\ndata: {}\n\n", b'data: {"choices":[]}\n\n',
-               b'data: {"id":"x","choices":[{"index":0,"delta":{}}]}\n\n', b"data: ping\n\n",
-               b'event: heartbeat\ndata: {"choices":[{"index":0,"delta":{"content":"no"}}]}\n\n',
-               b'data: {"choices":[{"index":0,"delta":{"content":"","tool_calls":[]},"finish_reason":null}]}\n\n'],
-    "anthropic": [b'event: ping\ndata: {"type":"ping"}\n\n', b'data: {"type": "ping"}\n\n', b"event: ping\ndata:\n\n",
-                  b'event: keepalive\ndata: {"type":"keepalive"}\n\n'],
-    "gemini": [b'data: {"type":"ping"}\n\n', b"event: ping\ndata: {}\n\n"],
-}
+FIRST = {  # how a stream of each dialect begins, with one piece of text
+    "openai": [chunk("He")], "completions": [{"choices": [{"index": 0, "text": "He"}]}],
+    "anthropic": [{"type": "message_start", "message": {"id": "m", "model": "m", "usage": {"input_tokens": 3}}},
+                  {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+                  {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "He"}}],
+    "gemini": [{"candidates": [{"content": {"parts": [{"text": "He"}]}}]}],
+    "llamacpp": [{"content": "He", "tokens": [5], "stop": False}]}
+PINGS = [  # whoever sends them; what is another dialect's empty chunk is nothing either
+    b"data: {}\n\n", b"event: ping\ndata: {}\n\n", b"event: Ping\ndata: {\"type\": \"Ping\", \"time\": 1}\n\n",
+    b'data: {"type":"ping"}\n\n', b'data: {"type": "keep_alive"}\n\n', b'data: {"type":"KEEP-ALIVE","time":1}\n\n',
+    b'event: keep_alive\ndata: {"x":1}\n\n', b'data: {"event":"ping"}\n\n', b'data: {"ping":1}\n\n',
+    b'data: {"object":"ping"}\n\n', b'data: {"type":"ping","choices":null}\n\n', b"data: null\n\n", b'data: ""\n\n',
+    b"data: []\n\n", b'data: [{"type":"ping"}]\n\n', b'{"type":"ping"}\n\n', b"event: ping\ndata:\n\n",
+    b"event: ping\n\n", b"data: ping\n\n", b"id: 3\n\n", b'data: {"choices":[]}\n\n',
+    b'event: heartbeat\ndata: {"x":{"y":"no"}}\n\n', b'data: {"id":"x","choices":[],"usage":null}\n\n',
+    b'data: {"id":"x","choices":[{"index":0,"delta":{}}]}\n\n', b'data: {"choices":[{"text":"","index":0}]}\n\n',
+    b'data: {"choices":[{"index":0,"delta":{"content":"","tool_calls":[]},"finish_reason":null}]}\n\n',
+    b'data: {"content":"","tokens":[],"stop":false}\n\n', b'data: {"candidates":[]}\n\n',
+    b'data: {"candidates":[{"content":{"parts":[{"text":""}]}}]}\n\n',
+    b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}\n\n']
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'  # once it has begun
 
 
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "before the first event"])
-@pytest.mark.parametrize("dialect", PINGS)
+@pytest.mark.parametrize("dialect", FIRST)
 @beside
 def test_pings_of_any_form_are_no_data(dialect, begun):
     """A provider's own pings do not keep a stream alive, neither before its first event nor after it."""
-    def case(number, server):
-        first = list(testing.stream(["He", "llo"]).content(testing.shape_of(asked[dialect])).pieces)[:2 if begun else 0]
-        ping = PINGS[dialect][number]
+    def case(ping, server):
+        first = [f"data: {json.dumps(event)}\n\n".encode() for event in FIRST[dialect]] if begun else []
         server.body([*first, *[ping] * 200], headers={"Content-Type": "text/event-stream"}, framing="close", gap=0.01)
-        with llmlite.Client("test", provider=dialect, base_url=server.url, api_key="k", retry=None,
+        provider = {"completions": "openai"}.get(dialect, dialect)
+        with llmlite.Client("test", provider=provider, base_url=server.url, api_key="k", retry=None,
                             idle_timeout=0.3) as llm:
+            method = llm.stream_tokens if dialect in ("completions", "llamacpp") else llm.stream
             with timed(0.29, 0.3 + GRACE), pytest.raises(llmlite.APITimeoutError, match="no data event for 0.3 s"):
-                ask(llm, "stream")
+                list(method("Hi"))
 
-    paths = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages",
-             "gemini": "/v1beta/models/test:streamGenerateContent"}
-    asked = {name: testing.Request(f"POST {path} HTTP/1.1\r\n\r\n".encode(), b'{"stream":true}')
-             for name, path in paths.items()}
-    together(range(len(PINGS[dialect])), case)
+    pings = [*PINGS, ROLE] if begun else PINGS
+    together(pings[::2], case)
+    together(pings[1::2], case)
 
 
 @beside
@@ -430,6 +441,20 @@ def test_a_slow_reader_is_not_an_idle_server(server):
     for piece in llm.stream("Hi"):
         pieces.append(piece)
         time.sleep(0.25)
+    assert pieces == ["a", "b", "c"]
+
+
+@beside
+def test_a_slow_reader_beside_what_is_no_event(server):
+    """Nor does it where words that are no event came with the pieces: what is here is not lost."""
+    server.body(["".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in (
+        chunk("a"), "keep alive", chunk("b"), chunk("c", "stop"), "[DONE]")).encode()],
+        headers={"Content-Type": "text/event-stream"})
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    pieces = []
+    for piece in llm.stream("Hi"):
+        pieces.append(piece)
+        time.sleep(0.25 if piece == "a" else 0)
     assert pieces == ["a", "b", "c"]
 
 
@@ -550,3 +575,19 @@ def test_the_longest_wait_as_people_write_it(server):
     with llmlite.Client("test", base_url=server.url, retry=policy) as llm, \
             pytest.raises(llmlite.RateLimitError, match="9000000 s, over retry_after_max=1234567"):
         llm.chat("Hi")
+
+
+ARMS = {"items": {"anyOf": [{"type": "object", "required": [f"a{at}"]} for at in range(500)]}}
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how):
+    """The check stops at the deadline: nothing of the reply, which was paid for, is lost."""
+    text = json.dumps([{"a499": 1}] * 50_000)
+    server.reply(text)
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=2 * D)
+    error = exceeded(lambda: ask(llm, how, schema=ARMS), 2 * D, 2 * D + GRACE)
+    assert str(error).startswith("compatible: deadline of 0.6 s ran out: the reply is here")
+    assert (error.response.text, error.response.parsed) == (text, None)
+    assert error.response.usage.total_tokens == llm.ledger.usage.total_tokens > 0
+    assert (llm.ledger.calls, llm.ledger.failed, len(server.requests)) == (1, 1, 1)

@@ -239,3 +239,14 @@ def test_texts_that_are_no_list(llm, texts):
     """What cannot be gone through is refused like what holds no text."""
     with pytest.raises(llmlite.ConfigurationError, match="texts"):
         llm.embed(texts)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_the_tokens_of_a_batch_that_lacks_vectors(server, before):
+    """An answer with too few vectors was billed: its tokens are on the error as they are on the ledger."""
+    few = testing.json_body({"embeddings": [{"values": [9]}], "usageMetadata": {"promptTokenCount": 7}})
+    server.handle(batches(*[1.0] * before, few))
+    with client(server, "gemini") as llm, pytest.raises(llmlite.ResponseError) as caught:
+        llm.embed(["a"] * 250)
+    assert caught.value.response.usage == llm.ledger.usage == llmlite.Usage(7 + 100 * before)
+    assert len(caught.value.response.parsed.vectors if before else []) == 100 * before

@@ -371,9 +371,9 @@ def real_errors(server):
     server.raw(testing.RESET)
     yield fails(server.url)
     server.raw(testing.STALL)
-    yield fails(server.url, timeout=(5, 0.02))
+    yield fails(server.url, timeout=(5, 0.3))
     server.raw(testing.STALL)
-    yield fails(server.url, deadline=0.02)
+    yield fails(server.url, deadline=0.3)
     for how in ({"end": "close"}, {"end": "reset"}):
         server.sse([EVENT], **how)
         yield fails(server.url, "stream")

@@ -315,6 +315,8 @@ def test_calls_that_are_no_functions_go_through(server, name):
     ({"role": "user", "content": [{"type": "text", "text": "a"}, None]}, "messages[1].content[1] is a NoneType: give"),
     ({"role": "tool", "tool_call_id": "c", "content": [1]}, "messages[1].content[0] is a int: give a dict"),
     ({"role": "assistant", "tool_calls": ["x"]}, "messages[1].tool_calls[0] is a str: give a dict"),
+    ({"role": "system", "content": 5}, "messages[1].content is a int: give a str or a list of dicts"),
+    ({"role": "user", "content": True}, "messages[1].content is a bool: give a str or a list of dicts"),
     ({"role": "assistant", "tool_calls": "x"}, "messages[1].tool_calls is a str: give a list of dicts")], ids=named)
 def test_messages_that_are_none(server, name, message, words):
     """What is no part and no call is refused before anything is sent, in one line that says where it stands."""
@@ -322,3 +324,53 @@ def test_messages_that_are_none(server, name, message, words):
         llm.chat([HI, message])
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("system, words", [
+    (["be brief"], "system[0] is a str: give a dict"), ([None], "system[0] is a NoneType: give a dict")], ids=repr)
+def test_system_prompts_that_are_none(server, name, system, words):
+    """A system prompt is a str or a list of parts: none is lost without a word."""
+    with client(server, name) as llm, pytest.raises(llmlite.ConfigurationError) as caught:
+        llm.chat("hi", system=system)
+    assert str(caught.value).startswith(words) and server.requests == []
+
+
+@pytest.mark.parametrize("given", ["txt", [1], 5, None, "[1]", '{"a": 1}'], ids=repr)
+def test_a_providers_own_words_hold_objects(server, given):
+    """What goes back verbatim beside thoughts and signatures has an object as a call's arguments too."""
+    told = {"a": 1} if given == '{"a": 1}' else {}
+    blocks = [{"type": "thinking", "thinking": "t", "signature": "s"},
+              {"type": "tool_use", "id": "a", "name": "f", "input": given}]
+    parts = [{"functionCall": {"name": "f", "args": given}, "thoughtSignature": "s"}]
+    for name, body in (("anthropic", {"type": "message", "content": blocks, "stop_reason": "tool_use"}),
+                       ("gemini", {"candidates": [{"content": {"role": "model", "parts": parts}}]})):
+        server.json(body)
+        server.json(DIALECTS[name].turn(2)[0])
+        with client(server, name) as llm:
+            first = llm.chat("hi")
+            assert first.raw == body or isinstance(given, str)
+            llm.chat([HI, json.loads(json.dumps(first.message)), llmlite.tool_result(first.tool_calls[0], "3")])
+    anthropic, gemini = server.requests[1].json["messages"][1], server.requests[3].json["contents"][1]
+    assert anthropic["content"] == [blocks[0], {**blocks[1], "input": told}]
+    assert gemini["parts"] == [{"functionCall": {"name": "f", "args": told}, "thoughtSignature": "s"}]
+
+
+@pytest.mark.parametrize("given, told", [("{bad", "{}"), ([1], "{}"), (None, "{}"), ('{ "a":1}', '{ "a":1}')], ids=repr)
+def test_a_call_in_the_form_of_old(server, given, told):
+    """The function_call of old histories goes back with the JSON text of an object."""
+    server.json(DIALECTS["openai"].turn(2)[0])
+    with client(server, "openai") as llm:
+        llm.chat([HI, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": given}},
+                  {"role": "function", "name": "f", "content": "r"}])
+    assert server.requests[0].json["messages"][1]["function_call"] == {"name": "f", "arguments": told}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("none", [[], ()], ids=repr)
+def test_no_tools_no_choice_of_one(server, name, none):
+    """Where no tools are given, which of them to use is not sent either."""
+    server.json(DIALECTS[name].turn(2)[0])
+    with client(server, name) as llm:
+        llm.chat("hi", tools=none, tool_choice="auto")
+    assert not {"tools", "tool_choice", "toolConfig"} & set(server.requests[0].json)

@@ -359,3 +359,50 @@ def test_threads(server):
     usage = sum((part["usage"] for part in parts), llmlite.Usage())
     assert usage == llmlite.Usage((3 * 10 + 9) * each, (3 * 5 + 1) * each)
     assert sum((part["by_model"].get("test", llmlite.Usage()) for part in parts), llmlite.Usage()) == usage
+
+
+TOLD = {"prompt_tokens": 500, "completion_tokens": 30, "total_tokens": 530}
+PART = {"index": 0, "message": {"role": "assistant", "content": "part"}}
+BILLED = {  # a 200 that is an error, and tells what it took
+    "no choices": {"choices": []}, "null": {"choices": None}, "no dict": {"choices": [5]},
+    "error": {"choices": [{**PART, "finish_reason": "error"}]},
+    "abort": {"choices": [{**PART, "finish_reason": "abort"}]},
+    "error in a choice": {"choices": [{**PART, "error": {"message": "x"}, "finish_reason": "stop"}]},
+    "error beside": {"error": {"message": "bad"}, "choices": [PART]}, "error alone": {"error": {"message": "bad"}}}
+
+
+@pytest.mark.parametrize("body", BILLED.values(), ids=BILLED)
+def test_what_a_failed_answer_took_is_booked(server, body):
+    """What the server says was used is on the ledger and on the error's response, whatever else the answer says."""
+    server.json({"model": "test", **body, "usage": TOLD})
+    with client(server.url, retry=None) as llm:
+        with pytest.raises(llmlite.LLMError) as caught:
+            llm.chat("hello")
+        assert llm.ledger.snapshot() == expected(1, tokens=(500, 30), failed=1)
+        assert caught.value.response.usage == llmlite.Usage(500, 30)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize("last", [
+    {"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]},
+    {"error": {"message": "bad"}}, {"error": {"message": "bad"}, "choices": []}], ids=["reason", "error", "beside"])
+def test_what_a_failed_stream_took_is_booked(server, last, begun):
+    """The same where a stream breaks off, at its first event or later."""
+    server.sse([*[BARE] * begun, {**last, "model": "test", "usage": TOLD}])
+    with client(server.url, retry=None) as llm:
+        with pytest.raises(llmlite.LLMError) as caught:
+            stream(llm)
+        assert llm.ledger.snapshot() == expected(1, tokens=(500, 30), failed=1)
+        assert (caught.value.response.usage, caught.value.response.text) == (llmlite.Usage(500, 30), "Hi" * begun)
+
+
+def test_an_error_that_tells_of_no_tokens_is_not_billed(server):
+    """An error object alone is no billed call, in a body and in a stream."""
+    server.json({"error": {"message": "bad"}})
+    server.sse([{"error": {"message": "bad"}}])
+    with client(server.url, retry=None) as llm:
+        for ask in (chat, stream):
+            with pytest.raises(llmlite.ServerError) as caught:
+                ask(llm)
+            assert caught.value.response is None
+        assert llm.ledger.snapshot() == expected(attempts=2, failed=2)

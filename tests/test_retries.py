@@ -277,7 +277,7 @@ def test_not_after_the_first_event(server, end):
 def test_not_after_a_cut(server, how):
     """Nor when the connection is lost or falls silent in the middle."""
     server.sse([EVENT], times=None, **how)
-    error, count = fails(server, stream, timeout=(5, 0.2))
+    error, count = fails(server, stream, timeout=(5, 1))
     assert (count, error.response.text) == (ONCE, "Hi")
 
 
@@ -378,7 +378,7 @@ def test_fresh_connection_is_an_attempt(server, steps):
 def test_read_timeout(server, call, steps):
     """A read timeout is retried."""
     server.raw(*steps, times=None)
-    error, count = fails(server, call, timeout=(5, 0.03))
+    error, count = fails(server, call, timeout=(5, 0.2))
     assert (type(error), count) == (llmlite.APITimeoutError, NORMAL)
 
 

@@ -94,7 +94,7 @@ def test_rounds_are_limited(server, llm):
     with pytest.raises(llmlite.ResponseError, match="3 rounds") as caught:
         llm.run_tools("Note", [note], max_rounds=3)
     assert caught.value.response.tool_calls[0].arguments == {"a": 3}
-    assert len(server.requests) == 3 and llm.ledger.calls == 3
+    assert len(server.requests) == 3 and (llm.ledger.calls, llm.ledger.failed) == (3, 1)
     assert ran == [1, 2], "what the last reply asks for is not done: its result could not be sent"
     assert (caught.value.attempts, caught.value.provider) == (3, "compatible") and caught.value.elapsed > 0
     assert [turn["role"] for turn in caught.value.response.messages] == [
@@ -113,9 +113,10 @@ def test_one_deadline_for_all_rounds(server, llm):
     """The deadline bounds the rounds together."""
     script(server, calling(("add", {"a": 1})), testing.raw(testing.STALL))
     start = time.monotonic()
-    with pytest.raises(llmlite.DeadlineExceededError):
+    with pytest.raises(llmlite.DeadlineExceededError, match="deadline of 0.3 s ran out after 2 attempts") as caught:
         llm.run_tools("Add", [add], deadline=0.3)
-    assert 0.25 < time.monotonic() - start < 0.55
+    assert 0.25 < caught.value.elapsed <= time.monotonic() - start < 0.55
+    assert (caught.value.attempts, llm.ledger.failed) == (2, 1)
     assert len(server.requests) == 2
 
 
@@ -143,7 +144,7 @@ def test_an_error_amid_the_rounds(server, llm):
     script(server, calling(("add", {"a": 1})), testing.error(400, "no"))
     with pytest.raises(llmlite.BadRequestError) as caught:
         llm.run_tools("Add", [add])
-    assert caught.value.attempts == 1
+    assert caught.value.attempts == 2 and "after 2 attempts" in str(caught.value)
     assert [turn["role"] for turn in caught.value.response.messages] == ["user", "assistant", "tool"]
     with pytest.raises(llmlite.LLMError) as caught:
         llmlite.Client("m", base_url="http://127.0.0.1:9", retry=None).run_tools("Add", [add])

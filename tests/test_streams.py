@@ -811,3 +811,96 @@ def test_another_thread_looks_at_the_reply(server, name):
     assert not failures and seen
     whole = "abc " * 2000
     assert all(whole.startswith(text) and whole.startswith(later) for text, later in seen)
+
+
+# ------------------------------------------------------------------------------------------------ what came, and stays
+
+
+def opened(arguments):
+    function = {"name": "f", "arguments": arguments}
+    return chunk(tool_calls=[{"index": 0, "id": "a", "type": "function", "function": function}])
+
+
+def block(piece):
+    started = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    return [{"type": "content_block_start", "index": 0, "content_block": started},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": piece}}]
+
+
+OPEN_CALLS = {
+    "none begun": ("openai", [opened("")], "the stream ended inside it"),
+    "cut": ("openai", [opened('{"path": ')], "not JSON: "),
+    "whole": ("openai", [opened('{"path": "a"}')], None),
+    "an empty object": ("openai", [opened("{}")], None),
+    "anthropic": ("anthropic", block(""), "the stream ended inside it"),
+    "anthropic, cut": ("anthropic", block('{"a'), "not JSON: "),
+}
+
+
+@pytest.mark.parametrize("provider, events, why", OPEN_CALLS.values(), ids=OPEN_CALLS)
+@pytest.mark.parametrize("end", ["cut", "mark"])
+def test_a_call_whose_end_was_not_told(server, provider, events, why, end):
+    """Where no finish reason came, the last call is invalid if its arguments are empty or incomplete."""
+    mark = [DONE] if provider == "openai" else [{"type": "message_stop"}]
+    server.sse([*events, *(mark if end == "mark" else [])])
+    with llmlite.Client("m", provider=provider, base_url=server.url, api_key="k-123456", retry=None) as llm:
+        stream = llm.stream("Hi")
+        if end == "cut":
+            with pytest.raises(llmlite.TruncatedStreamError) as caught:
+                list(stream)
+            calls = caught.value.response.tool_calls
+        else:
+            calls = [event.tool_call for event in stream.events() if event.type == "tool_call"]
+    assert [call.arguments for call in calls] == [{"path": "a"} if events[0] == opened('{"path": "a"}') else {}]
+    assert calls[0].invalid is None if why is None else calls[0].invalid.startswith(why)
+    assert why is None or calls[0].invalid.endswith("the stream ended inside it")
+
+
+@pytest.mark.parametrize("late", [None, "", [], {}, 0], ids=repr)
+def test_nothing_replaces_what_had_come(server, llm, late):
+    """A later null, or a blank, takes nothing away: not the citations, nor the ids, nor the count."""
+    told = {"citations": ["u"], "prompt_token_ids": [1, 2], "system_fingerprint": "fp", "usage": usage(3, 2)}
+    server.sse([{**HE, **told}, {**LLO, **dict.fromkeys(told, late), "id": late, "model": late},
+                {"choices": [{**STOP["choices"][0], "stop_reason": 7}]},
+                {"choices": [{"index": 0, "delta": {}, "finish_reason": None, "stop_reason": late}]}, DONE])
+    stream = llm.stream("Hi")
+    assert list(stream) == ["He", "llo"]
+    reply = stream.response
+    assert (reply.citations, reply.usage, reply.id, reply.model) == (["u"], llmlite.Usage(3, 2), "c", "m")
+    assert {name: reply.raw[name] for name in told} == told and reply.raw["choices"][0]["stop_reason"] == 7
+
+
+def test_nothing_replaces_what_had_come_at_anthropic_and_gemini(server):
+    """The same for their usage, their citations and their reasons."""
+    server.sse([{"type": "message_start", "message": {"id": "i", "model": "m", "usage": {"input_tokens": 3}}},
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+                {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": None}},
+                {"type": "message_stop"}])
+    with llmlite.Client("m", provider="anthropic", base_url=server.root, api_key="k-123456", retry=None) as llm:
+        reply = ended(llm.stream("Hi"))
+    assert (reply.usage, reply.raw_finish_reason) == (llmlite.Usage(3, 2), "end_turn")
+    counts, meta = {"promptTokenCount": 3, "candidatesTokenCount": 2}, {"citationSources": [{"uri": "u"}]}
+    server.sse([{"candidates": [{"content": {"parts": [{"text": "a"}]}, "citationMetadata": meta}],
+                 "usageMetadata": counts, "modelVersion": "v"},
+                {"candidates": [{"finishReason": "STOP", "citationMetadata": None}], "usageMetadata": None,
+                 "modelVersion": None}])
+    with llmlite.Client("m", provider="gemini", base_url=server.root, api_key="k-123456", retry=None) as llm:
+        reply = ended(llm.stream("Hi"))
+    assert (reply.text, reply.usage, reply.citations, reply.model) == ("a", llmlite.Usage(3, 2), [{"uri": "u"}], "v")
+
+
+def ended(stream):
+    """The whole reply of a stream."""
+    for _ in stream:
+        pass
+    return stream.response
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
+def test_nesting_without_words_is_no_trouble(server, provider):
+    """A small chunk may be nested as deep as its bytes allow; nothing breaks of it but what an error says."""
+    deep = "[" * 380 + "]" * 380
+    server.sse([f'data: {{"type":"x","choices":{deep},"candidates":{deep}}}\n\n'] * 3)
+    with llmlite.Client("m", provider=provider, base_url=server.url, api_key="k-123456", retry=None) as llm, \
+            pytest.raises(llmlite.LLMError):
+        list(llm.stream("Hi"))

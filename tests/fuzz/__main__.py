@@ -50,7 +50,7 @@ def target_http(pieces):
         there.shutdown(socket.SHUT_WR)
         call = client._Call(client._PROVIDERS["openai"], "m", None, True)
         call.read = 5.0
-        call.start(5.0)
+        call.deadline, call.limit = client._now() + 5.0, 5.0
         attempt = client._Attempt(call)
         answer = client._HTTPResponse(client._Wire(here, attempt, in_head=True), method="POST")
         try:
