@@ -523,7 +523,7 @@ def test_models_takes_options(server, llm):
     """models() takes headers= and timeout= for one call."""
     server.reply("", delay=1)
     with pytest.raises(llmlite.APITimeoutError):
-        llm.models(timeout=0.05, headers={"X-Team": "a"})
+        llm.models(timeout=0.4, headers={"X-Team": "a"})
     assert server.requests[0].headers["x-team"] == "a"
 
 

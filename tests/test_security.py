@@ -349,7 +349,7 @@ def test_our_own_words_are_not_masked(server, tmp_path, key):
     server.error(400, f"no: {key}")
     server.reply("again")
     with client(server, key=key, save_failed=str(tmp_path / key[:4])) as llm:
-        assert f"read timed out: POST {server.url}/chat/completions" in str(fails(llm, timeout=0.1))
+        assert f"read timed out: POST {server.url}/chat/completions" in str(fails(llm, timeout=0.5))
         assert fails(llm).message == "no: ***"
     paths = list((tmp_path / key[:4]).iterdir())
     saved = [json.loads(path.read_text()) for path in paths]
