@@ -1185,7 +1185,7 @@ class Client:
                 body = _json_of(payload, call)
                 raise _api_error(call, answer.status, answer.headers,
                                  payload.decode("utf-8", "replace") if body is _UNSET else body)
-            attempt.billed = Response(model=call.model)
+            attempt.billed = SimpleNamespace(usage=_NO_USAGE, model=call.model)  # until it has said more
             if call.streams:
                 return Stream(_Flow(call, attempt, answer, self))
             reply = _read_reply(call, attempt, answer)
@@ -2327,7 +2327,7 @@ class _Attempt:
         self.straight = False  # whether nobody but us is to see the request
         self.reused = False  # until the pool has handed out a connection that was in use before
         self.status = 0
-        self.billed: Optional[Response] = None
+        self.billed: Any = None  # what the ledger counts of its reply
         self.answer: Optional[_Answer] = None
         self.wire: Optional[_Wire] = None
 
@@ -3274,7 +3274,8 @@ class _Answer:
         self.headers = response.headers
         self._whole = False
         self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
-        _bound(response, attempt)
+        if attempt.wire is None:
+            _bound(response, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
