@@ -350,8 +350,8 @@ def test_a_stream_of_a_fallback_that_breaks(server, backup, named, end, kind):
     half = testing.sse([{"choices": [{"index": 0, "delta": {"content": "Half"}}]}], end=end)
     (server if named else backup).handle(lambda request: half if request.json["model"] != "first" else
                                          testing.error(404))
-    other = other_client(backup, "spare", idle_timeout=0.2)
-    with client(server, "second" if named else other, "third", idle_timeout=0.2) as llm, other:
+    other = other_client(backup, "spare", idle_timeout=0.3)
+    with client(server, "second" if named else other, "third", idle_timeout=0.3) as llm, other:
         assert type(raised(llm, "stream")) is getattr(llmlite, kind)
     assert (llm.ledger.failed, llm.ledger.calls) == (1, 1)
     assert other.ledger.failed == (0 if named else 1)
@@ -361,7 +361,7 @@ def test_a_stream_of_a_fallback_that_breaks(server, backup, named, end, kind):
 def test_a_stream_of_the_first_that_breaks(server):
     """So has one of the first client, though there are fallbacks."""
     server.sse([{"choices": [{"index": 0, "delta": {"content": "Half"}}]}], end="stall")
-    with client(server, "second", idle_timeout=0.2) as llm:
+    with client(server, "second", idle_timeout=0.3) as llm:
         assert type(raised(llm, "stream")) is llmlite.APITimeoutError
     assert llm.ledger.failed == 1
 
