@@ -5,6 +5,7 @@ A function marked `@beside` takes its parameters, and, if it names them, a `serv
 captured output, signals, forks. When the first of a module's is due, all of them are played, a few at a time; each then
 has its own outcome.
 """
+import collections
 import contextlib
 import functools
 import inspect
@@ -113,3 +114,32 @@ def timed(least, most):
         yield
         took = time.monotonic() - started
     assert least <= took < most + late.seconds, (least, took, most, late.seconds)
+
+
+class Meter(threading.Thread):
+    """How late bare waits are in this process, all the time."""
+
+    def __init__(self):
+        super().__init__(name="meter", daemon=True)
+        self.ticks = collections.deque(maxlen=5000)  # (when it began, seconds late)
+
+    def run(self):
+        while True:
+            began = time.monotonic()
+            time.sleep(TICK)
+            self.ticks.append((began, time.monotonic() - began - TICK))
+
+    def late(self, since):
+        """Seconds that have been lost since then."""
+        return sum(seconds for began, seconds in list(self.ticks) if began + seconds + TICK > since)
+
+
+METER = Meter()
+METER.start()
+
+
+def within(least, started, most):
+    """Whether a time that began then has taken so many seconds, but for what the machine itself is late meanwhile."""
+    took, late = time.monotonic() - started, METER.late(started)
+    assert least <= took < most + late, (least, took, most, late)
+    return True

@@ -557,7 +557,7 @@ def test_one_liners_use_the_environment(server, monkeypatch):
 def test_elapsed_is_the_calls_time(server, llm):
     """elapsed is the seconds the call took."""
     server.reply("ok", delay=0.1)
-    assert 0.1 <= llm.chat("hi").elapsed < 0.5
+    assert 0.1 <= llm.chat("hi").elapsed < 2
 
 
 def test_attempts_are_counted(server):

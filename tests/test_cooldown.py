@@ -1,11 +1,12 @@
 """One cool-down for all threads of a client, and the user's own RateLimit; measured at the server."""
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import beside
+from tests.beside import beside, within
 
 POLICY = llmlite.RetryPolicy(rate_limit_backoff=30)
 
@@ -177,14 +178,13 @@ def test_longest_ask_counts(server, asks):
 def test_held_back_past_the_deadline(server):
     """A call whose deadline comes before the end of the cool-down fails at once and sends nothing."""
     with client(server) as llm, Threads() as threads:
-        hold_back(server, llm, threads, 0.35)
+        hold_back(server, llm, threads, 1)
         started = time.monotonic()
         with pytest.raises(llmlite.DeadlineExceededError) as caught:
             llm.chat("held", deadline=0.2)
-        took = time.monotonic() - started
+        assert within(0, started, 0.15)
         assert len(server.requests) == 1
-    assert took < 0.15
-    assert 0.15 < caught.value.retry_after <= 0.35 * 1.1
+    assert 0.15 < caught.value.retry_after <= 1 * 1.1
     assert caught.value.attempts == 0
 
 
@@ -207,7 +207,7 @@ def test_cooldown_ends(server):
         started = time.monotonic()
         for _ in range(10):
             llm.chat("free")
-    assert time.monotonic() - started < 0.2
+    assert within(0, started, 0.2)
 
 
 # -------------------------------------------------------------------------------------------------------- RateLimit
@@ -242,7 +242,7 @@ def test_slow_limit_has_no_burst(server):
         started = time.monotonic()
         with pytest.raises(llmlite.DeadlineExceededError) as caught:
             llm.chat("hello", deadline=1)
-    assert time.monotonic() - started < 0.2
+    assert within(0, started, 0.2)
     assert 9 < caught.value.retry_after <= 10
     assert len(server.requests) == 1
 
@@ -320,8 +320,14 @@ def test_limit_is_checked(field, value):
 @beside
 def test_the_spread_leaves_a_deadline_its_time(server):
     """A wait that fits into the deadline is waited: the spread after it is cut to what is left, not held against it."""
-    for _ in range(6):
-        server.error(429, retry_after=0.3)
-        server.reply("ok")
-        llm = llmlite.Client("m", base_url=server.url)
-        assert llm.chat("Hi", deadline=0.34).text == "ok"
+    asked = set()
+
+    def answer(request):
+        again = request.body in asked
+        asked.add(request.body)
+        return testing.reply("ok") if again else testing.error(429, retry_after=4)
+
+    server.handle(answer)
+    with ThreadPoolExecutor(12) as pool:  # uncut, each would fail in 3 of 8 cases
+        replies = [pool.submit(llmlite.Client("m", base_url=server.url).chat, str(n), deadline=4.25) for n in range(12)]
+        assert [reply.result().text for reply in replies] == ["ok"] * 12

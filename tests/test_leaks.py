@@ -15,7 +15,7 @@ import weakref
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import beside
+from tests.beside import beside, within
 
 QUICK = llmlite.RetryPolicy(max_retries=1, backoff=0.001, rate_limit_max_retries=1, rate_limit_backoff=0.001)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -372,7 +372,7 @@ def test_close_frees_a_blocked_reader(server):
     started = time.monotonic()
     stream.close()
     reader.join(1)
-    assert not reader.is_alive() and time.monotonic() - started < 0.3
+    assert not reader.is_alive() and within(0, started, 0.3)
     assert found == ["He"]
     assert settles(lambda: server.open_connections, 0)
 

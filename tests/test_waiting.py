@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import beside
+from tests.beside import METER, beside, within
 
 SLOW = llmlite.RetryPolicy(max_retries=2, backoff=30, backoff_max=30, rate_limit_max_retries=2, rate_limit_backoff=30)
 DATE = "Sun, 06 Nov 1994 08:49:07 GMT"  # 30 s before the dates below
@@ -267,7 +267,7 @@ def test_backoff_doubles_up_to_its_maximum(server, status, fields):
     measured = gaps(server)
     assert len(measured) == 4
     for gap, least in zip(measured, (0.02, 0.04, 0.07, 0.07)):
-        assert least <= gap < least + SLACK
+        assert least <= gap < least + SLACK + METER.late(server.requests[0].time)
 
 
 def test_backoff_stays_at_its_maximum(server):
@@ -342,7 +342,7 @@ def test_ask_over_the_maximum(server, headers, seconds):
     server.error(429, headers=headers, times=None)
     started = time.monotonic()
     error = fails(server, llmlite.RetryPolicy(retry_after_max=1))
-    assert time.monotonic() - started < SLACK
+    assert within(0, started, SLACK)
     assert (type(error), error.retry_after, len(server.requests)) == (llmlite.RateLimitError, seconds, 1)
     assert "retry_after_max" in str(error)
 
@@ -369,7 +369,7 @@ def test_ask_past_the_deadline(server):
     server.error(429, "slow down", retry_after=5, times=None)
     started = time.monotonic()
     error = fails(server, SLOW, deadline=1)
-    assert time.monotonic() - started < SLACK
+    assert within(0, started, SLACK)
     assert (type(error), error.retry_after, error.attempts) == (llmlite.DeadlineExceededError, 5, 1)
     assert type(error.last_error) is llmlite.RateLimitError
     assert error.last_error.status_code == 429
@@ -381,7 +381,7 @@ def test_backoff_past_the_deadline(server):
     server.error(500, times=None)
     started = time.monotonic()
     error = fails(server, SLOW, deadline=1)
-    assert time.monotonic() - started < SLACK
+    assert within(0, started, SLACK)
     assert (type(error), error.retry_after) == (llmlite.DeadlineExceededError, None)
     assert error.last_error.status_code == 500
 
@@ -392,9 +392,8 @@ def test_deadline_between_waits(server):
     server.error(429, retry_after=0.1, times=None)
     started = time.monotonic()
     error = fails(server, llmlite.RetryPolicy(), deadline=0.25)
-    took = time.monotonic() - started
+    assert within(0.1, started, 0.25 + SLACK)
     assert type(error) is llmlite.DeadlineExceededError
-    assert 0.1 <= took < 0.25 + SLACK
     assert len(server.requests) in (2, 3)
 
 
