@@ -571,6 +571,22 @@ def _checked_messages(messages: Messages) -> List[JSON]:
     return list(messages)
 
 
+def _checked_prompt(prompt: Any) -> Any:
+    ids = [_finite(item, int) for item in prompt] if isinstance(prompt, (list, tuple)) else []
+    if not prompt or None in ids or not (isinstance(prompt, str) or ids):
+        raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty")
+    return ids or prompt
+
+
+def _checked_asked(asked: JSON) -> JSON:
+    """What a method was given, as dialects want it: what is None left out, all else checked."""
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name, checked in (("messages", _checked_messages), ("prompt", _checked_prompt)):
+        if name in asked:
+            given[name] = checked(asked[name])
+    return _as_dicts(_checked_options(given))
+
+
 def _check_parts(message: JSON, where: str) -> None:
     """Raise ConfigurationError unless lists of a message hold what dialects look into: dicts."""
     others = (dict, bool, int, float) if message["role"] in ("tool", "function") else ()  # results: any JSON
@@ -853,7 +869,10 @@ class Client:
                  save_failed: Union[None, str, _Path] = None,
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
-        self._options = {name: value for name, value in locals().items() if name != "self"}  # what a pickle carries
+        self._options: JSON = dict(  # what a pickle carries
+            model=model, provider=provider, base_url=base_url, api_key=api_key, timeout=timeout,
+            idle_timeout=idle_timeout, deadline=deadline, retry=retry, rate_limit=rate_limit, headers=headers,
+            session=session, save_failed=save_failed, fallbacks=fallbacks, skip_bad_events=skip_bad_events)
         self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
         self.model: str = found
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
@@ -892,7 +911,10 @@ class Client:
         Raises:
             LLMError: see the error classes; `APIError` for what the provider refuses.
         """
-        reply: Response = self._ask("_chat", locals(), stream=False)
+        asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
+                     max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
+                     reasoning_effort=reasoning_effort, extra=extra)
+        reply: Response = self._ask("_chat", asked, model=model, timeout=timeout, deadline=deadline, headers=headers)
         return reply
 
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
@@ -905,7 +927,11 @@ class Client:
 
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
         """
-        stream_: Stream = self._ask("_chat", locals(), stream=True)
+        asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
+                     max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
+                     reasoning_effort=reasoning_effort, extra=extra)
+        stream_: Stream = self._ask("_chat", asked, stream=True, model=model, timeout=timeout, deadline=deadline,
+                                    headers=headers)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -920,7 +946,9 @@ class Client:
         llama.cpp (provider "llamacpp").  A server that tells several ids and one text has it stand with the last of
         them; `logprobs` makes it tell each token's own.  The other arguments are those of `chat`.
         """
-        reply: Response = self._ask("_raw", locals(), stream=False)
+        asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+                     max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
+        reply: Response = self._ask("_raw", asked, model=model, timeout=timeout, deadline=deadline, headers=headers)
         return reply
 
     def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -930,7 +958,10 @@ class Client:
                       extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
                       deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
         """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
-        stream_: Stream = self._ask("_raw", locals(), stream=True)
+        asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+                     max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
+        stream_: Stream = self._ask("_raw", asked, stream=True, model=model, timeout=timeout, deadline=deadline,
+                                    headers=headers)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
@@ -941,28 +972,18 @@ class Client:
             LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
                 vectors of the first texts.
         """
-        asked = locals()
         texts = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, abc.Iterable) else []
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty")
-        size = self._chat.embeddings_at_once
-        batches = [texts[at:at + size] for at in range(0, len(texts), size)]
+        until, size = self._until(deadline), self._chat.embeddings_at_once
+        more = _checked_asked({"extra": extra}).get("extra", {})
         done: List[Response] = []
         with self._as_one(done, lambda last: _so_far(done, last, self._model_for(model))):
-            for batch, ask in zip(batches, self._within(asked)):
-                done.append(self._embedded({**ask, "texts": batch}))
+            for batch in (texts[at:at + size] for at in range(0, len(texts), size)):
+                call = self._call(self._chat, model=model, timeout=timeout, deadline=until, headers=headers)
+                call.asks_for(self._chat.embeddings(call.model, batch, more), _Vectors(len(batch)))
+                done.append(self._perform(call))
         return _gathered(done, done[-1].model)
-
-    def _embedded(self, asked: JSON) -> Response:
-        count = len(asked["texts"])
-        call = self._plan(_Embedding(self._chat), asked, stream=False)
-        reply: Response = self._perform(call)
-        if len(reply.parsed) == count:
-            return reply
-        raise self._fail(call, _sealed(ResponseError(
-            f"{len(reply.parsed)} embeddings for {count} texts", body=reply.raw, status_code=200,
-            headers=reply.headers, request_id=reply.request_id,
-            response=Response(usage=reply.usage, model=reply.model)), call))
 
     @contextlib.contextmanager
     def _as_one(self, done: List[Response], so_far: Callable[[Optional[Response]], Response]) -> Iterator[None]:
@@ -979,14 +1000,14 @@ class Client:
                headers: Headers = None) -> List[str]:
         """The ids of the models the provider offers."""
         names: List[str] = []
-        page = ""
-        for ask in self._within(locals()):  # pragma: no branch: it runs on, or raises
-            reply = self._perform(self._plan(_ModelList(self._chat, page), ask, stream=False))
+        page, until = "", self._until(deadline)
+        while True:
+            call = self._call(self._chat, timeout=timeout, deadline=until, headers=headers)
+            reply = self._perform(call.asks_for(self._chat.models(page), _ModelList()))
             names += reply.parsed
-            page = _ModelList.next_page(reply.raw)
+            page = _next_page(reply.raw)
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
-                break
-        return names
+                return names
 
     def run_tools(self, messages: Messages, tools: Sequence[Any], *, max_rounds: int = 10,
                   deadline: Optional[float] = _UNSET, **options: Any) -> Response:
@@ -1005,11 +1026,11 @@ class Client:
         history, declared = _checked_messages(messages), _tool_dicts(tools)
         functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
         others = {name for told in declared for name in _tool_names(told)} - set(functions)
-        asks = self._within({"deadline": deadline})
+        until = self._until(deadline)
         replies: List[Response] = []
         with self._as_one(replies, lambda last: last or replies[-1]):
             while True:
-                reply = self.chat(history, tools=declared, **next(asks), **options)
+                reply = self.chat(history, tools=declared, deadline=until, **options)  # type: ignore[arg-type]
                 replies.append(reply)
                 history.append(reply.message)
                 reply.messages = history
@@ -1019,7 +1040,9 @@ class Client:
                     self.ledger._failed_one()
                     raise ResponseError(f"{max_rounds} rounds of tools and no answer", provider=self._provider.name,
                                         why="the model still asks for tools", hint="raise max_rounds=")
-                next(asks)  # past the deadline it raises: no function runs whose result cannot be sent
+                if _now() >= until.end:  # no function runs whose result cannot be sent
+                    self.ledger._failed_one()
+                    raise until.error(provider=self._provider.name)
                 history += [_answered(call, functions) for call in reply.tool_calls]
 
     def close(self) -> None:
@@ -1053,11 +1076,18 @@ class Client:
         client.ledger = self.ledger
         return client
 
-    def _ask(self, dialect: str, asked: JSON, stream: bool, above: Tuple[Ledger, ...] = (), attempts: int = 0,
-             started: Optional[float] = None) -> Any:
-        """A call of this client, or of the first fallback that does not fail; the rest tells of those before it."""
-        call = self._plan(getattr(self, dialect), {**asked}, stream)
-        call.above, call.before, call.started, call.in_turn = above, attempts, started or call.started, True
+    def _ask(self, way: str, asked: JSON, *, stream: bool = False, model: Optional[str], timeout: Timeout,
+             deadline: Any, headers: Headers, after: Optional[_Call] = None) -> Any:
+        """A call of this client's `way` ("_chat" or "_raw"), or of the first fallback that does not fail.
+
+        `after` is the call of the client before, where this one is a fallback.
+        """
+        dialect: _Dialect = getattr(self, way)
+        call = self._call(dialect, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        call.follows(after)
+        call.schema = asked.get("schema")
+        call.asks_for(dialect.request(call.model, _checked_asked(asked), stream), dialect, stream)
+        call.in_turn = True
         try:
             result = self._perform(call)
             call.in_turn = False
@@ -1072,26 +1102,22 @@ class Client:
             if late or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
+            call.before = error.attempts
             try:
-                return client._ask(dialect, self._handed_to(client, asked, call), stream,
-                                   (self.ledger, *above), error.attempts, call.started)
+                return client._ask(
+                    way, asked, stream=stream, model=None, timeout=timeout, after=call,
+                    deadline=min(_Deadline(call.deadline, call.limit), client._until(_UNSET)),  # its own bounds it too
+                    headers=headers if client._base_url == self._base_url else None)  # they are for this address
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
                 caught.last_error = caught.last_error or error
                 error = caught
-        if self.ledger not in above:
-            self.ledger._failed_one()
+        self._count_failed(call)
         try:
             raise error
         finally:
             del error
-
-    def _handed_to(self, client: Client, asked: JSON, call: _Call) -> JSON:
-        """What a fallback is asked: within its own deadline too, and without headers meant for another address."""
-        headers = asked["headers"] if client._base_url == self._base_url else None
-        return {**asked, "model": None, "headers": headers,
-                "deadline": min(_Deadline(call.deadline, call.limit), client._until(_UNSET))}
 
     def _until(self, deadline: Any) -> _Deadline:
         """The deadline of a call, or of the longer one that it is a part of."""
@@ -1100,32 +1126,16 @@ class Client:
         limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
         return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
-    def _within(self, asked: JSON) -> Iterator[JSON]:
-        """The arguments of one request after another, under one deadline."""
-        deadline = self._until(asked["deadline"])
-        while _now() < deadline.end:
-            yield {**asked, "deadline": deadline}
-        self.ledger._failed_one()
-        raise deadline.error(provider=self._provider.name)
-
-    def _plan(self, dialect: Any, asked: JSON, stream: bool) -> _Call:
-        """A call from a method's arguments: everything is checked and encoded before anything is sent."""
-        about = {name: asked.pop(name, None) for name in ("self", "model", "headers")}
-        model = self._model_for(about["model"])
-        timeout, deadline = asked.pop("timeout"), asked.pop("deadline")
-        asked = _checked_options({name: value for name, value in asked.items()
-                                  if value is not None or name in ("messages", "prompt")})
-        call = _Call(self._provider, model, dialect, stream)
+    def _call(self, dialect: _Dialect, *, model: Optional[str] = None, timeout: Timeout = _UNSET,
+              deadline: Any = _UNSET, headers: Headers = None) -> _Call:
+        """A call under this client's terms, or what a method's caller wants instead; it asks for nothing yet."""
+        call = _Call(self._provider, self._base_url, self._model_for(model), dialect)
+        call.ledgers = (self.ledger,)
         call.policy, call.key = self._retry, "" if callable(self._key) else self._key
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
         call.deadline, call.limit = self._until(deadline)
-        call.headers = _with_headers(self._headers, _checked_headers(about["headers"]))
-        call.schema = asked.get("schema")
-        call.method, path, body = dialect.build(model, _as_dicts(asked), stream)
-        call.base_url, call.path = self._base_url, path
-        call.url = _joined(self._base_url, path, dialect.at_root)
-        call.payload = None if body is None else _encode(body)
+        call.headers = _with_headers(self._headers, _checked_headers(headers))
         return call
 
     def _fresh_key(self, call: _Call) -> str:
@@ -1134,11 +1144,10 @@ class Client:
             return _checked_key(self._key())  # type: ignore[operator]
         except Exception as error:
             call.in_turn = False
-            if self.ledger not in call.above:
-                self.ledger._failed_one()
+            self._count_failed(call)
             if isinstance(error, ConfigurationError):
                 _sealed(error, call)
-            elif call.above:  # a fallback is passed over
+            elif call.is_fallback:  # which is passed over
                 raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
             raise
 
@@ -1160,6 +1169,8 @@ class Client:
         """Attempt after attempt until one holds: the only place that retries."""
         while True:
             try:
+                if _now() >= call.deadline:
+                    raise _Deadline(call.deadline, call.limit).error()
                 self._gate.enter(call)
             except DeadlineExceededError as late:
                 self._fail(call, _sealed(late, call))
@@ -1170,7 +1181,7 @@ class Client:
             try:
                 return self._attempt(call, attempt)
             except BaseException as caught:
-                attempt.end(self.ledger)
+                self._settle(attempt)
                 if not isinstance(caught, LLMError):
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
@@ -1187,20 +1198,30 @@ class Client:
                                  payload.decode("utf-8", "replace") if body is _UNSET else body)
             attempt.billed = SimpleNamespace(usage=_NO_USAGE, model=call.model)  # until it has said more
             if call.streams:
-                return Stream(_Flow(call, attempt, answer, self))
+                return Stream(_Flow(call, attempt, answer, self._skip_bad_events, self._settle))
             reply = _read_reply(call, attempt, answer)
             attempt.empty = _is_empty(reply)
-            self._gate.spent(reply.usage)
             _read_schema(call, reply)
         except _WIRE_ERRORS as caught:
             error = _translated(caught, call, attempt)
         else:
-            attempt.end(self.ledger)
+            self._settle(attempt)
             _log_reply(call, reply)
             if attempt.empty and self._retry is not None and self._retry.retry_empty:
                 raise EmptyResponseError("the answer is empty", response=reply, _kind="empty")
             return reply
         raise error  # outside the except block: a cause would carry the request, and with it the key
+
+    def _settle(self, attempt: _Attempt, error: Optional[LLMError] = None) -> None:
+        """An attempt has ended: book it, once; what broke a stream off ends the call."""
+        if not attempt.ended:
+            attempt.end()
+            for ledger in attempt.call.ledgers:
+                ledger._section.run(ledger._count, attempt)
+            if attempt.billed is not None:
+                self._gate.spent(attempt.billed.usage)
+        if error is not None:
+            self._fail(attempt.call, _sealed(error, attempt.call))
 
     def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
@@ -1221,12 +1242,17 @@ class Client:
 
     def _fail(self, call: _Call, error: LLMError) -> LLMError:
         """A call has ended in an error: count it, log it, save it."""
-        for ledger in () if call.in_turn else {self.ledger, *call.above}:
+        for ledger in () if call.in_turn else call.ledgers:
             ledger._failed_one()
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
         return error
+
+    def _count_failed(self, call: _Call) -> None:
+        """Count a failure that another client might have mended: the ledgers of those before do so themselves."""
+        if call.is_own:
+            self.ledger._failed_one()
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
@@ -1292,7 +1318,7 @@ class Stream:
 
 def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Iterator[Any]:
     """The events of a stream, as they are or as the pieces that a reader of text wants."""
-    tokens = flow.call.dialect.tokens
+    tokens = flow.call.reader.tokens
     try:
         for event in events:
             if type(event) is str:
@@ -1319,9 +1345,9 @@ _FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "s
 class _Flow:
     """An open stream: its connection, the reply folded so far, its counts.  It holds no reference to its `Stream`."""
 
-    def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, client: Client) -> None:
-        self.call, self.attempt, self.answer = call, attempt, answer
-        self.client, self.skip_bad = client, client._skip_bad_events
+    def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, skip_bad: bool,
+                 settle: Callable[[_Attempt, Optional[LLMError]], None]) -> None:
+        self.call, self.attempt, self.answer, self.skip_bad, self.settle = call, attempt, answer, skip_bad, settle
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
         self.finished = self.ended = self.closed = self.left = self.told = False
@@ -1331,51 +1357,38 @@ class _Flow:
         """The events; the first is `_OPENED`, once data has come."""
         error: Optional[LLMError] = None
         try:
-            yield from self._decoded()
+            yield from self._folded()
             self.done = self.reply()
             self.attempt.empty = _is_empty(self.done)
-            self._release()  # before the last events: who leaves at "finish" has left nothing behind
             _read_schema(self.call, self.done)
-            yield from _closing_events(self.done, self.told)
         except LLMError as caught:
             error = caught
         except _Failed as caught:
             error = self._error_inside(caught.args[0])
         except _WIRE_ERRORS as caught:
             error = self._failure(caught)
-        finally:
-            self._release()
-            if self.attempt.is_foreign() or (self.closed and error is not None):
-                pass  # somebody else's reply; or cut by close(), which is no failure
-            elif error is None:
-                _log_reply(self.call, self.reply())
-            elif self.events:  # before the first event the client's loop sees to it
-                error.response = self.reply()
-                self.client._fail(self.call, _sealed(error, self.call))
+        finally:  # before the last events: who leaves at "finish" has left nothing behind
+            self._end(error)
         try:
-            if error is not None and not self.closed:
+            if error is None:
+                yield from _closing_events(self.reply(), self.told)
+            elif not self.closed:
                 raise error
         finally:
             del error
 
-    def _decoded(self) -> Iterator[Any]:
-        dialect, body = self.call.dialect, self.body
-        decoder, mark, parse_event, told = _EventDecoder(), dialect.mark, dialect.parse_event, False
-        for name, data in decoder.decode(self._received()):
-            try:
-                text = data.decode()
-                chunk, end = _scan_json(text, 0)
-            except (ValueError, StopIteration, RecursionError):
-                chunk, end, text = _UNSET, 0, ""
-            if (type(chunk) is not dict or mark not in chunk or "error" in chunk or end != len(text)
-                    or name and name not in _PLAIN_NAMES or end > _LARGE):
-                chunk = self._odd(name, data, chunk, text[end:], decoder)
+    def _folded(self) -> Iterator[Any]:
+        reader, body, decoder, told = self.call.reader, self.body, _EventDecoder(_values_of), False
+        parse_event = reader.parse_event
+        for name, data, at_end in decoder.decode(self._received()):
+            kind, chunk = _classified(name, data, reader)
+            if kind != "chunk":
+                self._take(kind, chunk, data, at_end)
                 if self.ended:
                     break
-                if chunk is None:
-                    continue
+                continue
             events = parse_event(chunk, body)
-            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(name, chunk)):
+            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(b"", chunk)):
                 continue
             self.events += 1
             if self.events == 1:
@@ -1411,24 +1424,19 @@ class _Flow:
             _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
                        self.call.words(str(error)))
 
-    def _unreadable(self, name: bytes, data: bytes, decoder: _EventDecoder) -> Any:
-        """What data that is not JSON stands for: the end mark, an error's text, several values, a torn event."""
-        data = data.strip()
-        if data.startswith(b"[DONE]"):
+    def _take(self, kind: str, said: Any, data: bytes, at_end: bool) -> None:
+        """What an event means that is no chunk of the reply."""
+        if kind == "end":
             self.ended = True
-            return None
-        chunk = _json_or(_UNSET, data)
-        if chunk is not _UNSET:
-            return chunk
-        if name == b"error":
-            return {"error": data.decode("utf-8", "replace")}
-        if b"\n" in data:  # a proxy that leaves out the blank lines: each line is an event
-            decoder.again = data.split(b"\n")
-        elif data[:1] in (b"{", b"["):
-            self._torn(data, decoder.at_end)
-        elif data:
-            self._skip(data, "is no JSON")
-        return None
+        elif kind == "error":
+            _put({name: said[name] for name in ("usage", "usageMetadata") if name in said}, self.body)
+            raise _Failed(said)
+        elif kind == "no reply":
+            raise _no_answer(self.call, self.answer, said, data)
+        elif kind == "torn":
+            self._torn(data, at_end)
+        elif said:
+            self._skip(data, said)
 
     def _torn(self, data: bytes, at_end: bool) -> None:
         what = "an event cut in two" if at_end else "a torn event"
@@ -1449,39 +1457,11 @@ class _Flow:
                          self.call.words(data))
         self.bad += 1
 
-    def _odd(self, name: bytes, data: bytes, chunk: Any, rest: str, decoder: _EventDecoder) -> Any:
-        """A chunk that is not the usual one: an error, a whole reply in one piece, or nothing of use."""
-        if chunk is _UNSET or (rest and not rest.isspace()) or (len(data) > _LARGE and not _is_shallow(data)):
-            chunk = self._unreadable(name, data, decoder)
-        if type(chunk) is list and chunk:
-            chunk = chunk[0]
-        if type(chunk) is not dict:
-            self.bad += chunk is not None
-            return None
-        if _is_ping(name, chunk) and not chunk.get("error"):
-            return None
-        if name == b"error" and "error" not in chunk:
-            chunk = {"error": chunk}
-        if _holds_error(chunk, self.call.dialect):
-            _put({name: chunk[name] for name in ("usage", "usageMetadata") if name in chunk}, self.body)
-            raise _Failed(chunk)
-        return self._whole(data, chunk) if name == _BARE else chunk
-
-    def _whole(self, data: bytes, chunk: JSON) -> Any:
-        """A JSON body where a stream was asked for, as the chunk that holds it all; None for other bare JSON."""
-        if self.call.dialect.mark not in chunk:
-            return None
-        try:
-            self.call.dialect.check(chunk)
-            return chunk
-        except ResponseError as error:
-            what = str(error.args[0])
-        raise _no_answer(self.call, self.answer, what, data)
-
     def _error_inside(self, chunk: JSON) -> LLMError:
         error = _api_error(self.call, None, self.answer.headers, chunk)
         if not self.events:
-            self.attempt.billed = error.response = self.reply() if self.reply().usage.total_tokens else None
+            reply = self.reply()
+            self.attempt.billed = error.response = reply if reply.usage.total_tokens else None
             return error
         return StreamError(f"the provider broke the stream off with {error.args[0]}", why=self._counts(error.why),
                            last_error=_sealed(error, self.call))
@@ -1505,7 +1485,7 @@ class _Flow:
     def reply(self) -> Response:
         if self.done is not None:
             return self.done
-        reply = self.call.dialect.parse(_settled(self.body))
+        reply = self.call.reader.parse(_settled(self.body))
         calls = reply.tool_calls
         if calls and reply.finish_reason is None and (calls[-1].invalid or not calls[-1].raw_arguments):
             calls[-1] = _cut(calls[-1], "the stream ended inside it")
@@ -1513,7 +1493,7 @@ class _Flow:
 
     def text(self) -> str:
         """The text so far, without what else a reply has: it may be asked for at each piece."""
-        return self.call.dialect.text(self.body) if self.done is None else self.done.text
+        return self.call.reader.text(self.body) if self.done is None else self.done.text
 
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
@@ -1522,22 +1502,88 @@ class _Flow:
             if wire is not None:
                 wire.cut()
 
-    def _release(self) -> None:
-        """Give the connection back and book what was spent, once, whichever way the stream ended."""
-        if self.attempt.ended:
-            return
-        if self.attempt.is_foreign():  # pragma: no cover: in forked children
-            self.attempt.ended = True  # the connection stays open in the parent, and is neither read nor counted here
-            if self.attempt.wire is not None:
-                self.attempt.wire.leave()
+    def _end(self, error: Optional[LLMError]) -> None:
+        """Give the connection back and hand the outcome to the client, once, whichever way the stream ended."""
+        attempt = self.attempt
+        if attempt.is_foreign():  # pragma: no cover: in forked children
+            attempt.ended = True  # the connection stays open in the parent, and is neither read nor counted here
+            if attempt.wire is not None:
+                attempt.wire.leave()
             return
         if self.ended or self.finished:
             self.answer.drain()
         self.done = reply = self.reply()
-        if self.attempt.billed is not None:
-            self.attempt.billed = reply
-        self.attempt.end(self.client.ledger)
-        self.client._gate.spent(reply.usage)
+        if attempt.billed is not None:
+            attempt.billed = reply
+        if error is None:
+            self.settle(attempt, None)
+            _log_reply(self.call, reply)
+        elif self.closed or not self.events:  # cut by close(), which is no failure; or the client tries again
+            self.settle(attempt, None)
+        else:
+            error.response = reply
+            self.settle(attempt, error)
+
+
+def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
+    """What an event of a stream is, and what it says: a chunk, an error, the end mark, or nothing of the reply.
+
+    The kinds: ("chunk", dict), ("error", dict), ("end", None), ("torn", None), ("skip", why, or "" for a mere sign of
+    life), ("no reply", what a body is that is none).
+
+        >>> _classified(b"", b'{"choices": []}', _OpenAI())
+        ('chunk', {'choices': []})
+        >>> _classified(b"", b"[DONE]", _OpenAI())
+        ('end', None)
+        >>> _classified(b"error", b"no room", _OpenAI())
+        ('error', {'error': 'no room'})
+    """
+    try:
+        text = data.decode()
+        chunk, end = _scan_json(text, 0)
+    except (ValueError, StopIteration, RecursionError):
+        return _unreadable(name, data.strip(), reader)
+    if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
+            and (not name or name in _PLAIN_NAMES)):
+        return "chunk", chunk
+    if (text[end:] and not text[end:].isspace()) or (end > _LARGE and not _is_shallow(data)):
+        return _unreadable(name, data.strip(), reader)
+    return _odd(name, chunk, reader)
+
+
+def _unreadable(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
+    """What data that is not one JSON value stands for: the end mark, an error's text, a torn event."""
+    if data.startswith(b"[DONE]"):
+        return "end", None
+    chunk = _json_or(_UNSET, data)  # with a byte order mark, or bytes that are no UTF-8
+    if chunk is not _UNSET:
+        return _odd(name, chunk, reader)
+    if name == b"error":
+        return "error", {"error": data.decode("utf-8", "replace")}
+    return ("torn", None) if data[:1] in (b"{", b"[") else ("skip", "is no JSON" if data else "")
+
+
+def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
+    """What JSON is that is not the usual chunk: an error, a whole reply in one piece, or nothing of use."""
+    if type(chunk) is list and chunk:
+        chunk = chunk[0]
+    if type(chunk) is not dict:
+        return "skip", "" if chunk is None else "is no JSON object"
+    if _is_ping(name, chunk) and not chunk.get("error"):
+        return "skip", ""
+    if name == b"error" and "error" not in chunk:
+        chunk = {"error": chunk}
+    if _holds_error(chunk, reader):
+        return "error", chunk
+    if name != _BARE:
+        return "chunk", chunk
+    if reader.mark not in chunk:
+        return "skip", ""
+    try:  # a JSON body where a stream was asked for, as the chunk that holds it all
+        reader.check(chunk)
+        return "chunk", chunk
+    except ResponseError as error:
+        return "no reply", str(error.args[0])
 
 
 def _is_ping(name: bytes, chunk: JSON) -> bool:
@@ -1587,7 +1633,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     try:
         with open(path, encoding="utf-8") as file:
             saved = json.load(file)
-        request = (str(saved["method"]), str(saved["path"]), saved["body"])
+        request = _Request(str(saved["method"]), str(saved["path"]), saved["body"])
         provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
         if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
             raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
@@ -1599,13 +1645,11 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
-    tasks: Dict[Any, _Dialect] = {"completion": client._raw, "embeddings": _Embedding(client._chat),
-                                  "models": _ModelList(client._chat, "")}
-    dialect = tasks.get(saved.get("task"), client._chat)
-    vars(dialect)["build"] = lambda *_: request
+    dialect = client._raw if saved.get("task") == "completion" else client._chat
+    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList()}
+    reader = readers.get(saved.get("task"), dialect)
     with client:
-        asked = {"deadline": _UNSET, "timeout": _UNSET}
-        result = client._perform(client._plan(dialect, asked, bool(saved.get("stream"))))
+        result = client._perform(client._call(dialect).asks_for(request, reader, bool(saved.get("stream"))))
         if isinstance(result, Stream):
             deque(result.events(), maxlen=0)
             result = result.response
@@ -2272,12 +2316,23 @@ def _image_part(image: Any) -> JSON:
 
 # -------------------------------------------------------------------------------------------------------------- waiting
 
+class _Request(NamedTuple):
+    """What is sent, less the address, the headers and the key."""
+
+    method: str
+    path: str
+    body: Optional[JSON] = None
+
+
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
 
-    def __init__(self, provider: _Provider, model: str, dialect: Any, streams: bool) -> None:
-        self.provider, self.model, self.dialect, self.streams = provider, model, dialect, streams
-        self.method, self.url, self.base_url, self.path = "POST", "", "", ""
+    def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
+        self.provider, self.base_url, self.model = provider, base_url, model
+        self.key_headers = dialect.headers
+        self.reader: _Reader = dialect  # of the answer
+        self.streams = False
+        self.method, self.path, self.url = "POST", "", ""
         self.payload: Optional[bytes] = None
         self.schema: Any = None
         self.headers: Dict[str, Optional[str]] = {}
@@ -2287,14 +2342,31 @@ class _Call:
         self.idle: Optional[float] = None
         self.policy: Optional[RetryPolicy] = None
         self.replaced = False  # whether a stale connection has been replaced: once a call
-        self.above: Tuple[Ledger, ...] = ()  # the ledgers of the clients that this one is a fallback of
-        self.before = 0  # attempts of those
+        self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
+        self.is_fallback = False
+        self.is_own = True  # whether the first ledger is no other client's too
+        self.before = 0  # attempts of the clients before
         self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
         self.started = _now()
         self.deadline, self.limit = _Deadline()
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
+
+    def follows(self, before: Optional[_Call]) -> None:
+        """Take over the story of the call that this one is a fallback for, if it is one."""
+        if before is not None:
+            self.is_fallback, self.is_own = True, self.ledgers[0] not in before.ledgers
+            self.ledgers = tuple(dict.fromkeys(self.ledgers + before.ledgers))
+            self.before, self.started = before.before, before.started
+
+    def asks_for(self, request: _Request, reader: _Reader, streams: bool = False) -> _Call:
+        """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
+        self.method, self.path, body = request
+        self.url = _joined(self.base_url, self.path, reader.at_root)
+        self.payload = None if body is None else _encode(body)
+        self.reader, self.streams = reader, streams
+        return self
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
@@ -2356,15 +2428,12 @@ class _Attempt:
         """Whether this is a forked child, and the connection its parent's."""
         return self.process is not _Process.look()
 
-    def end(self, ledger: Ledger) -> None:
-        """Give the connection back and book the attempt, once."""
-        if not self.ended:
-            self.ended = True
-            if self.answer is not None:
-                self.answer.release()
-            self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-            for each in {ledger, *self.call.above} if self.call.above else (ledger,):
-                each._section.run(each._count, self)
+    def end(self) -> None:
+        """Give the connection back."""
+        self.ended = True
+        if self.answer is not None:
+            self.answer.release()
+        self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
@@ -2582,18 +2651,20 @@ class _LineDecoder:
 
 
 class _EventDecoder:
-    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (event name, data); `_BARE` names bare JSON.
+    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (name, data, at_end); `_BARE` names bare JSON.
 
-    Beyond the standard: an event the end of the stream cut off is handed on, with `at_end` set, and so is JSON that
+    Beyond the standard: an event the end of the stream cut off is handed on too, with `at_end`, and so is JSON that
     stands between events without "data:" (servers report errors so).  `stray` keeps the start of what is neither.
+    `joined` makes data of several lines: the standard has them be one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, joined: Callable[[bytes, List[bytes]], List[bytes]] = lambda name, lines: [b"\n".join(lines)],
+                 ) -> None:
+        self.joined = joined
         self.at_end = False
         self.stray = b""
-        self.again: List[bytes] = []  # data the reader wants as events of their own
 
-    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[bytes, bytes]]:
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[bytes, bytes, bool]]:
         """The events, each as soon as its bytes are here."""
         feed, bare = _LineDecoder().feed, _BareJSON()
         data: List[bytes] = []
@@ -2604,11 +2675,9 @@ class _EventDecoder:
                     data.append(line[6:])
                 elif not line:
                     if data:
-                        yield name, data[0] if len(data) == 1 else b"\n".join(data)
+                        for one in data if len(data) == 1 else self.joined(name, data):
+                            yield name, one, self.at_end
                         data, size = [], 0
-                        if self.again:
-                            again, self.again = self.again, []
-                            yield from ((name, one) for one in again)
                     name = b""
                 elif line[:6] == b"event:":
                     name = line[6:].strip()
@@ -2620,15 +2689,21 @@ class _EventDecoder:
                 elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
                     found = bare.feed(line)
                     if found is not None:
-                        yield _BARE, found
+                        yield _BARE, found, self.at_end
                     self.stray += line[:max(0, 2048 - len(self.stray))]
         if bare.rest():
-            yield _BARE, bare.rest()
+            yield _BARE, bare.rest(), True
 
     def _to_the_end(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from pieces
         self.at_end = True
         yield b"\n\n"  # ends the line and the event that the stream's end cut off, if any
+
+
+def _values_of(name: bytes, lines: List[bytes]) -> List[bytes]:
+    """The data of an event of several lines: one value, or, of a proxy that leaves out the blank lines, one a line."""
+    data = b"\n".join(lines)
+    return [data] if name == b"error" or _json_or(_UNSET, data) is not _UNSET else lines
 
 
 class _BareJSON:
@@ -3242,7 +3317,7 @@ def _request_headers(call: _Call) -> Dict[str, str]:
         "Accept": "text/event-stream" if call.streams else "application/json"}
     if call.payload is not None:
         headers["Content-Type"] = "application/json"
-    headers.update(call.dialect.headers(call.key))
+    headers.update(call.key_headers(call.key))
     headers = _with_headers(headers, call.headers)
     skipped = {name: urllib3.util.SKIP_HEADER for name, value in headers.items()
                if value is None and name.lower() in ("user-agent", "accept-encoding")}  # urllib3 would add its own
@@ -3311,7 +3386,7 @@ class _Answer:
             for piece in self.pieces():
                 body += piece
                 if len(body) > enough:
-                    if self.status >= 300 or _holds_error(_begun(bytes(body[:_PIECE])), self._attempt.call.dialect):
+                    if self.status >= 300 or _holds_error(_begun(bytes(body[:_PIECE])), self._attempt.call.reader):
                         break
                     enough = _MAX_BODY
         except _WIRE_ERRORS:
@@ -3593,7 +3668,7 @@ def _json_of(payload: bytes, call: _Call) -> Any:
     body = _json_or(_UNSET, payload)
     if body is _UNSET:
         begun = _begun(call.mask().of(payload[:_MAX_ERROR + 1], room=_MAX_ERROR))
-        return begun if _holds_error(begun, call.dialect) else _UNSET
+        return begun if _holds_error(begun, call.reader) else _UNSET
     return body
 
 
@@ -3615,12 +3690,12 @@ def _is_shallow(payload: bytes) -> bool:
     return not brackets
 
 
-def _holds_error(body: Any, dialect: _Dialect) -> bool:
+def _holds_error(body: Any, reader: _Reader) -> bool:
     """Whether a body is an error, whatever its status: words are one where the answer itself is missing."""
     body = _dict(body[0] if isinstance(body, list) and body else body)
     if body.get("error"):
         return True
-    answers = dialect.mark in body or any(isinstance(body.get(name), list) for name in dialect.lists)
+    answers = reader.mark in body or any(isinstance(body.get(name), list) for name in reader.lists)
     return not answers and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
@@ -3630,19 +3705,19 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     payload = answer.read()
     body = _json_of(payload, call)
     if isinstance(body, list) and body:  # an error in an array, or a bare list of models
-        body = body[0] if call.dialect.mark else {"data": body}
+        body = body[0] if call.reader.mark else {"data": body}
     if not isinstance(body, dict):
         if payload[:4096].lstrip()[:1] == b"<":
             raise _no_answer(call, answer, "an HTML page", payload, "is the base URL right?")
         what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
-    reply = _completed(call.dialect.parse(body), call, answer)
+    reply = _completed(call.reader.parse(body), call, answer)
     told = bool(reply.usage.total_tokens)  # what it took is billed, whatever it says
     raised: LLMError
     try:
-        if _holds_error(body, call.dialect):
+        if _holds_error(body, call.reader):
             raise _Failed(body)
-        call.dialect.check(body)
+        call.reader.check(body)
         attempt.billed = reply
         return reply
     except _Failed as failed:
@@ -4023,7 +4098,7 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
     record = {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
-        "path": call.path, "stream": call.streams, "task": call.dialect.task, "method": call.method,
+        "path": call.path, "stream": call.streams, "task": call.reader.task, "method": call.method,
         **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
             "headers": hidden(_request_headers(call)),
             "given": hidden(call.headers),  # of the headers those the user asked for, or away
@@ -4175,44 +4250,14 @@ def _finished(reply: Response, own: JSON) -> Response:
     return reply
 
 
-class _Dialect:
-    """A wire format, as pure functions over dicts; what differs within a family is an attribute or an override."""
+class _Reader:
+    """What an answer means: pure functions over its decoded body."""
 
-    voice = ""  # the name under which its own words ride in a message of the history
-    task = "chat"  # what it is for, in a saved request
+    task = "chat"  # what was asked for, in a saved request
     mark = ""  # the key that every good body and chunk has
     lists: Tuple[str, ...] = ()  # where there is no mark: the keys of which a good body has one
-    tokens = False  # whether a stream's pieces are Tokens
-    path = ""
     at_root = False  # whether the path stands beside /v1, not below
-    models_path = "/models"
-    embeddings_at_once = 2048  # texts in one embeddings request
-    auth_header, auth_scheme = "Authorization", "Bearer "
-    names: Dict[str, str] = {}  # our name of an option -> the provider's
-    lacks: Tuple[str, ...] = ()  # options the provider has not
-
-    def __init__(self, **quirks: Any) -> None:
-        self.__dict__.update(quirks)
-
-    def headers(self, key: str) -> Dict[str, Optional[str]]:
-        return {self.auth_header: self.auth_scheme + key} if key else {}
-
-    def known(self, asked: JSON) -> JSON:
-        """What was asked, if the provider can be asked for it."""
-        for name in self.lacks:
-            if name in asked:
-                raise ConfigurationError(f"{name} is not an option of {self.voice}", hint="leave it out")
-        return dict(asked)
-
-    def renamed(self, asked: JSON) -> JSON:
-        return {self.names.get(name, name): value for name, value in asked.items()}
-
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        """The request for what was asked: (method, path, body)."""
-        raise NotImplementedError
-
-    def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
-        raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
+    tokens = False  # whether a stream's pieces are Tokens
 
     def check(self, body: JSON) -> None:
         """Raise ResponseError if a body holds no reply, _Failed if it says that it failed."""
@@ -4230,18 +4275,11 @@ class _Dialect:
         raise NotImplementedError
 
 
-class _ModelList(_Dialect):
-    """One page of the list of models, in the dialect of a provider."""
+class _ModelList(_Reader):
+    """One page of the list of models."""
 
     task = "models"
     lists = ("data", "models")
-
-    def __init__(self, of: _Dialect, page: str) -> None:
-        path = of.models_path
-        super().__init__(headers=of.headers, path=path + ("&" if "?" in path else "?") + page if page else path)
-
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        return "GET", self.path, None
 
     def check(self, body: JSON) -> None:
         if self.rows(body) is None:
@@ -4252,37 +4290,34 @@ class _ModelList(_Dialect):
         names = [_str(row.get("id")) or _str(row.get("name")) for row in rows]
         return Response(parsed=[name[7:] if name.startswith("models/") else name for name in names], raw=body)
 
-    @staticmethod
-    def rows(body: JSON) -> Optional[List[Any]]:
+    def rows(self, body: JSON) -> Optional[List[Any]]:
         """The rows of a page, under any of the names they have."""
-        return next((body[name] for name in _ModelList.lists if isinstance(body.get(name), list)), None)
-
-    @staticmethod
-    def next_page(body: JSON) -> str:
-        """What asks for the page after this one; "" after the last."""
-        more = body.get("last_id") if body.get("has_more") is True else None
-        name = "pageToken" if body.get("nextPageToken") else "after_id" if more else ""
-        value = str(body.get("nextPageToken") or more)
-        return f"{name}={quote(value, safe='', errors='replace')}" if name else ""
+        return next((body[name] for name in self.lists if isinstance(body.get(name), list)), None)
 
 
-class _Embedding(_Dialect):
-    """One request for embeddings, in the dialect of a provider."""
+def _next_page(body: JSON) -> str:
+    """What asks for the page of models after this one; "" after the last."""
+    more = body.get("last_id") if body.get("has_more") is True else None
+    name = "pageToken" if body.get("nextPageToken") else "after_id" if more else ""
+    value = str(body.get("nextPageToken") or more)
+    return f"{name}={quote(value, safe='', errors='replace')}" if name else ""
+
+
+class _Vectors(_Reader):
+    """The embeddings of so many texts (0: of any number)."""
 
     task = "embeddings"
     lists = ("data", "embeddings")
 
-    def __init__(self, of: _Dialect) -> None:
-        super().__init__(headers=of.headers, embedding=of.embedding)
-
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        path, body = self.embedding(model, asked["texts"])
-        return "POST", path, _merged(body, asked.get("extra", {}))
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
 
     def check(self, body: JSON) -> None:
         found = self.parse(body).parsed
         if not found or not all(found):
             raise ResponseError("no embeddings in the answer")
+        if self.count and len(found) != self.count:
+            raise ResponseError(f"{len(found)} embeddings for {self.count} texts")
 
     def parse(self, body: JSON) -> Response:
         rows = [_dict(row) for row in _list(body.get("data"))]
@@ -4310,6 +4345,50 @@ def _merged(body: JSON, extra: JSON) -> JSON:
     return {**body, **extra, **both}
 
 
+class _Dialect(_Reader):
+    """A wire format, as pure functions over dicts; what differs within a family is an attribute or an override."""
+
+    voice = ""  # the name under which its own words ride in a message of the history
+    models_path = "/models"
+    embeddings_at_once = 2048  # texts in one embeddings request
+    auth_header, auth_scheme = "Authorization", "Bearer "
+    names: Dict[str, str] = {}  # our name of an option -> the provider's
+    lacks: Tuple[str, ...] = ()  # options the provider has not
+
+    def __init__(self, **quirks: Any) -> None:
+        self.__dict__.update(quirks)
+
+    def headers(self, key: str) -> Dict[str, Optional[str]]:
+        return {self.auth_header: self.auth_scheme + key} if key else {}
+
+    def request(self, model: str, asked: JSON, stream: bool) -> _Request:
+        """What was asked of a model, as this provider takes it; `extra` wins."""
+        for name in self.lacks:
+            if name in asked:
+                raise ConfigurationError(f"{name} is not an option of {self.voice}", hint="leave it out")
+        path, body = self.build(model, {name: value for name, value in asked.items() if name != "extra"}, stream)
+        return _Request("POST", path, _merged(body, asked.get("extra", {})))
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        """The path and the body for what was asked, which is a dict of the method's own."""
+        raise NotImplementedError
+
+    def renamed(self, asked: JSON) -> JSON:
+        return {self.names.get(name, name): value for name, value in asked.items()}
+
+    def models(self, page: str) -> _Request:
+        """What asks for the list of models, or for a later page of it."""
+        path = self.models_path
+        return _Request("GET", path + ("&" if "?" in path else "?") + page if page else path)
+
+    def embeddings(self, model: str, texts: List[str], extra: JSON) -> _Request:
+        path, body = self.embedding(model, texts)
+        return _Request("POST", path, _merged(body, extra))
+
+    def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
+        raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
+
+
 class _OpenAI(_Dialect):
     """OpenAI's chat completions, which most servers speak."""
 
@@ -4318,18 +4397,16 @@ class _OpenAI(_Dialect):
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
 
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        asked = self.known(asked)
-        messages = _checked_messages(asked.pop("messages"))
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        messages, schema = asked.pop("messages"), asked.pop("schema", None)
         if "system" in asked:
             messages = [system(asked.pop("system")), *messages]
-        extra, schema = asked.pop("extra", {}), asked.pop("schema", None)
         body: JSON = {"model": model, "messages": [self.message(message) for message in messages]}
         if "tool_choice" in asked:
             asked["tool_choice"] = self.tool_choice(asked["tool_choice"])
         if schema is not None:
             body["response_format"] = self.response_format(schema)
-        return "POST", self.path, _merged({**body, **self.renamed(asked), **self.streaming(stream)}, extra)
+        return self.path, {**body, **self.renamed(asked), **self.streaming(stream)}
 
     def streaming(self, stream: bool) -> JSON:
         """What asks for a stream, with its usage where the provider knows how."""
@@ -4620,11 +4697,9 @@ class _Completions(_OpenAI):
     tokens = True
     ask: JSON = {}  # what a provider must be asked for so that token ids come
 
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        asked = dict(asked)
-        extra = asked.pop("extra", {})
-        body = {"model": model, "prompt": _checked_prompt(asked.pop("prompt")), **self.renamed(asked), **self.ask}
-        return "POST", self.path, _merged({**body, **self.streaming(stream)}, extra)
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        return self.path, {"model": model, "prompt": asked.pop("prompt"), **self.renamed(asked), **self.ask,
+                           **self.streaming(stream)}
 
     def parse(self, body: JSON) -> Response:
         tokens = body.pop(_TOLD, None)
@@ -4655,13 +4730,6 @@ def _told(tokens: List[Token], body: JSON) -> List[_Said]:
     """Keep the tokens of a chunk, and say them."""
     _under(body, _TOLD, list).extend(tokens)
     return [Event("text", token.text, token=token) for token in tokens]
-
-
-def _checked_prompt(prompt: Any) -> Any:
-    ids = [_finite(item, int) for item in prompt] if isinstance(prompt, (list, tuple)) else []
-    if not prompt or None in ids or not (isinstance(prompt, str) or ids):
-        raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty")
-    return ids or prompt
 
 
 def _tokens_of(choice: JSON) -> List[Token]:
@@ -4733,12 +4801,9 @@ class _LlamaCpp(_Dialect):
     names = {"max_tokens": "n_predict", "logprobs": "n_probs"}
     pieces = ("content", "tokens", "completion_probabilities")  # of a stream's body, each chunk has the next of each
 
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        asked = dict(asked)
-        extra = asked.pop("extra", {})
-        body: JSON = {"prompt": _checked_prompt(asked.pop("prompt")), "return_tokens": True, **self.renamed(asked)}
-        body["stream"] = stream
-        return "POST", self.path, _merged(body, extra)
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        return self.path, {"prompt": asked.pop("prompt"), "return_tokens": True, **self.renamed(asked),
+                           "stream": stream}
 
     def check(self, body: JSON) -> None:
         if not isinstance(body.get("content"), str):
@@ -4790,11 +4855,9 @@ class _Anthropic(_Dialect):
     def headers(self, key: str) -> Dict[str, Optional[str]]:
         return {**super().headers(key), "anthropic-version": self.version}
 
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        asked = self.known(asked)
-        messages = _checked_messages(asked.pop("messages"))
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        messages, schema = asked.pop("messages"), asked.pop("schema", None)
         prompts = [asked.pop("system", None), *(m.get("content") for m in messages if m["role"] in _SYSTEM)]
-        extra, schema = asked.pop("extra", {}), asked.pop("schema", None)
         if schema is not None and schema.json is None:
             prompts.append("Answer with one JSON object and nothing else.")
         body: JSON = {"model": model, "max_tokens": asked.pop("max_tokens", 4096), "messages": self.turns(messages)}
@@ -4811,7 +4874,7 @@ class _Anthropic(_Dialect):
         if "stop" in asked:
             body["stop_sequences"] = _as_list(asked.pop("stop"))
         body.update(asked, **({"stream": True} if stream else {}))
-        return "POST", self.path, _merged(body, extra)
+        return self.path, body
 
     @staticmethod
     def thinking(effort: Optional[str]) -> JSON:
@@ -5012,8 +5075,8 @@ class _Gemini(_Dialect):
     names = {"temperature": "temperature", "top_p": "topP", "top_k": "topK", "max_tokens": "maxOutputTokens",
              "stop": "stopSequences", "seed": "seed"}
 
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, str, Optional[JSON]]:
-        messages = _checked_messages(asked["messages"])
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        messages = asked["messages"]
         body: JSON = {"contents": self.contents(messages)}
         prompts = [asked.get("system"), *(m.get("content") for m in messages if m["role"] in _SYSTEM)]
         parts = [part for prompt in prompts if prompt for part in self.parts(prompt)]
@@ -5027,7 +5090,7 @@ class _Gemini(_Dialect):
         if "tool_choice" in asked:
             body["toolConfig"] = {"functionCallingConfig": self.tool_choice(asked["tool_choice"])}
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-        return "POST", f"/{self.resource(model)}:{method}", _merged(body, asked.get("extra", {}))
+        return f"/{self.resource(model)}:{method}", body
 
     @staticmethod
     def resource(model: str) -> str:

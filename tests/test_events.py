@@ -15,7 +15,7 @@ BOM = b"\xef\xbb\xbf"
 
 def events(*pieces):
     """The (name, data) pairs that packets of bytes decode to."""
-    return list(client._EventDecoder().decode(pieces))
+    return [(name, data) for name, data, _ in client._EventDecoder().decode(pieces)]
 
 
 def datas(*pieces):
@@ -118,10 +118,8 @@ def test_characters_may_be_torn_anywhere():
 @pytest.mark.parametrize("tail", [b"", b"\n", b"\r", b"\r\n"], ids=["none", "LF", "CR", "CRLF"])
 def test_the_last_event_needs_no_blank_line(tail):
     """An event that the end of the stream cuts off is handed on all the same, and the decoder says so."""
-    decoder, found = client._EventDecoder(), []
-    for event in decoder.decode([b"data: 1\n\nevent: x\ndata: 2" + tail]):
-        found.append((event, decoder.at_end))
-    assert found == [((b"", b"1"), False), ((b"x", b"2"), True)]
+    found = client._EventDecoder().decode([b"data: 1\n\nevent: x\ndata: 2" + tail])
+    assert list(found) == [(b"", b"1", False), (b"x", b"2", True)]
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"], ids=["LF", "CRLF", "CR"])
@@ -136,7 +134,7 @@ def test_an_event_is_handed_on_before_the_next_bytes_are_asked_for(end):
 
     found = client._EventDecoder().decode(packets())
     for number in range(3):
-        assert next(found) == (b"", b"%d" % number)
+        assert next(found) == (b"", b"%d" % number, False)
         assert asked[-1] == number
 
 
