@@ -761,70 +761,6 @@ class Ledger:
         return f"<Ledger {self.calls} calls, {self.attempts} attempts, {self.failed} failed, {self.usage}>"
 
 
-class _Section:
-    """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
-
-    What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
-    """
-
-    def __init__(self) -> None:
-        self._states: Dict[object, Any] = {}  # by process
-
-    def _state(self) -> Any:
-        here = _Process.here
-        return self._states.get(here) or self._states.setdefault(
-            here, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
-
-    def __enter__(self) -> None:
-        state = self._state()
-        state.lock.acquire()
-        state.depth += 1
-
-    def __exit__(self, *exc: object) -> None:
-        state = self._state()
-        try:
-            while state.depth == 1 and state.waiting:
-                change, args = state.waiting.popleft()
-                change(*args)
-        finally:
-            state.depth -= 1
-            state.lock.release()
-
-    def run(self, change: Callable[..., None], *args: Any) -> None:
-        """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
-        state = self._state()
-        with state.lock:
-            if state.depth:
-                state.waiting.append((change, args))
-            else:
-                with self:
-                    change(*args)
-
-
-class _Process:
-    """Which process this is, told by an object: numbers come again, and to ask for them each time is dear."""
-
-    here: object
-    _known: Dict[int, object] = {}
-
-    @classmethod
-    def look(cls) -> object:
-        """Ask the system, for of some forks (uWSGI's) Python is not told."""
-        cls.here = cls._known.setdefault(os.getpid(), object())
-        return cls.here
-
-    @classmethod
-    def forked(cls) -> None:  # pragma: no cover: in forked children
-        """Whatever has this process's number belongs to another that had it before."""
-        cls._known.clear()
-        cls.look()
-
-
-_Process.look()
-if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
-    os.register_at_fork(after_in_child=_Process.forked)
-
-
 def _is_empty(reply: Response) -> bool:
     return not (reply.text or reply.tool_calls or reply.reasoning) and reply.parsed is None
 
@@ -914,7 +850,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, extra=extra)
-        reply: Response = self._ask("_chat", asked, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers)
         return reply
 
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
@@ -930,8 +866,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, extra=extra)
-        stream_: Stream = self._ask("_chat", asked, stream=True, model=model, timeout=timeout, deadline=deadline,
-                                    headers=headers)
+        stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -948,7 +883,7 @@ class Client:
         """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        reply: Response = self._ask("_raw", asked, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        reply: Response = self._ask("_raw", asked, False, model, timeout, deadline, headers)
         return reply
 
     def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -960,8 +895,7 @@ class Client:
         """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        stream_: Stream = self._ask("_raw", asked, stream=True, model=model, timeout=timeout, deadline=deadline,
-                                    headers=headers)
+        stream_: Stream = self._ask("_raw", asked, True, model, timeout, deadline, headers)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
@@ -980,9 +914,9 @@ class Client:
         done: List[Response] = []
         with self._as_one(done, lambda last: _so_far(done, last, self._model_for(model))):
             for batch in (texts[at:at + size] for at in range(0, len(texts), size)):
-                call = self._call(self._chat, model=model, timeout=timeout, deadline=until, headers=headers)
+                call = self._call(self._chat, model, timeout, until, headers)
                 call.asks_for(self._chat.embeddings(call.model, batch, more), _Vectors(len(batch)))
-                done.append(self._perform(call))
+                done.append(self._perform_alone(call))
         return _gathered(done, done[-1].model)
 
     @contextlib.contextmanager
@@ -1002,8 +936,8 @@ class Client:
         names: List[str] = []
         page, until = "", self._until(deadline)
         while True:
-            call = self._call(self._chat, timeout=timeout, deadline=until, headers=headers)
-            reply = self._perform(call.asks_for(self._chat.models(page), _ModelList()))
+            call = self._call(self._chat, None, timeout, until, headers)
+            reply = self._perform_alone(call.asks_for(self._chat.models(page), _ModelList()))
             names += reply.parsed
             page = _next_page(reply.raw)
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
@@ -1076,26 +1010,24 @@ class Client:
         client.ledger = self.ledger
         return client
 
-    def _ask(self, way: str, asked: JSON, *, stream: bool = False, model: Optional[str], timeout: Timeout,
-             deadline: Any, headers: Headers, after: Optional[_Call] = None) -> Any:
+    def _ask(self, way: str, asked: JSON, stream: bool, model: Optional[str], timeout: Timeout, deadline: Any,
+             headers: Headers, after: Optional[_Call] = None) -> Any:
         """A call of this client's `way` ("_chat" or "_raw"), or of the first fallback that does not fail.
 
         `after` is the call of the client before, where this one is a fallback.
         """
         dialect: _Dialect = getattr(self, way)
-        call = self._call(dialect, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        call = self._call(dialect, model, timeout, deadline, headers)
         call.follows(after)
         call.schema = asked.get("schema")
         call.asks_for(dialect.request(call.model, _checked_asked(asked), stream), dialect, stream)
-        call.in_turn = True
         try:
-            result = self._perform(call)
-            call.in_turn = False
-            return result
+            return self._perform(call)
         except LLMError as caught:
-            if not call.in_turn:  # what its key's owner raised, who is no provider that failed
-                raise
             error = caught
+        except Exception:  # of the key's owner
+            self._failed(call)
+            raise
         for client in self._fallbacks:
             late = call.deadline - _now() <= _EPSILON
             bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
@@ -1103,17 +1035,16 @@ class Client:
                 break
             _log.warning("%s; %r is next", error, client)
             call.before = error.attempts
+            until = min(_Deadline(call.deadline, call.limit), client._until(_UNSET))
+            own = headers if client._base_url == self._base_url else None  # they are meant for this address
             try:
-                return client._ask(
-                    way, asked, stream=stream, model=None, timeout=timeout, after=call,
-                    deadline=min(_Deadline(call.deadline, call.limit), client._until(_UNSET)),  # its own bounds it too
-                    headers=headers if client._base_url == self._base_url else None)  # they are for this address
+                return client._ask(way, asked, stream, None, timeout, until, own, after=call)
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
                 caught.last_error = caught.last_error or error
                 error = caught
-        self._count_failed(call)
+        self._failed(call)
         try:
             raise error
         finally:
@@ -1126,7 +1057,7 @@ class Client:
         limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
         return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
-    def _call(self, dialect: _Dialect, *, model: Optional[str] = None, timeout: Timeout = _UNSET,
+    def _call(self, dialect: _Dialect, model: Optional[str] = None, timeout: Timeout = _UNSET,
               deadline: Any = _UNSET, headers: Headers = None) -> _Call:
         """A call under this client's terms, or what a method's caller wants instead; it asks for nothing yet."""
         call = _Call(self._provider, self._base_url, self._model_for(model), dialect)
@@ -1142,14 +1073,13 @@ class Client:
         """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
             return _checked_key(self._key())  # type: ignore[operator]
-        except Exception as error:
-            call.in_turn = False
-            self._count_failed(call)
-            if isinstance(error, ConfigurationError):
-                _sealed(error, call)
-            elif call.is_fallback:  # which is passed over
-                raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
+        except ConfigurationError as error:
+            _sealed(error, call)
             raise
+        except Exception as error:
+            if call.after is None:
+                raise
+            raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
 
     def _model_for(self, model: Optional[str]) -> str:
         _checked_type("model", model, str)
@@ -1165,6 +1095,14 @@ class Client:
                 f"Client({model!r}); Client(..., provider={row.name!r}) sends any id as it is")
         return model
 
+    def _perform_alone(self, call: _Call) -> Any:
+        """A call that no other client is asked after."""
+        try:
+            return self._perform(call)
+        except Exception:
+            self._failed(call)
+            raise
+
     def _perform(self, call: _Call) -> Any:
         """Attempt after attempt until one holds: the only place that retries."""
         while True:
@@ -1173,7 +1111,7 @@ class Client:
                     raise _Deadline(call.deadline, call.limit).error()
                 self._gate.enter(call)
             except DeadlineExceededError as late:
-                self._fail(call, _sealed(late, call))
+                self._report(call, _sealed(late, call))
                 raise
             if callable(self._key):
                 call.key = self._fresh_key(call)
@@ -1221,7 +1159,9 @@ class Client:
             if attempt.billed is not None:
                 self._gate.spent(attempt.billed.usage)
         if error is not None:
-            self._fail(attempt.call, _sealed(error, attempt.call))
+            for ledger in attempt.call.ledgers:
+                ledger._failed_one()
+            self._report(attempt.call, _sealed(error, attempt.call))
 
     def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
@@ -1233,25 +1173,22 @@ class Client:
         if final is not None:
             call.last_error = None
             try:
-                raise self._fail(call, final if final is error else _sealed(final, call))
+                raise self._report(call, final if final is error else _sealed(final, call))
             finally:
                 del error, final
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
         if ask is None:
             time.sleep(delay)
 
-    def _fail(self, call: _Call, error: LLMError) -> LLMError:
-        """A call has ended in an error: count it, log it, save it."""
-        for ledger in () if call.in_turn else call.ledgers:
-            ledger._failed_one()
+    def _report(self, call: _Call, error: LLMError) -> LLMError:
+        """Log and save a call that has failed."""
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
         return error
 
-    def _count_failed(self, call: _Call) -> None:
-        """Count a failure that another client might have mended: the ledgers of those before do so themselves."""
-        if call.is_own:
+    def _failed(self, call: _Call) -> None:
+        if call.after is None or self.ledger not in call.after.ledgers:  # else the client before counts it
             self.ledger._failed_one()
 
     def _transport(self) -> _Transport:
@@ -1330,284 +1267,6 @@ def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Itera
             raise
 
 
-_Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
-_OPENED = Event("opened")
-_FINISH = Event("finish")  # from parse_event: the finish reason is here
-_END = Event("end")  # from parse_event: the end mark is here
-_BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
-_PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
-_PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
-                          b"content_block_stop", b"message_delta", b"message_stop"))  # of events that are plain data
-_FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
-                    "type", "event"))  # what each chunk of a stream has around what it says
-
-
-class _Flow:
-    """An open stream: its connection, the reply folded so far, its counts.  It holds no reference to its `Stream`."""
-
-    def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, skip_bad: bool,
-                 settle: Callable[[_Attempt, Optional[LLMError]], None]) -> None:
-        self.call, self.attempt, self.answer, self.skip_bad, self.settle = call, attempt, answer, skip_bad, settle
-        self.body: JSON = {}
-        self.pieces = self.events = self.bad = 0
-        self.finished = self.ended = self.closed = self.left = self.told = False
-        self.done: Optional[Response] = None
-
-    def run(self) -> Iterator[Any]:
-        """The events; the first is `_OPENED`, once data has come."""
-        error: Optional[LLMError] = None
-        try:
-            yield from self._folded()
-            self.done = self.reply()
-            self.attempt.empty = _is_empty(self.done)
-            _read_schema(self.call, self.done)
-        except LLMError as caught:
-            error = caught
-        except _Failed as caught:
-            error = self._error_inside(caught.args[0])
-        except _WIRE_ERRORS as caught:
-            error = self._failure(caught)
-        finally:  # before the last events: who leaves at "finish" has left nothing behind
-            self._end(error)
-        try:
-            if error is None:
-                yield from _closing_events(self.reply(), self.told)
-            elif not self.closed:
-                raise error
-        finally:
-            del error
-
-    def _folded(self) -> Iterator[Any]:
-        reader, body, decoder, told = self.call.reader, self.body, _EventDecoder(_values_of), False
-        parse_event = reader.parse_event
-        for name, data, at_end in decoder.decode(self._received()):
-            kind, chunk = _classified(name, data, reader)
-            if kind != "chunk":
-                self._take(kind, chunk, data, at_end)
-                if self.ended:
-                    break
-                continue
-            events = parse_event(chunk, body)
-            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(b"", chunk)):
-                continue
-            self.events += 1
-            if self.events == 1:
-                yield _OPENED
-            for event in events:
-                if event is _FINISH:
-                    self.finished, self.attempt.idle = True, min(self.attempt.idle or _LINGER, _LINGER)
-                elif event is _END:
-                    self.ended = True
-                else:
-                    told = True
-                    yield event
-            if self.ended:
-                break
-        self.told = told
-        if not self.events:
-            stray = decoder.stray or self._counts().encode()
-            raise _no_answer(self.call, self.answer, "a stream without one event", stray)
-        if not (self.ended or self.finished):
-            raise TruncatedStreamError("stream ended without a finish reason", why=self._counts())
-
-    def _received(self) -> Iterator[bytes]:
-        attempt, events = self.attempt, 0
-        try:
-            for piece in self.answer.pieces():
-                self.pieces += 1
-                yield piece
-                if self.events != events and attempt.idle is not None:  # data has come: wait anew for the next
-                    events, attempt.idle_at = self.events, _now() + attempt.idle
-        except _WIRE_ERRORS as error:
-            if not self.finished:
-                raise
-            _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
-                       self.call.words(str(error)))
-
-    def _take(self, kind: str, said: Any, data: bytes, at_end: bool) -> None:
-        """What an event means that is no chunk of the reply."""
-        if kind == "end":
-            self.ended = True
-        elif kind == "error":
-            _put({name: said[name] for name in ("usage", "usageMetadata") if name in said}, self.body)
-            raise _Failed(said)
-        elif kind == "no reply":
-            raise _no_answer(self.call, self.answer, said, data)
-        elif kind == "torn":
-            self._torn(data, at_end)
-        elif said:
-            self._skip(data, said)
-
-    def _torn(self, data: bytes, at_end: bool) -> None:
-        what = "an event cut in two" if at_end else "a torn event"
-        if not self.events:
-            raise _no_answer(self.call, self.answer, f"a stream that begins with {what}", data)
-        if at_end and self.finished:
-            return
-        if at_end:
-            raise TruncatedStreamError("stream ended inside an event", why=self._counts())
-        if not self.skip_bad:
-            raise StreamError(f"{what} in the stream", why=self._counts(self.call.words(data)),
-                              hint="Client(skip_bad_events=True) goes on without it")
-        self._skip(data, "is torn")
-
-    def _skip(self, data: bytes, why: str) -> None:
-        if not self.bad:
-            _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
-                         self.call.words(data))
-        self.bad += 1
-
-    def _error_inside(self, chunk: JSON) -> LLMError:
-        error = _api_error(self.call, None, self.answer.headers, chunk)
-        if not self.events:
-            reply = self.reply()
-            self.attempt.billed = error.response = reply if reply.usage.total_tokens else None
-            return error
-        return StreamError(f"the provider broke the stream off with {error.args[0]}", why=self._counts(error.why),
-                           last_error=_sealed(error, self.call))
-
-    def _failure(self, caught: BaseException) -> LLMError:
-        """What ended the reading, as the error it means after (or before) the first event."""
-        error = _translated(caught, self.call, self.attempt)
-        if not self.events:
-            return error
-        error.why = self._counts(error.why)
-        if isinstance(error, (DeadlineExceededError, APITimeoutError)):
-            return error
-        kind = TruncatedStreamError if any(isinstance(item, _CUT) for item in _chain(caught)) else StreamError
-        return kind(str(error.args[0]), why=error.why)
-
-    def _counts(self, why: str = "") -> str:
-        """What had come, after why it ended."""
-        return (f"{why}{'; ' if why else ''}{self.pieces} chunks, {self.events} events and {self.bad} unreadable ones "
-                f"had come in {_now() - self.attempt.started:.1f} s")
-
-    def reply(self) -> Response:
-        if self.done is not None:
-            return self.done
-        reply = self.call.reader.parse(_settled(self.body))
-        calls = reply.tool_calls
-        if calls and reply.finish_reason is None and (calls[-1].invalid or not calls[-1].raw_arguments):
-            calls[-1] = _cut(calls[-1], "the stream ended inside it")
-        return _completed(reply, self.call, self.answer)
-
-    def text(self) -> str:
-        """The text so far, without what else a reply has: it may be asked for at each piece."""
-        return self.call.reader.text(self.body) if self.done is None else self.done.text
-
-    def cancel(self) -> None:
-        """Wake a thread that waits for the next bytes; it finds the stream at its end."""
-        if not self.attempt.ended and not self.attempt.is_foreign():
-            self.closed, wire = True, self.attempt.wire
-            if wire is not None:
-                wire.cut()
-
-    def _end(self, error: Optional[LLMError]) -> None:
-        """Give the connection back and hand the outcome to the client, once, whichever way the stream ended."""
-        attempt = self.attempt
-        if attempt.is_foreign():  # pragma: no cover: in forked children
-            attempt.ended = True  # the connection stays open in the parent, and is neither read nor counted here
-            if attempt.wire is not None:
-                attempt.wire.leave()
-            return
-        if self.ended or self.finished:
-            self.answer.drain()
-        self.done = reply = self.reply()
-        if attempt.billed is not None:
-            attempt.billed = reply
-        if error is None:
-            self.settle(attempt, None)
-            _log_reply(self.call, reply)
-        elif self.closed or not self.events:  # cut by close(), which is no failure; or the client tries again
-            self.settle(attempt, None)
-        else:
-            error.response = reply
-            self.settle(attempt, error)
-
-
-def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
-    """What an event of a stream is, and what it says: a chunk, an error, the end mark, or nothing of the reply.
-
-    The kinds: ("chunk", dict), ("error", dict), ("end", None), ("torn", None), ("skip", why, or "" for a mere sign of
-    life), ("no reply", what a body is that is none).
-
-        >>> _classified(b"", b'{"choices": []}', _OpenAI())
-        ('chunk', {'choices': []})
-        >>> _classified(b"", b"[DONE]", _OpenAI())
-        ('end', None)
-        >>> _classified(b"error", b"no room", _OpenAI())
-        ('error', {'error': 'no room'})
-    """
-    try:
-        text = data.decode()
-        chunk, end = _scan_json(text, 0)
-    except (ValueError, StopIteration, RecursionError):
-        return _unreadable(name, data.strip(), reader)
-    if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
-            and (not name or name in _PLAIN_NAMES)):
-        return "chunk", chunk
-    if (text[end:] and not text[end:].isspace()) or (end > _LARGE and not _is_shallow(data)):
-        return _unreadable(name, data.strip(), reader)
-    return _odd(name, chunk, reader)
-
-
-def _unreadable(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
-    """What data that is not one JSON value stands for: the end mark, an error's text, a torn event."""
-    if data.startswith(b"[DONE]"):
-        return "end", None
-    chunk = _json_or(_UNSET, data)  # with a byte order mark, or bytes that are no UTF-8
-    if chunk is not _UNSET:
-        return _odd(name, chunk, reader)
-    if name == b"error":
-        return "error", {"error": data.decode("utf-8", "replace")}
-    return ("torn", None) if data[:1] in (b"{", b"[") else ("skip", "is no JSON" if data else "")
-
-
-def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
-    """What JSON is that is not the usual chunk: an error, a whole reply in one piece, or nothing of use."""
-    if type(chunk) is list and chunk:
-        chunk = chunk[0]
-    if type(chunk) is not dict:
-        return "skip", "" if chunk is None else "is no JSON object"
-    if _is_ping(name, chunk) and not chunk.get("error"):
-        return "skip", ""
-    if name == b"error" and "error" not in chunk:
-        chunk = {"error": chunk}
-    if _holds_error(chunk, reader):
-        return "error", chunk
-    if name != _BARE:
-        return "chunk", chunk
-    if reader.mark not in chunk:
-        return "skip", ""
-    try:  # a JSON body where a stream was asked for, as the chunk that holds it all
-        reader.check(chunk)
-        return "chunk", chunk
-    except ResponseError as error:
-        return "no reply", str(error.args[0])
-
-
-def _is_ping(name: bytes, chunk: JSON) -> bool:
-    """Whether an event is named as a mere sign of life, wherever servers put names."""
-    words = (name.decode("latin-1"), *(_str(chunk.get(key)) for key in ("type", "event", "object")), *list(chunk)[:1])
-    return any(re.sub("[-_]", "", word).lower() in _PINGS for word in words)
-
-
-def _is_hollow(value: Any, begun: bool, depth: int = 8) -> bool:
-    """Whether JSON holds nothing but its frame: with such, too, some servers keep a connection alive."""
-    if type(value) is list:
-        return depth > 0 and all(_is_hollow(item, begun, depth - 1) for item in value)
-    return depth > 0 and all(key in _FRAME or key == "role" and begun or _is_hollow(item, begun, depth - 1)
-                             for key, item in value.items()) if type(value) is dict else not value
-
-
-def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
-    if reply.text and not told:  # a server whose only choice is not the first
-        yield reply.text
-    yield from (Event("tool_call", tool_call=call) for call in reply.tool_calls)
-    yield Event("usage", usage=reply.usage)
-    yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
-
-
 def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
          base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Response:
     """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
@@ -1649,7 +1308,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList()}
     reader = readers.get(saved.get("task"), dialect)
     with client:
-        result = client._perform(client._call(dialect).asks_for(request, reader, bool(saved.get("stream"))))
+        result = client._perform_alone(client._call(dialect).asks_for(request, reader, bool(saved.get("stream"))))
         if isinstance(result, Stream):
             deque(result.events(), maxlen=0)
             result = result.response
@@ -2314,7 +1973,7 @@ def _image_part(image: Any) -> JSON:
     return {"type": "image_url", "image_url": {"url": uri}}
 
 
-# -------------------------------------------------------------------------------------------------------------- waiting
+# --------------------------------------------------------------------------------------------------- calls and attempts
 
 class _Request(NamedTuple):
     """What is sent, less the address, the headers and the key."""
@@ -2343,22 +2002,19 @@ class _Call:
         self.policy: Optional[RetryPolicy] = None
         self.replaced = False  # whether a stale connection has been replaced: once a call
         self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
-        self.is_fallback = False
-        self.is_own = True  # whether the first ledger is no other client's too
+        self.after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
         self.before = 0  # attempts of the clients before
-        self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
         self.attempts = 0
         self.started = _now()
         self.deadline, self.limit = _Deadline()
         self.retries: Dict[str, int] = {}
         self.last_error: Optional[LLMError] = None
 
-    def follows(self, before: Optional[_Call]) -> None:
+    def follows(self, after: Optional[_Call]) -> None:
         """Take over the story of the call that this one is a fallback for, if it is one."""
-        if before is not None:
-            self.is_fallback, self.is_own = True, self.ledgers[0] not in before.ledgers
-            self.ledgers = tuple(dict.fromkeys(self.ledgers + before.ledgers))
-            self.before, self.started = before.before, before.started
+        if after is not None:
+            self.after, self.before, self.started = after, after.before, after.started
+            self.ledgers = tuple(dict.fromkeys(self.ledgers + after.ledgers))
 
     def asks_for(self, request: _Request, reader: _Reader, streams: bool = False) -> _Call:
         """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
@@ -2434,6 +2090,73 @@ class _Attempt:
         if self.answer is not None:
             self.answer.release()
         self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
+
+
+class _Section:
+    """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
+
+    What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._states: Dict[object, Any] = {}  # by process
+
+    def _state(self) -> Any:
+        here = _Process.here
+        return self._states.get(here) or self._states.setdefault(
+            here, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
+
+    def __enter__(self) -> None:
+        state = self._state()
+        state.lock.acquire()
+        state.depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        state = self._state()
+        try:
+            while state.depth == 1 and state.waiting:
+                change, args = state.waiting.popleft()
+                change(*args)
+        finally:
+            state.depth -= 1
+            state.lock.release()
+
+    def run(self, change: Callable[..., None], *args: Any) -> None:
+        """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
+        state = self._state()
+        with state.lock:
+            if state.depth:
+                state.waiting.append((change, args))
+            else:
+                with self:
+                    change(*args)
+
+
+class _Process:
+    """Which process this is, told by an object: numbers come again, and to ask for them each time is dear."""
+
+    here: object
+    _known: Dict[int, object] = {}
+
+    @classmethod
+    def look(cls) -> object:
+        """Ask the system, for of some forks (uWSGI's) Python is not told."""
+        cls.here = cls._known.setdefault(os.getpid(), object())
+        return cls.here
+
+    @classmethod
+    def forked(cls) -> None:  # pragma: no cover: in forked children
+        """Whatever has this process's number belongs to another that had it before."""
+        cls._known.clear()
+        cls.look()
+
+
+_Process.look()
+if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
+    os.register_at_fork(after_in_child=_Process.forked)
+
+
+# -------------------------------------------------------------------------------------------------------------- waiting
 
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
@@ -2734,6 +2457,286 @@ class _BareJSON:
 
     def rest(self) -> bytes:
         return b"\n".join(self._lines)
+
+
+# -------------------------------------------------------------------------------------------------------------- streams
+
+_Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
+_OPENED = Event("opened")
+_FINISH = Event("finish")  # from parse_event: the finish reason is here
+_END = Event("end")  # from parse_event: the end mark is here
+_BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
+_PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
+_PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
+                          b"content_block_stop", b"message_delta", b"message_stop"))  # of events that are plain data
+_FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
+                    "type", "event"))  # what each chunk of a stream has around what it says
+
+
+class _Flow:
+    """An open stream: its connection, the reply folded so far, its counts.  It holds no reference to its `Stream`."""
+
+    def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, skip_bad: bool,
+                 settle: Callable[[_Attempt, Optional[LLMError]], None]) -> None:
+        self.call, self.attempt, self.answer, self.skip_bad, self.settle = call, attempt, answer, skip_bad, settle
+        self.body: JSON = {}
+        self.pieces = self.events = self.bad = 0
+        self.finished = self.ended = self.closed = self.left = self.told = False
+        self.done: Optional[Response] = None
+
+    def run(self) -> Iterator[Any]:
+        """The events; the first is `_OPENED`, once data has come."""
+        error: Optional[LLMError] = None
+        try:
+            yield from self._folded()
+            self.done = self.reply()
+            self.attempt.empty = _is_empty(self.done)
+            _read_schema(self.call, self.done)
+        except LLMError as caught:
+            error = caught
+        except _Failed as caught:
+            error = self._error_inside(caught.args[0])
+        except _WIRE_ERRORS as caught:
+            error = self._failure(caught)
+        finally:  # before the last events: who leaves at "finish" has left nothing behind
+            self._end(error)
+        try:
+            if error is None:
+                yield from _closing_events(self.reply(), self.told)
+            elif not self.closed:
+                raise error
+        finally:
+            del error
+
+    def _folded(self) -> Iterator[Any]:
+        reader, body, decoder, told = self.call.reader, self.body, _EventDecoder(_values_of), False
+        parse_event = reader.parse_event
+        for name, data, at_end in decoder.decode(self._received()):
+            kind, chunk = _classified(name, data, reader)
+            if kind != "chunk":
+                self._take(kind, chunk, data, at_end)
+                if self.ended:
+                    break
+                continue
+            events = parse_event(chunk, body)
+            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(b"", chunk)):
+                continue
+            self.events += 1
+            if self.events == 1:
+                yield _OPENED
+            for event in events:
+                if event is _FINISH:
+                    self.finished, self.attempt.idle = True, min(self.attempt.idle or _LINGER, _LINGER)
+                elif event is _END:
+                    self.ended = True
+                else:
+                    told = True
+                    yield event
+            if self.ended:
+                break
+        self.told = told
+        if not self.events:
+            stray = decoder.stray or self._counts().encode()
+            raise _no_answer(self.call, self.answer, "a stream without one event", stray)
+        if not (self.ended or self.finished):
+            raise TruncatedStreamError("stream ended without a finish reason", why=self._counts())
+
+    def _received(self) -> Iterator[bytes]:
+        attempt, events = self.attempt, 0
+        try:
+            for piece in self.answer.pieces():
+                self.pieces += 1
+                yield piece
+                if self.events != events and attempt.idle is not None:  # data has come: wait anew for the next
+                    events, attempt.idle_at = self.events, _now() + attempt.idle
+        except _WIRE_ERRORS as error:
+            if not self.finished:
+                raise
+            _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
+                       self.call.words(str(error)))
+
+    def _take(self, kind: str, said: Any, data: bytes, at_end: bool) -> None:
+        """What an event means that is no chunk of the reply."""
+        if kind == "end":
+            self.ended = True
+        elif kind == "error":
+            _put({name: said[name] for name in ("usage", "usageMetadata") if name in said}, self.body)
+            raise _Failed(said)
+        elif kind == "no reply":
+            raise _no_answer(self.call, self.answer, said, data)
+        elif kind == "torn":
+            self._torn(data, at_end)
+        elif said:
+            self._skip(data, said)
+
+    def _torn(self, data: bytes, at_end: bool) -> None:
+        what = "an event cut in two" if at_end else "a torn event"
+        if not self.events:
+            raise _no_answer(self.call, self.answer, f"a stream that begins with {what}", data)
+        if at_end and self.finished:
+            return
+        if at_end:
+            raise TruncatedStreamError("stream ended inside an event", why=self._counts())
+        if not self.skip_bad:
+            raise StreamError(f"{what} in the stream", why=self._counts(self.call.words(data)),
+                              hint="Client(skip_bad_events=True) goes on without it")
+        self._skip(data, "is torn")
+
+    def _skip(self, data: bytes, why: str) -> None:
+        if not self.bad:
+            _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
+                         self.call.words(data))
+        self.bad += 1
+
+    def _error_inside(self, chunk: JSON) -> LLMError:
+        error = _api_error(self.call, None, self.answer.headers, chunk)
+        if not self.events:
+            reply = self.reply()
+            self.attempt.billed = error.response = reply if reply.usage.total_tokens else None
+            return error
+        return StreamError(f"the provider broke the stream off with {error.args[0]}", why=self._counts(error.why),
+                           last_error=_sealed(error, self.call))
+
+    def _failure(self, caught: BaseException) -> LLMError:
+        """What ended the reading, as the error it means after (or before) the first event."""
+        error = _translated(caught, self.call, self.attempt)
+        if not self.events:
+            return error
+        error.why = self._counts(error.why)
+        if isinstance(error, (DeadlineExceededError, APITimeoutError)):
+            return error
+        kind = TruncatedStreamError if any(isinstance(item, _CUT) for item in _chain(caught)) else StreamError
+        return kind(str(error.args[0]), why=error.why)
+
+    def _counts(self, why: str = "") -> str:
+        """What had come, after why it ended."""
+        return (f"{why}{'; ' if why else ''}{self.pieces} chunks, {self.events} events and {self.bad} unreadable ones "
+                f"had come in {_now() - self.attempt.started:.1f} s")
+
+    def reply(self) -> Response:
+        if self.done is not None:
+            return self.done
+        reply = self.call.reader.parse(_settled(self.body))
+        calls = reply.tool_calls
+        if calls and reply.finish_reason is None and (calls[-1].invalid or not calls[-1].raw_arguments):
+            calls[-1] = _cut(calls[-1], "the stream ended inside it")
+        return _completed(reply, self.call, self.answer)
+
+    def text(self) -> str:
+        """The text so far, without what else a reply has: it may be asked for at each piece."""
+        return self.call.reader.text(self.body) if self.done is None else self.done.text
+
+    def cancel(self) -> None:
+        """Wake a thread that waits for the next bytes; it finds the stream at its end."""
+        if not self.attempt.ended and not self.attempt.is_foreign():
+            self.closed, wire = True, self.attempt.wire
+            if wire is not None:
+                wire.cut()
+
+    def _end(self, error: Optional[LLMError]) -> None:
+        """Give the connection back and hand the outcome to the client, once, whichever way the stream ended."""
+        attempt = self.attempt
+        if attempt.is_foreign():  # pragma: no cover: in forked children
+            attempt.ended = True  # the connection stays open in the parent, and is neither read nor counted here
+            if attempt.wire is not None:
+                attempt.wire.leave()
+            return
+        if self.ended or self.finished:
+            self.answer.drain()
+        self.done = reply = self.reply()
+        if attempt.billed is not None:
+            attempt.billed = reply
+        if error is None:
+            self.settle(attempt, None)
+            _log_reply(self.call, reply)
+        elif self.closed or not self.events:  # cut by close(), which is no failure; or the client tries again
+            self.settle(attempt, None)
+        else:
+            error.response = reply
+            self.settle(attempt, error)
+
+
+def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
+    """What an event of a stream is, and what it says: a chunk, an error, the end mark, or nothing of the reply.
+
+    The kinds: ("chunk", dict), ("error", dict), ("end", None), ("torn", None), ("skip", why, or "" for a mere sign of
+    life), ("no reply", what a body is that is none).
+
+        >>> _classified(b"", b'{"choices": []}', _OpenAI())
+        ('chunk', {'choices': []})
+        >>> _classified(b"", b"[DONE]", _OpenAI())
+        ('end', None)
+        >>> _classified(b"error", b"no room", _OpenAI())
+        ('error', {'error': 'no room'})
+    """
+    try:
+        text = data.decode()
+        chunk, end = _scan_json(text, 0)
+    except (ValueError, StopIteration, RecursionError):
+        return _unreadable(name, data.strip(), reader)
+    if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
+            and (not name or name in _PLAIN_NAMES)):
+        return "chunk", chunk
+    if (text[end:] and not text[end:].isspace()) or (end > _LARGE and not _is_shallow(data)):
+        return _unreadable(name, data.strip(), reader)
+    return _odd(name, chunk, reader)
+
+
+def _unreadable(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
+    """What data that is not one JSON value stands for: the end mark, an error's text, a torn event."""
+    if data.startswith(b"[DONE]"):
+        return "end", None
+    chunk = _json_or(_UNSET, data)  # with a byte order mark, or bytes that are no UTF-8
+    if chunk is not _UNSET:
+        return _odd(name, chunk, reader)
+    if name == b"error":
+        return "error", {"error": data.decode("utf-8", "replace")}
+    return ("torn", None) if data[:1] in (b"{", b"[") else ("skip", "is no JSON" if data else "")
+
+
+def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
+    """What JSON is that is not the usual chunk: an error, a whole reply in one piece, or nothing of use."""
+    if type(chunk) is list and chunk:
+        chunk = chunk[0]
+    if type(chunk) is not dict:
+        return "skip", "" if chunk is None else "is no JSON object"
+    if _is_ping(name, chunk) and not chunk.get("error"):
+        return "skip", ""
+    if name == b"error" and "error" not in chunk:
+        chunk = {"error": chunk}
+    if _holds_error(chunk, reader):
+        return "error", chunk
+    if name != _BARE:
+        return "chunk", chunk
+    if reader.mark not in chunk:
+        return "skip", ""
+    try:  # a JSON body where a stream was asked for, as the chunk that holds it all
+        reader.check(chunk)
+        return "chunk", chunk
+    except ResponseError as error:
+        return "no reply", str(error.args[0])
+
+
+def _is_ping(name: bytes, chunk: JSON) -> bool:
+    """Whether an event is named as a mere sign of life, wherever servers put names."""
+    words = (name.decode("latin-1"), *(_str(chunk.get(key)) for key in ("type", "event", "object")), *list(chunk)[:1])
+    return any(re.sub("[-_]", "", word).lower() in _PINGS for word in words)
+
+
+def _is_hollow(value: Any, begun: bool, depth: int = 8) -> bool:
+    """Whether JSON holds nothing but its frame: with such, too, some servers keep a connection alive."""
+    if type(value) is list:
+        return depth > 0 and all(_is_hollow(item, begun, depth - 1) for item in value)
+    return depth > 0 and all(key in _FRAME or key == "role" and begun or _is_hollow(item, begun, depth - 1)
+                             for key, item in value.items()) if type(value) is dict else not value
+
+
+def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
+    if reply.text and not told:  # a server whose only choice is not the first
+        yield reply.text
+    yield from (Event("tool_call", tool_call=call) for call in reply.tool_calls)
+    yield Event("usage", usage=reply.usage)
+    yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
 
 
 # ------------------------------------------------------------------------------------------------------------ transport
