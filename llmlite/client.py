@@ -1050,13 +1050,6 @@ class Client:
         finally:
             del error
 
-    def _until(self, deadline: Any) -> _Deadline:
-        """The deadline of a call, or of the longer one that it is a part of."""
-        if isinstance(deadline, _Deadline):
-            return deadline
-        limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
-        return _Deadline(math.inf if limit is None else _now() + limit, limit)
-
     def _call(self, dialect: _Dialect, model: Optional[str] = None, timeout: Timeout = _UNSET,
               deadline: Any = _UNSET, headers: Headers = None) -> _Call:
         """A call under this client's terms, or what a method's caller wants instead; it asks for nothing yet."""
@@ -1069,17 +1062,12 @@ class Client:
         call.headers = _with_headers(self._headers, _checked_headers(headers))
         return call
 
-    def _fresh_key(self, call: _Call) -> str:
-        """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
-        try:
-            return _checked_key(self._key())  # type: ignore[operator]
-        except ConfigurationError as error:
-            _sealed(error, call)
-            raise
-        except Exception as error:
-            if call.after is None:
-                raise
-            raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
+    def _until(self, deadline: Any) -> _Deadline:
+        """The deadline of a call, or of the longer one that it is a part of."""
+        if isinstance(deadline, _Deadline):
+            return deadline
+        limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
+        return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
     def _model_for(self, model: Optional[str]) -> str:
         _checked_type("model", model, str)
@@ -1124,6 +1112,18 @@ class Client:
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
             self._wait_to_retry(call)
+
+    def _fresh_key(self, call: _Call) -> str:
+        """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
+        try:
+            return _checked_key(self._key())  # type: ignore[operator]
+        except ConfigurationError as error:
+            _sealed(error, call)
+            raise
+        except Exception as error:
+            if call.after is None:
+                raise
+            raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -3715,22 +3715,22 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
     reply = _completed(call.reader.parse(body), call, answer)
-    told = bool(reply.usage.total_tokens)  # what it took is billed, whatever it says
-    raised: LLMError
+    error: LLMError
     try:
         if _holds_error(body, call.reader):
             raise _Failed(body)
         call.reader.check(body)
+    except _Failed as failed:
+        attempt.billed, error = None, _api_error(call, None, answer.headers, failed.args[0])
+    except ResponseError as odd:
+        error = _no_answer(call, answer, str(odd.args[0]), payload)
+        error.body = body
+    else:
         attempt.billed = reply
         return reply
-    except _Failed as failed:
-        attempt.billed = reply if told else None
-        raised = _api_error(call, None, answer.headers, failed.args[0])
-    except ResponseError as error:
-        raised = _no_answer(call, answer, str(error.args[0]), payload)
-        raised.body, attempt.billed = body, reply if told else attempt.billed
-    raised.response = reply if told else None
-    raise raised
+    if reply.usage.total_tokens:  # what it took is billed, whatever it says
+        attempt.billed = error.response = reply
+    raise error
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
