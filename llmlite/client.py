@@ -1670,9 +1670,9 @@ def _schema_dict(schema: Any) -> _Schema:
     """A `schema` as its name and the JSON schema that is sent."""
     if schema is dict:
         return _Schema("answer", None)
-    told = _json_schema(schema)
-    name = _str(told.get("title")) if schema is told else schema.__name__
-    return _Schema(re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", told)
+    sent = _json_schema(schema)
+    name = _str(sent.get("title")) if sent is schema else schema.__name__
+    return _Schema(re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", sent)
 
 
 def _json_schema(schema: Any) -> JSON:
@@ -1848,10 +1848,11 @@ class _Spot(NamedTuple):
 def _shape(hint: Any, spot: _Spot) -> _Shape:
     """A type hint as JSON; TypeError if it has no such form."""
     bare, about, _ = _bare(hint)
-    for make in (_alias_shape, _scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
+    for make in (_alias_shape, _plain_shape, _union_shape, _choice_shape, _object_shape):
         shape = make(bare, spot)
         if shape is not None:
-            shape.update({"description": about} if about else {})
+            if about:
+                shape["description"] = about
             return shape
     raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has no JSON form: use {_MAPPED}")
 
@@ -1880,11 +1881,6 @@ def _inside(kind: Any, spot: _Spot) -> _Spot:
     return spot._replace(inside=(*spot.inside, kind))
 
 
-def _base(hint: Any) -> Any:
-    """The class behind a hint (`list` of `List[int]`), or None."""
-    return get_origin(hint) or (hint if isinstance(hint, type) else None)
-
-
 def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     """What a `type X = ...` of Python 3.12 stands for; of `X[int]`, with the int in its place."""
     alias, args = get_origin(hint) or hint, get_args(hint)
@@ -1897,11 +1893,19 @@ def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     return _shape(meant, _inside(hint, spot))
 
 
-def _scalar_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    name = _SCALARS.get(_base(hint))
-    if hint is Any or hint is object:
-        return _Shape({})
-    return _Shape({"type": name}, make=int if hint is int else None) if name else None  # 2.0 is an integer too
+def _plain_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    """The shape of what JSON has too: scalars, arrays, objects with any keys; of Any."""
+    base, args = get_origin(hint) or (hint if isinstance(hint, type) else None), get_args(hint)
+    if base in _SCALARS:
+        return _Shape({"type": _SCALARS[base]}, make=int if base is int else None)  # of 2.0, which fits too
+    if base in _ARRAYS and not (base is tuple and args and args[1:] != (...,)):
+        return _Shape({"type": "array", "items": _shape(args[0] if args else Any, spot)}, make=_making(_ARRAYS[base]))
+    if base in (dict, abc.Mapping, abc.MutableMapping):
+        key, item = (_shape(part, spot) for part in args or (str, Any))
+        if key.get("type") != "string" or "enum" in key:
+            raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
+        return _Shape({"type": "object", "additionalProperties": item or True}, make=dict, additionalProperties=item)
+    return _Shape({}) if hint is Any or hint is object else None
 
 
 def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
@@ -1916,7 +1920,7 @@ def _any_of(arms: List[_Shape]) -> _Shape:
 
 
 def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    base = _base(hint)
+    base = get_origin(hint) or hint
     members: List[Any] = list(base) if isinstance(base, enum.EnumMeta) else []
     known = [member.value for member in members]
     if getattr(base, "_name", "") == "Literal":
@@ -1926,22 +1930,6 @@ def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
         return None
     meant = dict(zip(map(_key, known), members))
     return _Shape({"type": types if len(types) > 1 else types[0], "enum": known}, lambda value: meant[_key(value)])
-
-
-def _array_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    make, args = _ARRAYS.get(_base(hint)), get_args(hint)
-    if make is None or (make is tuple and args and args[1:] != (...,)):
-        return None
-    return _Shape({"type": "array", "items": _shape(args[0] if args else Any, spot)}, make and _making(make))
-
-
-def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if _base(hint) not in (dict, abc.Mapping, abc.MutableMapping):
-        return None
-    key, item = (_shape(part, spot) for part in get_args(hint) or (str, Any))
-    if key.get("type") != "string" or "enum" in key:
-        raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
-    return _Shape({"type": "object", "additionalProperties": item or True}, additionalProperties=item, make=dict)
 
 
 def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
@@ -2231,18 +2219,17 @@ def _shown(value: Any) -> str:
 
 
 def _shown_pieces(value: Any) -> Iterator[str]:
-    if type(value) is list:
-        for at, item in enumerate(value):
-            yield ", " if at else "["
-            yield from _shown_pieces(item)
-        yield "]" if value else "[]"
-    elif type(value) is dict:
-        for at, (name, item) in enumerate(value.items()):
-            yield f"{', ' if at else '{'}{_shown(name)}: "
-            yield from _shown_pieces(item)
-        yield "}" if value else "{}"
-    else:
+    if type(value) not in (list, dict) or not value:
         yield repr(value[:61] if type(value) is str else value)
+        return
+    first, last = "[]" if type(value) is list else "{}"
+    for at, item in enumerate(value):
+        yield ", " if at else first
+        if type(value) is dict:
+            yield f"{_shown(item)}: "
+            item = value[item]
+        yield from _shown_pieces(item)
+    yield last
 
 
 # -------------------------------------------------------------------------------------------------------------- waiting
