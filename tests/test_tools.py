@@ -448,7 +448,8 @@ def test_arguments_become_what_the_annotations_say():
             (Tuple[Color, ...], ["red"], (Color.RED,)), (Set[str], ["a", "a"], {"a"}),
             (FrozenSet[int], [1], frozenset([1])),
             (float, 3, 3), (int, 3.0, 3), (Level, 2.0, Level.HIGH), (Literal[3], 3.0, 3), (Any, place, place),
-            (Union[Place, Any], place, made), (Dict[str, Union[int, Any]], {"a": 2.0}, {"a": 2}), (Literal["a", None], None, None), (bool, True, True),
+            (Union[Place, Any], place, made), (Dict[str, Union[int, Any]], {"a": 2.0}, {"a": 2}),
+            (Literal["a", None], None, None), (bool, True, True),
             (Loose, {"id": 1, "name": "n"}, {"id": 1, "name": "n"}), (dict, {"x": [1]}, {"x": [1]})]:
         given = read(hint, value)
         assert given == result
