@@ -1819,9 +1819,7 @@ _QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a
 
 
 class _Shape(Dict[str, Any]):
-    """A type as its JSON schema, and what is not sent: what makes its object of a value that fits, and `here`, the
-    keywords that count here otherwise than they are sent.
-    """
+    """A type's JSON schema; what makes its object of a value that fits; keywords that count `here` and are not sent."""
 
     def __init__(self, schema: JSON, make: Optional[Callable[[Any], Any]] = None, **here: Any) -> None:
         super().__init__(schema)
