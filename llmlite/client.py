@@ -1815,6 +1815,7 @@ _JSON_KINDS: Dict[str, List[type]] = {  # of Python, by the name of a JSON type
     **{name: [kind] for kind, name in _SCALARS.items()}, "number": [int, float], "array": [list], "object": [dict]}
 _ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
                            abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
+_DEEP = frozenset(("properties", "additionalProperties", "items", "allOf", "anyOf", "oneOf", "$ref"))  # of a schema
 _QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a key in a TypedDict
 
 
@@ -2017,7 +2018,7 @@ class _Fit:
         if schema is False:
             return _unless(lambda value: False, lambda value: f"nothing may stand here, but there is {_shown(value)}")
         words, make = {**_dict(schema), **getattr(schema, "here", {})}, getattr(schema, "make", None)
-        deep = [*self.parts(words), *self.others(words)]
+        deep = [] if _DEEP.isdisjoint(words) else [*self.parts(words), *self.others(words)]
         checks = [*_plain_checks(words), *deep, *([make] if make else [])]
         nullable, deadline, met = words.get("nullable") is True, self.deadline, self.met  # the first as OpenAPI has it
 
@@ -2157,7 +2158,7 @@ def _plain_checks(words: JSON) -> Iterator[_Check]:
     if isinstance(choices, list):
         yield _unless(_one_of(choices), lambda value: f"{_shown(value)} is not one of {_listed(choices)}")
     names: List[Any] = types if isinstance(types, list) else [types]
-    if names and all(_str(name) in _JSON_KINDS for name in names):  # Google's "STRING" says nothing
+    if names and _JSON_KINDS.keys() >= set(map(_str, names)):  # Google's "STRING" says nothing
         yield _unless(_of_type(names), lambda value: f"{_shown(value)} is not of type {' or '.join(names)}")
     if "const" in words:
         yield _unless(_one_of([words["const"]]), lambda value: f"{_shown(value)} is not {_shown(words['const'])}")
