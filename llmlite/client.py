@@ -10,9 +10,10 @@ This file works alone: copy it into a project under any name.  Its sections, top
     constants      limits and defaults, each with its reason
     errors         LLMError and everything below it
     values         Usage, ToolCall, Token, Event, Response, RetryPolicy, RateLimit
-    messages       user(), system(), assistant(), tool_result()
+    messages       user(), system(), assistant(), tool_result(); images
     client         Client, Ledger, Stream; chat() and stream() for one-liners
-    types          Python types as JSON: tools from functions, schemas, images
+    tools          tools from functions, schemas, and what a model made of them
+    types          Python types as JSON schemas, and values held against a schema
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
     transport      the one place that sends, the one place that translates errors
@@ -602,99 +603,35 @@ def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> N
             raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
 
 
-def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
-    """A tool call's arguments: the dict, or why there is none."""
-    try:
-        arguments = json.loads(raw or "{}")
-        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)  # servers take no NaN, no half a surrogate
-        if not _is_shallow(text.encode()):
-            return {}, f"nested deeper than {_MAX_DEPTH} levels"
-    except (ValueError, RecursionError) as error:
-        return {}, f"not JSON: {error}"
-    if not isinstance(arguments, dict):
-        return {}, f"a JSON {type(arguments).__name__}, not an object"
-    return arguments, None
+_IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
+    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
+    rb"|(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)"
+    rb"|(?P<SVG>\s*(?:<\?xml[^>]*>\s*)?<svg)|(?P<HTML>\s*<(?i:!doctype html|html))")
 
 
-def _answered(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> JSON:
-    """The message that answers a tool call: what the function returned, or the error to tell the model."""
-    try:
-        if call.name not in functions:
-            raise LookupError(f"there is no tool {call.name!r}; there are {', '.join(functions)}")
-        if call.invalid is not None:
-            raise ValueError(f"the arguments are {call.invalid}")
-        return tool_result(call, _call_function(functions[call.name], call.arguments))
-    except Exception as error:  # whatever a tool raises is for the model to read
-        return tool_result(call, f"{type(error).__name__}: {error}", is_error=True)
+def _image_part(image: Any) -> JSON:
+    """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
+    if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
+        return {"type": "image_url", "image_url": {"url": image}}
+    what, data = "image", image
+    if isinstance(image, (str, os.PathLike)):
+        what = f"image {_words(repr(os.fspath(image)))}"
+        try:
+            with open(image, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
+    data = bytes(data)
+    found = re.match(_IMAGE_MARKS, data[:1000], re.S)
+    kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
+    if kind not in ("png", "jpeg", "gif", "webp"):
+        raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {"type": "image_url", "image_url": {"url": uri}}
 
-
-class _Schema(NamedTuple):
-    """The shape asked of a reply; `json` is None for any JSON object."""
-
-    name: str
-    json: Optional[JSON]
-
-
-def _as_dicts(asked: JSON) -> JSON:
-    """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
-    empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
-    empty += ["tool_choice"] if "tools" in empty else []
-    asked = {name: value for name, value in asked.items() if name not in empty}
-    if "tools" in asked:
-        asked["tools"] = _tool_dicts(asked["tools"])
-    choice = asked.get("tool_choice")
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        asked["tool_choice"] = {"type": "function", "function": {"name": choice}}
-    if "schema" in asked:
-        asked["schema"] = _Schema(*_schema_dict(asked["schema"]))
-    return asked
-
-
-def _read_schema(call: _Call, reply: Response) -> None:
-    """Set `parsed`, where a schema was asked for and the reply is not about tools."""
-    if call.schema is None or reply.tool_calls:
-        return
-    try:
-        reply.parsed = _parse_as(call.schema, reply.text, _Deadline(call.deadline, call.limit))
-    except DeadlineExceededError as late:
-        late.response = reply
-        raise
-    except ValueError as error:
-        short = " (it was cut at the token limit)" if reply.truncated else ""
-        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
-                          response=reply) from None
-
-
-def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _arguments_of(function: JSON) -> JSON:
-    """The arguments of a call in the history, as an object: an empty one for what is none."""
-    given = function.get("arguments")
-    return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
-
-
-def _with_text(call: JSON, key: str) -> JSON:
-    """What holds a call of the history, its arguments as an object's JSON text: on any other servers choke."""
-    function = call.get(key)
-    if not isinstance(function, dict):
-        return call
-    found = _arguments_of(function)
-    whole = found and isinstance(function["arguments"], str)
-    return call if whole else {**call, key: {**function, "arguments": _json_text(found)}}
-
-
-def _with_object(call: JSON, key: str) -> JSON:
-    """A call of the history in a provider's own words, its arguments an object: an empty one for what is none."""
-    return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
-
-
-def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
-    """A ToolCall from what came over the wire: arguments as JSON text, or as an object already."""
-    raw = arguments if isinstance(arguments, str) else _json_text(arguments or {})
-    decoded, invalid = _decode_arguments(raw)
-    return ToolCall(_str(id), _str(name), decoded, raw, invalid)
 
 # --------------------------------------------------------------------------------------------------------------- client
 
@@ -1320,15 +1257,97 @@ def providers() -> List[Tuple[str, str, str]]:
     return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
 
 
-# ------------------------------------------------------------------- types: Python types as JSON, for tools and schemas
+# ---------------------------------------------------- tools: functions as tools, schemas, and what a model made of them
 
-_MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
-           "dict[str, T], a TypedDict or a dataclass")
-_SCALARS: Dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_JSON_NAMES: Dict[Any, str] = {**_SCALARS, list: "array", dict: "object"}
-_ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
-                           abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
-_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a key in a TypedDict
+
+class _Schema(NamedTuple):
+    """The shape asked of a reply; `json` is None for any JSON object."""
+
+    name: str
+    json: Optional[JSON]
+
+
+def _as_dicts(asked: JSON) -> JSON:
+    """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
+    empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
+    empty += ["tool_choice"] if "tools" in empty else []
+    asked = {name: value for name, value in asked.items() if name not in empty}
+    if "tools" in asked:
+        asked["tools"] = _tool_dicts(asked["tools"])
+    choice = asked.get("tool_choice")
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        asked["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    if "schema" in asked:
+        asked["schema"] = _schema_dict(asked["schema"])
+    return asked
+
+
+def _tool_dicts(tools: Any) -> List[JSON]:
+    """The tools of a call: dicts as they are, functions described."""
+    if not isinstance(tools, (list, tuple)):
+        raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
+    dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
+    names = [name for tool in dicts for name in _tool_names(tool)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
+    return dicts
+
+
+def _tool_names(tool: JSON) -> List[str]:
+    """The names under which a model can call a tool dict, in the shape of any provider."""
+    inner = [tool, _dict(tool.get("function")), _dict(tool.get("custom")), *_list(tool.get("functionDeclarations"))]
+    return [one["name"] for one in map(_dict, inner) if _str(one.get("name"))]
+
+
+def _function_tool(function: Any) -> JSON:
+    """A Python function as a tool dict; TypeError for a parameter that cannot be described to a model."""
+    target, bound, keywords = _unbound(function)
+    name = _checked_tool(target, str(getattr(function, "__name__", getattr(target, "__name__", type(target).__name__))))
+    routine = inspect.unwrap(target)
+    if not hasattr(routine, "__globals__"):  # an object that has __call__
+        routine = inspect.unwrap(type(routine).__call__)
+    doc = inspect.cleandoc((target if hasattr(target, "__name__") else routine).__doc__ or target.__doc__ or "")
+    try:
+        signature = inspect.signature(target)
+        given = signature.bind_partial(*bound, **keywords).arguments
+    except (NameError, TypeError, ValueError) as error:
+        raise TypeError(f"{name}(): its parameters cannot be read ({error}): wrap it in a function") from error
+    texts, where = _doc_texts(doc), f"{name}(): parameter "
+    members = {key: _parameter(parameter, where + key, texts.get(key, ""), routine)
+               for key, parameter in signature.parameters.items() if key not in given}
+    about = " ".join(re.split(_DOC_SECTION, doc, maxsplit=1, flags=re.M)[0].split())
+    described = {"name": name, "description": about, "parameters": _fields_shape(members, _Spot(where))}
+    return {"type": "function", "function": {key: value for key, value in described.items() if value}}
+
+
+def _unbound(function: Any, /, *bound: Any, **keywords: Any) -> Tuple[Any, Tuple[Any, ...], JSON]:
+    """What functools.partial wraps, and what it has bound: the model neither sees nor gives that."""
+    if not isinstance(function, functools.partial):
+        return function, bound, keywords
+    return _unbound(function.func, *function.args, *bound, **{**function.keywords, **keywords})
+
+
+def _checked_tool(target: Any, name: str) -> str:
+    if isinstance(target, type) or not callable(target):
+        raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
+        raise TypeError(f"{name}(): is async, this client is not: give a function that returns its result")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise TypeError(f"{name}(): providers take names of ASCII letters, digits, _ and -, 64 at most: use a def")
+    return name
+
+
+def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: Any) -> _Field:
+    """A parameter of a function, its annotation evaluated among the names of the module that has the function."""
+    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
+    hint = Any if parameter.annotation is parameter.empty else parameter.annotation
+    shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    space = SimpleNamespace(__annotations__={"hint": hint})
+    hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
+    return _Field(hint, parameter.default is parameter.empty, parameter.default, about)
+
 
 # How Google, NumPy and reST docstrings list parameters: what holds the list, and one item of it.
 _DOC_FORMS = (
@@ -1340,11 +1359,175 @@ _DOC_FORMS = (
 _DOC_SECTION = r"\n[ \t]*\n|^(?:Args|Arguments|Parameters|Params|Returns|Raises|Yields):?$|^:\w+[^:\n]*:"
 
 
-class _Shape(NamedTuple):
-    """A type as JSON: its schema, and how a value is read; `read(value, at)` raises ValueError."""
+def _doc_texts(doc: str) -> Dict[str, str]:
+    """What a docstring says of each parameter."""
+    texts: Dict[str, str] = {}
+    for part, item in _DOC_FORMS:
+        for found in (found for part in re.findall(part, doc + "\n", re.M) for found in re.finditer(item, part, re.M)):
+            for name in re.findall(r"\w+", found["names"]):
+                texts.setdefault(name, " ".join(found["text"].split()))
+    return texts
 
-    schema: JSON
-    read: Callable[[Any, str], Any]
+
+def _schema_dict(schema: Any) -> _Schema:
+    """A `schema` as its name and the JSON schema that is sent."""
+    if schema is dict:
+        return _Schema("answer", None)
+    sent = _json_schema(schema)
+    name = _str(sent.get("title")) if sent is schema else schema.__name__
+    return _Schema(re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", sent)
+
+
+def _json_schema(schema: Any) -> JSON:
+    """The JSON schema that an answer is held against."""
+    if isinstance(schema, dict):
+        return schema
+    if schema is dict:
+        return {"type": "object"}
+    shape: Optional[JSON] = schema.model_json_schema() if _is_model(schema) else _object_shape(
+        schema, _Spot("schema", strict=True))
+    if shape is None:
+        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict "
+                        "or a class with model_json_schema and model_validate_json")
+    return shape
+
+
+def _is_model(schema: Any) -> bool:
+    return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
+
+
+def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
+    if isinstance(schema, list):
+        return depth > 0 and all(_is_strict(part, depth - 1) for part in schema)
+    if not isinstance(schema, dict):
+        return True
+    inner = [part for key, value in schema.items()
+             for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
+    closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
+        map(_str, _list(schema.get("required"))))
+    return (bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed)
+            and _is_strict(inner, depth - 1))
+
+
+def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
+    """A ToolCall from what came over the wire: arguments as JSON text, or as an object already."""
+    raw = arguments if isinstance(arguments, str) else _json_text(arguments or {})
+    decoded, invalid = _decode_arguments(raw)
+    return ToolCall(_str(id), _str(name), decoded, raw, invalid)
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
+    """A tool call's arguments: the dict, or why there is none."""
+    try:
+        arguments = json.loads(raw or "{}")
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)  # servers take no NaN, no half a surrogate
+        if not _is_shallow(text.encode()):
+            return {}, f"nested deeper than {_MAX_DEPTH} levels"
+    except (ValueError, RecursionError) as error:
+        return {}, f"not JSON: {error}"
+    if not isinstance(arguments, dict):
+        return {}, f"a JSON {type(arguments).__name__}, not an object"
+    return arguments, None
+
+
+def _arguments_of(function: JSON) -> JSON:
+    """The arguments of a call in the history, as an object: an empty one for what is none."""
+    given = function.get("arguments")
+    return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
+
+
+def _with_text(call: JSON, key: str) -> JSON:
+    """What holds a call of the history, its arguments as an object's JSON text: on any other servers choke."""
+    function = call.get(key)
+    if not isinstance(function, dict):
+        return call
+    found = _arguments_of(function)
+    whole = found and isinstance(function["arguments"], str)
+    return call if whole else {**call, key: {**function, "arguments": _json_text(found)}}
+
+
+def _with_object(call: JSON, key: str) -> JSON:
+    """A call of the history in a provider's own words, its arguments an object: an empty one for what is none."""
+    return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
+
+
+def _answered(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> JSON:
+    """The message that answers a tool call: what the function returned, or the error to tell the model."""
+    try:
+        if call.name not in functions:
+            raise LookupError(f"there is no tool {call.name!r}; there are {', '.join(functions)}")
+        if call.invalid is not None:
+            raise ValueError(f"the arguments are {call.invalid}")
+        return tool_result(call, _call_function(functions[call.name], call.arguments))
+    except Exception as error:  # whatever a tool raises is for the model to read
+        return tool_result(call, f"{type(error).__name__}: {error}", is_error=True)
+
+
+def _call_function(function: Any, arguments: Any) -> Any:
+    """Call a function with a model's arguments; TypeError, in words the model can act on, where they do not fit."""
+    described = _function_tool(function)["function"]
+    try:
+        values = _fitted(arguments, described["parameters"])
+    except ValueError as error:
+        raise TypeError(f"{described['name']}(): {error}") from None
+    return function(**values)
+
+
+def _read_schema(call: _Call, reply: Response) -> None:
+    """Set `parsed`, where a schema was asked for and the reply is not about tools."""
+    if call.schema is None or reply.tool_calls:
+        return
+    try:
+        reply.parsed = _parse_as(call.schema, reply.text, _Deadline(call.deadline, call.limit))
+    except DeadlineExceededError as late:
+        late.response = reply
+        raise
+    except ValueError as error:
+        short = " (it was cut at the token limit)" if reply.truncated else ""
+        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
+                          response=reply) from None
+
+
+def _parse_as(schema: Any, text: str, deadline: Optional[_Deadline] = None) -> Any:
+    """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s(.*)```\s*", text, re.S | re.I)
+    text = (fenced[1] if fenced else text).strip()
+    if _is_model(schema):
+        try:
+            return schema.model_validate_json(text)
+        except ValueError as error:
+            raise ValueError(_words(str(error))) from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
+    return _fitted(value, _json_schema(schema), deadline)
+
+
+# ---------------------------------------------------------- types: Python types as schemas, values held against schemas
+
+_MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
+           "dict[str, T], a TypedDict or a dataclass")
+_SCALARS: Dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_JSON_KINDS: Dict[str, List[type]] = {  # of Python, by the name of a JSON type
+    **{name: [kind] for kind, name in _SCALARS.items()}, "number": [int, float], "array": [list], "object": [dict]}
+_ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
+                           abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
+_DEEP = frozenset(("properties", "additionalProperties", "items", "allOf", "anyOf", "oneOf", "$ref"))  # of a schema
+_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a key in a TypedDict
+
+
+class _Shape(Dict[str, Any]):
+    """A type's JSON schema; what makes its object of a value that fits; keywords that count `here` and are not sent."""
+
+    def __init__(self, schema: JSON, make: Optional[Callable[[Any], Any]] = None, **here: Any) -> None:
+        super().__init__(schema)
+        self.make, self.here = make, here
 
 
 class _Field(NamedTuple):
@@ -1352,7 +1535,7 @@ class _Field(NamedTuple):
 
     hint: Any
     required: bool
-    default: Any = _UNSET
+    default: Any = MISSING
     about: str = ""
 
 
@@ -1367,10 +1550,12 @@ class _Spot(NamedTuple):
 def _shape(hint: Any, spot: _Spot) -> _Shape:
     """A type hint as JSON; TypeError if it has no such form."""
     bare, about, _ = _bare(hint)
-    for make in (_alias_shape, _scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
+    for make in (_alias_shape, _plain_shape, _union_shape, _choice_shape, _object_shape):
         shape = make(bare, spot)
         if shape is not None:
-            return shape._replace(schema={**shape.schema, "description": about}) if about else shape
+            if about:
+                shape["description"] = about
+            return shape
     raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has no JSON form: use {_MAPPED}")
 
 
@@ -1410,67 +1595,19 @@ def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     return _shape(meant, _inside(hint, spot))
 
 
-def _base(hint: Any) -> Any:
-    """The class behind a hint (`list` of `List[int]`), or None."""
-    return get_origin(hint) or (hint if isinstance(hint, type) else None)
-
-
-def _scalar_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if hint is Any or hint is object:
-        return _Shape({}, lambda value, at: value)
-    name = _SCALARS.get(_base(hint))
-    if name is None:
-        return None
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, (name,), at)
-        return int(value) if hint is int else value
-
-    return _Shape({"type": name}, read)
-
-
-def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
-    """Raise ValueError unless a value has one of these JSON types; 2.0 is an integer too, as JSON Schema has it."""
-    name = _JSON_NAMES.get(type(value))
-    also = "number" if name == "integer" else "integer" if name == "number" and value.is_integer() else name
-    if name not in names and also not in names:
-        raise _Misfit(at, lambda: f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
-
-
-class _Misfit(ValueError):
-    """A value that does not fit: where, from the outermost value down, and why, put into words if anybody asks."""
-
-    def __init__(self, at: str, why: Union[str, Callable[[], str]]) -> None:
-        self.at, self.why = at, why
-
-    def __str__(self) -> str:
-        self.why = self.why() if callable(self.why) else self.why
-        return _words(f"{self.at}: {self.why}".lstrip(".: "))
-
-
-def _shown(value: Any) -> str:
-    """The repr of a value, or how it begins: no more of it is written than is shown."""
-    text = ""
-    for piece in _shown_pieces(value):
-        text += piece
-        if len(text) > 60:
-            return text[:57] + "..."
-    return text
-
-
-def _shown_pieces(value: Any) -> Iterator[str]:
-    if type(value) is list:
-        for at, item in enumerate(value):
-            yield ", " if at else "["
-            yield from _shown_pieces(item)
-        yield "]" if value else "[]"
-    elif type(value) is dict:
-        for at, (name, item) in enumerate(value.items()):
-            yield f"{', ' if at else '{'}{_shown(name)}: "
-            yield from _shown_pieces(item)
-        yield "}" if value else "{}"
-    else:
-        yield repr(value[:61] if type(value) is str else value)
+def _plain_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    """The shape of what JSON has too: scalars, arrays, objects with any keys; of Any."""
+    base, args = get_origin(hint) or (hint if isinstance(hint, type) else None), get_args(hint)
+    if base in _SCALARS:
+        return _Shape({"type": _SCALARS[base]}, make=int if base is int else None)  # of 2.0, which fits too
+    if base in _ARRAYS and not (base is tuple and args and args[1:] != (...,)):
+        return _Shape({"type": "array", "items": _shape(args[0] if args else Any, spot)}, make=_making(_ARRAYS[base]))
+    if base in (dict, abc.Mapping, abc.MutableMapping):
+        key, item = (_shape(part, spot) for part in args or (str, Any))
+        if key.get("type") != "string" or "enum" in key:
+            raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
+        return _Shape({"type": "object", "additionalProperties": item or True}, make=dict, additionalProperties=item)
+    return _Shape({}) if hint is Any or hint is object else None
 
 
 def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
@@ -1479,93 +1616,42 @@ def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     return _any_of([_shape(arm, spot) for arm in get_args(hint)])
 
 
-def _any_of(shapes: List[_Shape]) -> _Shape:
+def _any_of(arms: List[_Shape]) -> _Shape:
     """What fits any of these; the first that fits reads it."""
-    def read(value: Any, at: str) -> Any:
-        errors = []
-        for shape in shapes:
-            try:
-                return shape.read(value, at)
-            except ValueError as error:
-                if shape.schema != {"type": "null"}:  # what is wrong with an Optional is the other arm's word
-                    errors.append(str(error))
-        raise ValueError("; or ".join(errors))
-
-    schemas = [shape.schema for shape in shapes]
-    return _Shape({} if {} in schemas else {"anyOf": schemas}, read)
+    return _Shape({} if {} in arms else {"anyOf": arms}, anyOf=arms)
 
 
 def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    choices = _choices(hint)
-    types = list(dict.fromkeys(_SCALARS.get(type(known)) for known, _ in choices))
-    if not choices or None in types:
-        return None
-
-    def read(value: Any, at: str) -> Any:
-        for known, result in choices:
-            if known == value and type(known) is type(value):  # True is not 1
-                return result
-        raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
-
-    return _Shape({"type": types if len(types) > 1 else types[0], "enum": [known for known, _ in choices]}, read)
-
-
-def _choices(hint: Any) -> List[Tuple[Any, Any]]:
-    """What a Literal or an Enum allows: (JSON value, what it stands for)."""
-    base = _base(hint)
+    base = get_origin(hint) or hint
+    members: List[Any] = list(base) if isinstance(base, enum.EnumMeta) else []
+    known = [member.value for member in members]
     if getattr(base, "_name", "") == "Literal":
-        return [(value, value) for value in get_args(hint)]
-    members: List[enum.Enum] = list(base) if isinstance(base, enum.EnumMeta) else []
-    return [(member.value, member) for member in members]
-
-
-def _array_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    make, args = _ARRAYS.get(_base(hint)), get_args(hint)
-    if make is None or (make is tuple and args and args[1:] != (...,)):
+        members = known = list(get_args(hint))
+    types = list(dict.fromkeys(_SCALARS.get(type(one)) for one in known))
+    if not known or None in types:
         return None
-    item = _shape(args[0] if args else Any, spot)
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, ("array",), at)
-        return _made(make, [item.read(part, f"{at}[{index}]") for index, part in enumerate(value)], at)
-
-    return _Shape({"type": "array", "items": item.schema}, read)
-
-
-def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if _base(hint) not in (dict, abc.Mapping, abc.MutableMapping):
-        return None
-    key, of = get_args(hint) or (str, Any)
-    if _shape(key, spot).schema.get("type") != "string" or "enum" in _shape(key, spot).schema:
-        raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
-    item = _shape(of, spot)
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, ("object",), at)
-        return {name: item.read(part, f"{at}.{name}") for name, part in value.items()}
-
-    return _Shape({"type": "object", "additionalProperties": item.schema or True}, read)
+    meant = dict(zip(map(_key, known), members))
+    return _Shape({"type": types if len(types) > 1 else types[0], "enum": known}, lambda value: meant[_key(value)])
 
 
 def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
         return None
-    spot = _inside(hint, spot)
     where = f"{spot.where}: {hint.__name__}"
-    return _fields_shape(_class_fields(hint, where), lambda values: hint(**values), where + ".", spot)
+    return _fields_shape(_class_fields(hint, where), _inside(hint, spot)._replace(where=where + "."),
+                         _making(lambda values: hint(**values)))
 
 
 def _class_fields(kind: Any, where: str) -> Dict[str, _Field]:
     """The fields of a dataclass or the keys of a TypedDict."""
     hints = _hints(kind, where)
-    if not is_dataclass(kind):
-        needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
-        said = {name: _bare(hint)[2] for name, hint in hints.items()}  # Python loses it when annotations are strings
-        return {name: _Field(hint, name in needed if said[name] is None else bool(said[name]))
-                for name, hint in hints.items()}
-    return {field.name: _Field(hints[field.name], field.default is MISSING and field.default_factory is MISSING,
-                               _UNSET if field.default is MISSING else field.default)
-            for field in fields(kind) if field.init}
+    if is_dataclass(kind):
+        return {field.name: _Field(hints[field.name], field.default is field.default_factory is MISSING, field.default)
+                for field in fields(kind) if field.init}
+    needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+    said = {name: _bare(hint)[2] for name, hint in hints.items()}  # Python loses it when annotations are strings
+    return {name: _Field(hint, name in needed if said[name] is None else bool(said[name]))
+            for name, hint in hints.items()}
 
 
 def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
@@ -1578,216 +1664,52 @@ def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
                         f"and types that Python {sys.version_info[0]}.{sys.version_info[1]} has") from error
 
 
-def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where: str, spot: _Spot) -> _Shape:
+def _fields_shape(members: Dict[str, _Field], spot: _Spot, make: Optional[Callable[[JSON], Any]] = None) -> _Shape:
     """A closed object; in strict mode every key is required, also one with a default, because OpenAI wants it so."""
-    shapes = {name: _field_shape(field, spot._replace(where=where + name)) for name, field in members.items()}
     needed = [name for name, field in members.items() if field.required]
-    properties = {name: _property(shapes[name].schema, field, spot.strict) for name, field in members.items()}
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, ("object",), at)
-        odd = {"missing": [repr(name) for name in needed if name not in value],
-               "unexpected": [_shown(name) for name in value if name not in members]}
-        if any(odd.values()):
-            raise _Misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
-        return _made(make, {name: shapes[name].read(part, f"{at}.{name}") for name, part in value.items()}, at)
-
+    properties = {name: _field_shape(field, spot._replace(where=spot.where + name)) for name, field in members.items()}
     return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
-                   "additionalProperties": False}, read)
+                   "additionalProperties": False}, required=needed, make=make)
 
 
 def _field_shape(field: _Field, spot: _Spot) -> _Shape:
+    """A field's shape with its description and, where strict mode does not forbid it, its default."""
     shape = _shape(field.hint, spot)
-    if field.default is None:  # def f(x: int = None) means Optional[int]
-        try:
-            shape.read(None, "")
-        except ValueError:
-            return _any_of([shape, _shape(type(None), spot)])
-    return shape
-
-
-def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
-    """A field's schema with its description and, where strict mode does not forbid it, its default."""
-    about = "" if _bare(field.hint)[1] else field.about  # Annotated speaks before the docstring
-    schema = {"description": about, **schema} if about else dict(schema)
-    if not strict:
+    if field.default is None and not _takes_null(shape):  # def f(x: int = None) means Optional[int]
+        shape = _any_of([shape, _shape(type(None), spot)])
+    if field.about and not _bare(field.hint)[1]:  # Annotated speaks before the docstring
+        shape["description"] = field.about
+    if not spot.strict:
         with contextlib.suppress(AttributeError, TypeError, ValueError):  # no default, or one that JSON cannot say
-            schema["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
-    return schema
-
-
-def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
-    """An object of the user's type; what its own checks say is a misfit too."""
-    try:
-        return make(values)
-    except (TypeError, ValueError) as error:
-        raise _Misfit(at, str(error)) from error
-
-def _tool_dicts(tools: Any) -> List[JSON]:
-    """The tools of a call: dicts as they are, functions described."""
-    if not isinstance(tools, (list, tuple)):
-        raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
-    dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
-    names = [name for tool in dicts for name in _tool_names(tool)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
-    return dicts
-
-
-def _tool_names(tool: JSON) -> List[str]:
-    """The names under which a model can call a tool dict, in the shape of any provider."""
-    inner = [tool, _dict(tool.get("function")), _dict(tool.get("custom")), *_list(tool.get("functionDeclarations"))]
-    return [one["name"] for one in map(_dict, inner) if _str(one.get("name"))]
-
-
-def _function_tool(function: Any) -> JSON:
-    """A Python function as a tool dict; TypeError for a parameter that cannot be described to a model."""
-    name, about, shape = _described(function)
-    described = {"name": name, "description": about, "parameters": shape.schema}
-    return {"type": "function", "function": {key: value for key, value in described.items() if value}}
-
-
-def _call_function(function: Any, arguments: Any) -> Any:
-    """Call a function with a model's arguments; TypeError, in words the model can act on, where they do not fit."""
-    name, _, shape = _described(function)
-    try:
-        values = shape.read(arguments, "")
-    except ValueError as error:
-        raise TypeError(f"{name}(): {error}") from None
-    return function(**values)
-
-
-def _described(function: Any) -> Tuple[str, str, _Shape]:
-    """A function's name, the first paragraph of its docstring, and the shape of its arguments."""
-    target, bound, keywords = _unbound(function)
-    name = _checked_tool(target, str(getattr(function, "__name__", getattr(target, "__name__", type(target).__name__))))
-    routine = inspect.unwrap(target)
-    if not hasattr(routine, "__globals__"):  # an object that has __call__
-        routine = inspect.unwrap(type(routine).__call__)
-    doc = inspect.cleandoc((target if hasattr(target, "__name__") else routine).__doc__ or target.__doc__ or "")
-    try:
-        parameters = inspect.signature(target).parameters
-        given = inspect.signature(target).bind_partial(*bound, **keywords).arguments
-    except (NameError, TypeError, ValueError) as error:
-        raise TypeError(f"{name}(): its parameters cannot be read ({error}): wrap it in a function") from error
-    texts = _doc_texts(doc)
-    members = {key: _parameter(parameter, f"{name}(): parameter {key}", texts.get(key, ""), routine)
-               for key, parameter in parameters.items() if key not in given}
-    first = re.split(_DOC_SECTION, doc, maxsplit=1, flags=re.M)[0]
-    return name, " ".join(first.split()), _fields_shape(members, dict, f"{name}(): parameter ", _Spot(name))
-
-
-def _unbound(function: Any) -> Tuple[Any, Tuple[Any, ...], JSON]:
-    """What functools.partial wraps, and what it has bound: the model neither sees nor gives that."""
-    bound: Tuple[Any, ...] = ()
-    keywords: JSON = {}
-    while isinstance(function, functools.partial):
-        bound, keywords = function.args + bound, {**function.keywords, **keywords}
-        function = function.func
-    return function, bound, keywords
-
-
-def _checked_tool(target: Any, name: str) -> str:
-    if isinstance(target, type) or not callable(target):
-        raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
-        raise TypeError(f"{name}(): is async, this client is not: give a function that returns its result")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise TypeError(f"{name}(): providers take names of ASCII letters, digits, _ and -, 64 at most: use a def")
-    return name
-
-
-def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: Any) -> _Field:
-    """A parameter of a function, its annotation evaluated among the names of the module that has the function."""
-    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-        raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
-    required, hint = parameter.default is parameter.empty, parameter.annotation
-    hint = Any if hint is parameter.empty else hint
-    shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    space = SimpleNamespace(__annotations__={"hint": hint})
-    hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
-    return _Field(hint, required, _UNSET if required else parameter.default, about)
-
-
-def _doc_texts(doc: str) -> Dict[str, str]:
-    """What a docstring says of each parameter."""
-    texts: Dict[str, str] = {}
-    for part, item in _DOC_FORMS:
-        for found in (found for part in re.findall(part, doc + "\n", re.M) for found in re.finditer(item, part, re.M)):
-            for name in re.findall(r"\w+", found["names"]):
-                texts.setdefault(name, " ".join(found["text"].split()))
-    return texts
-
-def _schema_dict(schema: Any) -> Tuple[str, Optional[JSON]]:
-    """A `schema` as its name and JSON schema; the schema is None for `dict`, which means any JSON object."""
-    if schema is dict:
-        return "answer", None
-    shape = schema if isinstance(schema, dict) else (
-        schema.model_json_schema() if _is_model(schema) else _schema_shape(schema).schema)
-    name = _str(schema.get("title")) if isinstance(schema, dict) else schema.__name__
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", shape
-
-
-def _schema_shape(schema: Any) -> _Shape:
-    shape = _object_shape(schema, _Spot("schema", strict=True))
-    if shape is None:
-        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict "
-                        "or a class with model_json_schema and model_validate_json")
+            shape["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
     return shape
 
 
-def _is_model(schema: Any) -> bool:
-    return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
+def _takes_null(shape: JSON) -> bool:
+    return any(map(_takes_null, shape["anyOf"])) if "anyOf" in shape else "null" in shape.get("type", "null")
 
 
-def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
-    """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
-    if isinstance(schema, list):
-        return depth > 0 and all(_is_strict(part, depth - 1) for part in schema)
-    if not isinstance(schema, dict):
-        return True
-    inner = [part for key, value in schema.items()
-             for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
-    closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
-        map(_str, _list(schema.get("required"))))
-    return (bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed)
-            and _is_strict(inner, depth - 1))
-
-
-def _parse_as(schema: Any, text: str, deadline: Optional[_Deadline] = None) -> Any:
-    """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
-    fenced = re.fullmatch(r"\s*```(?:json)?\s(.*)```\s*", text, re.S | re.I)
-    text = (fenced[1] if fenced else text).strip()
-    if _is_model(schema):
-        try:
-            return schema.model_validate_json(text)
-        except ValueError as error:
-            raise ValueError(_words(str(error))) from error
+def _fitted(value: Any, schema: JSON, deadline: Optional[_Deadline] = None) -> Any:
+    """What a schema makes of a value: the value itself, unless the schema is a type's; ValueError if it misfits."""
+    fit = _Fit(schema, deadline or _Deadline())
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
-    if schema is not dict and not isinstance(schema, dict):
-        return _schema_shape(schema).read(value, "")
-    wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
-    try:
-        _Fit(wanted, deadline or _Deadline()).of(wanted)(value)
+        return fit.of(schema)(value)
     except RecursionError:
         raise ValueError("it is nested too deep to be held against the schema") from None
-    return value
+    finally:
+        fit.made.clear()  # checks that lead back to it would hold it, and the value, in a cycle
 
 
-_Check = Callable[[Any], None]  # raises _Misfit for a value that does not fit, or that the deadline has passed
+_Check = Callable[[Any], Any]  # gives what is made of a value; raises _Misfit for one that does not fit
 
 
 class _Fit:
-    """Checks made of a JSON schema, as far as the keywords of `_KEYWORDS` go; each part of it is read once."""
+    """Checks made of a JSON schema, as far as its keywords are known; each part of it is read once."""
 
     def __init__(self, root: JSON, deadline: _Deadline) -> None:
         self.root, self.deadline = root, deadline
         self.made: Dict[int, _Check] = {}  # by schema
-        self.met: Dict[Tuple[int, int], Optional[Tuple[str, Any]]] = {}  # what is wrong, by schema and value
+        self.met: Dict[Tuple[int, int], Any] = {}  # what is made of a value or wrong with it, by schema and value
 
     def of(self, schema: Any) -> _Check:
         """What checks a value against a schema."""
@@ -1798,134 +1720,191 @@ class _Fit:
     def make(self, schema: Any) -> _Check:
         if schema is False:
             return _unless(lambda value: False, lambda value: f"nothing may stand here, but there is {_shown(value)}")
-        words = {word: _dict(schema)[word] for word in _KEYWORDS if word in _dict(schema)}
-        checks = [check for check in (_KEYWORDS[word](self, words[word], schema) for word in words) if check]
-        nullable = _dict(schema).get("nullable") is True  # as OpenAPI has it
+        words, make = {**_dict(schema), **getattr(schema, "here", {})}, getattr(schema, "make", None)
+        deep = [] if _DEEP.isdisjoint(words) else [*self.parts(words), *self.others(words)]
+        checks = [*_plain_checks(words), *deep, *([make] if make else [])]
+        nullable, deadline, met = words.get("nullable") is True, self.deadline, self.met  # the first as OpenAPI has it
 
-        def check(value: Any) -> None:
-            if _now() > self.deadline.end:
-                raise self.deadline.error("the reply is here, but not held against its schema to the end")
+        def check(value: Any) -> Any:
+            if _now() > deadline.end:
+                raise deadline.error("the reply is here, but not held against its schema to the end")
             if not (nullable and value is None):
                 for one in checks:
-                    one(value)
+                    value = one(value)
+            return value
 
-        def check_once(value: Any) -> None:
+        def check_once(value: Any) -> Any:
             pair = id(schema), id(value)
-            if pair not in self.met:
-                self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
+            if pair not in met:
+                met[pair] = value  # a schema that leads back to itself asks nothing more of the same value
                 try:
-                    check(value)
+                    met[pair] = check(value)
                 except _Misfit as misfit:
-                    self.met[pair] = misfit.at, misfit.why
-            found = self.met[pair]
-            if found is not None:
-                raise _Misfit(*found)
+                    met[pair] = misfit.again()
+            found = met[pair]
+            if type(found) is _Misfit:
+                raise found.again()
+            return found
 
-        return check if _FLAT.issuperset(words) else check_once
+        return check_once if deep else check
 
-    def type(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        names = wanted if isinstance(wanted, list) else [wanted]
-        known = names and all(name in _JSON_NAMES.values() for name in names)  # Google's "STRING" says nothing
-        return (lambda value: _check_type(value, names, "")) if known else None
+    def parts(self, words: JSON) -> Iterator[_Check]:
+        """What checks the members of an object and the items of an array."""
+        if "properties" in words or "additionalProperties" in words:
+            named = {name: self.of(part) for name, part in _dict(words.get("properties")).items()}
+            rest = None if "patternProperties" in words else words.get("additionalProperties")
+            other = self.of(rest) if isinstance(rest, dict) else None
+            yield _each(lambda value: [(name, item, named.get(name, other)) for name, item in _dict(value).items()
+                                       if other or name in named])
+        if "items" in words:
+            items, first = words["items"], len(_list(words.get("prefixItems")))
+            checks = [self.of(part) for part in items] if isinstance(items, list) else itertools.repeat(self.of(items))
+            yield _each(lambda value: zip(itertools.count(first), _list(value)[first:], checks))
 
-    def enum(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        if not isinstance(wanted, list):
-            return None
-        plain = {(isinstance(one, bool), one) for one in wanted if isinstance(one, _PLAIN_JSON)}  # True is not 1
-        inner = [one for one in wanted if not isinstance(one, _PLAIN_JSON)]
-        return _unless(lambda value: (isinstance(value, bool), value) in plain if isinstance(value, _PLAIN_JSON) else
-                       any(_same(value, one) for one in inner),
-                       lambda value: f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}")
+    def others(self, words: JSON) -> Iterator[_Check]:
+        """What holds the value itself against other schemas."""
+        yield from map(self.of, _list(words.get("allOf")))
+        for word, enough in ("anyOf", 1), ("oneOf", math.inf):
+            if _list(words.get(word)):
+                yield self.some_of(words[word], enough)
+        ref = _str(words.get("$ref"))
+        if ref == "#" or ref.startswith("#/"):  # any other points out of the schema
+            target = _pointed(self.root, unquote(ref).split("/")[1:])
+            lost = _unless(lambda value: False, lambda value: f"the $ref {_shown(ref)} of the schema leads nowhere")
+            yield lost if target is _UNSET else lambda value: self.of(target)(value)  # made late: it may lead back here
 
-    def const(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        return _unless(lambda value: _same(value, wanted), lambda value: f"{_shown(value)} is not {_shown(wanted)}")
-
-    def required(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        names = [name for name in _list(wanted) if isinstance(name, str)]
-        return _unless(lambda value: type(value) is not dict or all(name in value for name in names),
-                       lambda value: f"missing {', '.join(repr(name) for name in names if name not in value)}")
-
-    def properties(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        checks = [(name, self.of(part)) for name, part in _dict(wanted).items()]
-        return _each(lambda value: [(name, value[name], check) for name, check in checks if name in _dict(value)])
-
-    def additional(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
-            return None
-        known, check = _dict(schema.get("properties")), self.of(wanted)
-        if wanted is not False:
-            return _each(lambda value: [(name, value[name], check) for name in _dict(value) if name not in known])
-        return _unless(lambda value: type(value) is not dict or value.keys() <= known.keys(), lambda value:
-                       "unexpected " + ", ".join([_shown(name) for name in value if name not in known][:20]))
-
-    def items(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        first = len(_list(schema.get("prefixItems")))
-        checks = [self.of(part) for part in wanted] if isinstance(wanted, list) else None  # one a place, as once was
-        return _each(lambda value: zip(itertools.count(first), _list(value)[first:],
-                                       itertools.repeat(self.of(wanted)) if checks is None else checks))
-
-    def all_of(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        checks = [self.of(arm) for arm in _list(wanted)]
-        return _each(lambda value: [("", value, check) for check in checks])
-
-    def any_of(self, wanted: Any, schema: JSON, enough: float = 1) -> Optional[_Check]:
-        """What fits one of the schemas; it is asked no further once it fits `enough` of them."""
+    def some_of(self, schemas: List[Any], enough: float) -> _Check:
+        """What fits one of the schemas, the first that does reads it; it is asked no further once it fits `enough`."""
         null = {"type": "null"}
-        arms = sorted(((self.of(arm), bool(arm == null)) for arm in _list(wanted)), key=operator.itemgetter(1))
+        arms = sorted(((self.of(arm), bool(arm == null)) for arm in schemas), key=operator.itemgetter(1))
 
-        def check(value: Any) -> None:
-            fits = 0
-            misfits: List[Tuple[str, Any]] = []
+        def check(value: Any) -> Any:
+            made: List[Any] = []
+            misfits: List[_Misfit] = []
             for one, is_null in arms:
                 try:
-                    one(value)
-                    fits += 1
-                    if fits == enough:
+                    made.append(one(value))
+                    if len(made) == enough:
                         break
                 except _Misfit as misfit:
                     if not misfits or not is_null:  # what is wrong with an optional value is the other arm's word
-                        misfits.append((misfit.at, misfit.why))
-            if misfits and not fits:
-                raise _Misfit("", lambda: "; or ".join(str(_Misfit(*misfit)) for misfit in misfits))
-            if fits > 1:
-                raise _Misfit("", lambda: f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
+                        misfits.append(misfit.again())
+            if not made:
+                raise _Misfit(misfits)
+            if len(made) > 1:
+                raise _Misfit(lambda: f"{_shown(value)} fits {len(made)} of the schemas of which it may fit one")
+            return made[0]
 
         return check
 
-    def ref(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
-            return None  # it points out of the schema
-        target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
-        if target is _UNSET:
-            return _unless(lambda value: False, lambda value: f"the $ref {_shown(wanted)} of the schema leads nowhere")
-        return lambda value: self.of(target)(value)  # made when it is needed: it may lead back here
+
+class _Misfit(ValueError):
+    """A value that does not fit: why, put into words if anybody asks, and where, from the outermost value down."""
+
+    def __init__(self, why: Union[Callable[[], str], List[_Misfit]], at: str = "") -> None:
+        self.why, self.at = why, at
+
+    def __str__(self) -> str:
+        return _words("; or ".join(itertools.islice(self.lines(""), _MAX_WORDS)))
+
+    def lines(self, above: str) -> Iterator[str]:
+        if callable(self.why):
+            yield f"{above}{self.at}: {self.why()}".lstrip(".: ")
+        else:
+            for one in self.why:
+                yield from one.lines(above + self.at)
+
+    def again(self) -> _Misfit:
+        """The same, to be kept or raised elsewhere: without the frames that a raised one holds."""
+        return _Misfit(self.why, self.at)
 
 
 def _unless(fits: Callable[[Any], bool], why: Callable[[Any], str]) -> _Check:
-    def check(value: Any) -> None:
+    def check(value: Any) -> Any:
         if not fits(value):
-            raise _Misfit("", lambda: why(value))
+            raise _Misfit(lambda: why(value))
+        return value
     return check
 
 
-def _each(parts: Callable[[Any], Iterable[Tuple[Any, Any, _Check]]]) -> _Check:
+def _each(parts: Callable[[Any], Iterable[Tuple[Any, Any, Any]]]) -> _Check:
     """What checks parts of a value; each has the name or the number under which it stands there."""
-    def check(value: Any) -> None:
+    def check(value: Any) -> Any:
+        whole = value
         for step, part, one in parts(value):
             try:
-                one(part)
+                made = one(part)
             except _Misfit as misfit:
-                misfit.at = (f"[{step}]" if type(step) is int else step and f".{step}") + misfit.at
+                misfit.at = (f"[{step}]" if type(step) is int else f".{step}") + misfit.at
                 raise
+            if made is not part:
+                whole = value.copy() if whole is value else whole  # the answer stays as it came
+                whole[step] = made
+        return whole
     return check
 
 
-_PLAIN_JSON = (str, int, float, type(None))
-_FLAT = frozenset(("type", "enum", "const", "required"))  # what looks at no part of a value, and at no other schema
-_KEYWORDS: Dict[str, Callable[[_Fit, Any, JSON], Optional[_Check]]] = {
-    "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
-    "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
-    "anyOf": _Fit.any_of, "oneOf": functools.partial(_Fit.any_of, enough=math.inf), "$ref": _Fit.ref}
+def _making(make: Callable[[Any], Any]) -> _Check:
+    """What makes an object of a value that fits; what the object's own checks say is a misfit too."""
+    def check(value: Any) -> Any:
+        try:
+            return make(value)
+        except (TypeError, ValueError) as error:
+            why = str(error)
+            raise _Misfit(lambda: why) from error
+    return check
+
+
+def _plain_checks(words: JSON) -> Iterator[_Check]:
+    """What looks at no part of a value, and at no other schema."""
+    choices, types = words.get("enum"), words.get("type")
+    if isinstance(choices, list):
+        yield _unless(_one_of(choices), lambda value: f"{_shown(value)} is not one of {_listed(choices)}")
+    names: List[Any] = types if isinstance(types, list) else [types]
+    if names and _JSON_KINDS.keys() >= set(map(_str, names)):  # Google's "STRING" says nothing
+        yield _unless(_of_type(names), lambda value: f"{_shown(value)} is not of type {' or '.join(names)}")
+    if "const" in words:
+        yield _unless(_one_of([words["const"]]), lambda value: f"{_shown(value)} is not {_shown(words['const'])}")
+    closed = words.get("additionalProperties") is False and "patternProperties" not in words  # which is not looked at
+    if closed or "required" in words:
+        yield _names_check(words, closed)
+
+
+def _names_check(words: JSON, closed: bool) -> _Check:
+    """What checks that an object has the names it must have; if it is closed, that it has no others than known ones."""
+    needed = {name: True for name in _list(words.get("required")) if isinstance(name, str)}.keys()
+    known = _dict(words.get("properties")).keys()
+
+    def why(value: JSON) -> str:
+        odd = {"missing": [name for name in needed if name not in value],
+               "unexpected": [name for name in value if closed and name not in known]}
+        return " and ".join(f"{what} {_listed(names)}" for what, names in odd.items() if names)
+
+    return _unless(lambda value: type(value) is not dict or (
+        needed <= value.keys() and (not closed or value.keys() <= known)), why)
+
+
+def _of_type(names: List[str]) -> Callable[[Any], bool]:
+    kinds, whole = {kind for name in names for kind in _JSON_KINDS[name]}, "integer" in names  # which 2.0 is too
+    return lambda value: type(value) in kinds or (whole and type(value) is float and value.is_integer())
+
+
+def _listed(values: List[Any]) -> str:
+    return ", ".join(map(_shown, values[:20]))
+
+
+def _one_of(choices: List[Any]) -> Callable[[Any], bool]:
+    keys, flat = set(map(_key, choices)), not any(isinstance(one, (list, dict)) for one in choices)
+    return lambda value: not (flat and isinstance(value, (list, dict))) and _key(value) in keys
+
+
+def _key(value: Any) -> Any:
+    """What two JSON values have in common if they are equal as JSON has it: True is not 1, but 1 is 1.0."""
+    if isinstance(value, list):
+        return tuple(map(_key, value))
+    if isinstance(value, dict):
+        return frozenset((name, _key(item)) for name, item in value.items())
+    return isinstance(value, bool), value
 
 
 def _pointed(root: Any, parts: List[str]) -> Any:
@@ -1935,42 +1914,24 @@ def _pointed(root: Any, parts: List[str]) -> Any:
     return root
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal as JSON has it: True is not 1, but 1 is 1.0."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
-
-_IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
-    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
-    rb"|(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)"
-    rb"|(?P<SVG>\s*(?:<\?xml[^>]*>\s*)?<svg)|(?P<HTML>\s*<(?i:!doctype html|html))")
+def _shown(value: Any) -> str:
+    """The repr of a value, or how it begins: no more of it is written than is shown."""
+    text = "".join(itertools.islice(_shown_pieces(value), 61))
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _image_part(image: Any) -> JSON:
-    """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
-    if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
-        return {"type": "image_url", "image_url": {"url": image}}
-    what, data = "image", image
-    if isinstance(image, (str, os.PathLike)):
-        what = f"image {_words(repr(os.fspath(image)))}"
-        try:
-            with open(image, "rb") as file:
-                data = file.read()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
-    data = bytes(data)
-    found = re.match(_IMAGE_MARKS, data[:1000], re.S)
-    kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
-    if kind not in ("png", "jpeg", "gif", "webp"):
-        raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return {"type": "image_url", "image_url": {"url": uri}}
+def _shown_pieces(value: Any) -> Iterator[str]:
+    if type(value) not in (list, dict) or not value:
+        yield repr(value[:61] if type(value) is str else value)
+        return
+    first, last = "[]" if type(value) is list else "{}"
+    for at, item in enumerate(value):
+        yield ", " if at else first
+        if type(value) is dict:
+            yield f"{_shown(item)}: "
+            item = value[item]
+        yield from _shown_pieces(item)
+    yield last
 
 
 # --------------------------------------------------------------------------------------------------- calls and attempts

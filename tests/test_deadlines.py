@@ -1,5 +1,6 @@
 """Deadlines and idle timeouts: a call comes back in time whatever the server does, and says how far it had come."""
 import contextlib
+import dataclasses
 import functools
 import gzip
 import json
@@ -9,6 +10,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import List, Union
 
 import pytest
 import requests
@@ -577,16 +579,20 @@ def test_the_longest_wait_as_people_write_it(server):
         llm.chat("Hi")
 
 
-ARMS = {"items": {"anyOf": [{"type": "object", "required": [f"a{at}"]} for at in range(500)]}}
+ARMS = [f"a{at}" for at in range(500)]
+CHOICES = {"items": {"type": "array", "items": {"anyOf": [{"type": "object", "required": [arm]} for arm in ARMS]}}}
+Holder = dataclasses.make_dataclass("Holder", [
+    ("items", List[Union[tuple(dataclasses.make_dataclass(arm, [(arm, int)]) for arm in ARMS)]])])
 
 
+@pytest.mark.parametrize("schema", [{"type": "object", "properties": CHOICES}, Holder], ids=["dict", "dataclass"])
 @pytest.mark.parametrize("how", ["chat", "stream"])
-def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how):
+def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how, schema):
     """The check stops at the deadline: nothing of the reply, which was paid for, is lost."""
-    text = json.dumps([{"a499": 1}] * 50_000)
+    text = json.dumps({"items": [{"a499": 1}] * 50_000})
     server.reply(text)
     llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=2 * D)
-    error = exceeded(lambda: ask(llm, how, schema=ARMS), 2 * D, 2 * D + GRACE)
+    error = exceeded(lambda: ask(llm, how, schema=schema), 2 * D, 2 * D + GRACE)
     assert str(error).startswith("compatible: deadline of 0.6 s ran out: the reply is here")
     assert (error.response.text, error.response.parsed) == (text, None)
     assert error.response.usage.total_tokens == llm.ledger.usage.total_tokens > 0

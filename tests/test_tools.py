@@ -447,12 +447,34 @@ def test_arguments_become_what_the_annotations_say():
             (Trip, {"start": place, "stops": [place]}, Trip(made, [made])), (Level, 2, Level.HIGH),
             (Tuple[Color, ...], ["red"], (Color.RED,)), (Set[str], ["a", "a"], {"a"}),
             (FrozenSet[int], [1], frozenset([1])),
-            (float, 3, 3), (int, 3.0, 3), (Any, place, place), (Literal["a", None], None, None), (bool, True, True),
+            (float, 3, 3), (int, 3.0, 3), (Level, 2.0, Level.HIGH), (Literal[3], 3.0, 3), (Any, place, place),
+            (Union[Place, Any], place, made), (Dict[str, Union[int, Any]], {"a": 2.0}, {"a": 2}),
+            (Literal["a", None], None, None), (bool, True, True),
             (Loose, {"id": 1, "name": "n"}, {"id": 1, "name": "n"}), (dict, {"x": [1]}, {"x": [1]})]:
         given = read(hint, value)
         assert given == result
         assert type(given) is type(result)
-    assert type(read(int, 3.0)) is int
+    assert type(read(int, 3.0)) is type(read(Literal[3], 3.0)) is int
+
+
+def test_a_union_takes_the_first_type_that_can_be_made():
+    """What fits a dataclass and is refused by it goes to the next type; what no type takes is named once a type."""
+    calm, wild = ({"start": {"city": "Ulm"}, "stops": [], "note": note} for note in ("good", "bad"))
+    assert read(List[Union[Trip, Dict[str, Any]]], [calm, wild]) == [Trip(Place("Ulm"), [], "good"), wild]
+    with pytest.raises(TypeError, match=r"x\[0\]: note may not be bad; or x\[0\].start: {'city': 'Ulm'} is not of"):
+        read(List[Union[Trip, Dict[str, str]]], [wild])
+
+
+def test_arguments_are_the_functions_own():
+    """A function that changes the lists and dicts it is given changes nothing of the call, which is in the history."""
+    given = {"x": {"a": [2.0, 1]}}
+
+    def take(x: Dict[str, List[int]]):
+        x["a"].sort()
+        x["b"] = []
+        return x
+    assert tools._call_function(take, given) == {"a": [1, 2], "b": []}
+    assert given == {"x": {"a": [2.0, 1]}}
 
 
 @pytest.mark.parametrize("hint, value, message", [
