@@ -895,8 +895,9 @@ class Client:
         if (_finite(max_rounds, int) or 0) < 1:
             raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
         history, declared = _checked_messages(messages), _tool_dicts(tools)
-        functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
-        others = {name for told in declared for name in _tool_names(told)} - set(functions)
+        functions = {tool["function"]["name"]: (given, tool["function"]["parameters"])
+                     for tool, given in zip(declared, tools) if callable(given)}
+        others = {name for tool in declared for name in _tool_names(tool)} - set(functions)
         until = self._until(deadline)
         replies: List[Response] = []
         with self._as_one(replies, lambda last: last or replies[-1]):
@@ -1456,26 +1457,25 @@ def _with_object(call: JSON, key: str) -> JSON:
     return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
 
 
-def _answered(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> JSON:
-    """The message that answers a tool call: what the function returned, or the error to tell the model."""
+def _answered(call: ToolCall, functions: Mapping[str, Tuple[Callable[..., Any], JSON]]) -> JSON:
+    """The message that answers a call of one of the functions, each with its parameters: its result, or the error."""
     try:
         if call.name not in functions:
             raise LookupError(f"there is no tool {call.name!r}; there are {', '.join(functions)}")
         if call.invalid is not None:
             raise ValueError(f"the arguments are {call.invalid}")
-        return tool_result(call, _call_function(functions[call.name], call.arguments))
+        function, parameters = functions[call.name]
+        return tool_result(call, function(**_fitted_arguments(call, parameters)))
     except Exception as error:  # whatever a tool raises is for the model to read
         return tool_result(call, f"{type(error).__name__}: {error}", is_error=True)
 
 
-def _call_function(function: Any, arguments: Any) -> Any:
-    """Call a function with a model's arguments; TypeError, in words the model can act on, where they do not fit."""
-    described = _function_tool(function)["function"]
+def _fitted_arguments(call: ToolCall, parameters: JSON) -> JSON:
+    """A call's arguments as its function wants them; TypeError, in words the model can act on, where they misfit."""
     try:
-        values = _fitted(arguments, described["parameters"])
+        return _fitted(call.arguments, parameters)  # type: ignore[no-any-return]
     except ValueError as error:
-        raise TypeError(f"{described['name']}(): {error}") from None
-    return function(**values)
+        raise TypeError(f"{call.name}(): {error}") from None
 
 
 def _read_schema(call: _Call, reply: Response) -> None:
