@@ -1,6 +1,5 @@
 """Who is asked, under which name and address; and bad input, which is refused before anything is sent."""
 import fractions
-import numbers
 import os
 import pathlib
 import pickle
@@ -10,6 +9,7 @@ import pytest
 import requests
 
 from tests import llmlite, named, testing
+from tests.stand_ins import Real, Whole
 
 ROWS = llmlite.providers()
 PRESET = [row for row in ROWS if row[1] and "{" not in row[1]]  # azure has an address for each resource
@@ -387,30 +387,6 @@ def test_rate_limit_kinds():
     """True is no number."""
     refused("requests_per_minute", llmlite.RateLimit, True)
     refused("tokens_per_minute", llmlite.RateLimit, None, 10 ** 400)
-
-
-class Whole:
-    """An integer of another library, as numpy's are."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __int__(self):
-        return self.value
-
-
-class Real:
-    """A real number of another library that is no integer, as numpy's float32."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __float__(self):
-        return self.value
-
-
-numbers.Integral.register(Whole)
-numbers.Real.register(Real)
 
 
 @pytest.mark.parametrize("method", ["chat", "stream"])
