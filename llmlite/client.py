@@ -2358,10 +2358,12 @@ class _EventDecoder:
                 if line[:6] == b"data: " and not data:
                     data.append(line[6:])
                 elif not line:
-                    if data:
-                        for one in data if len(data) == 1 else self.joined(name, data):
-                            yield name, one, self.at_end
-                        data, size = [], 0
+                    if len(data) == 1:
+                        yield name, data.pop(), self.at_end
+                    elif data:
+                        yield from ((name, one, self.at_end) for one in self.joined(name, data))
+                        data = []
+                    size = 0
                     name = b""
                 elif line[:6] == b"event:":
                     name = line[6:].strip()
@@ -2426,6 +2428,7 @@ _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the 
 _OPENED = Event("opened")
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
+_CHUNK = "chunk"  # what nearly every event is
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
 _PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
 _PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
@@ -2471,19 +2474,19 @@ class _Flow:
 
     def _folded(self) -> Iterator[Any]:
         reader, body, decoder, told = self.call.reader, self.body, _EventDecoder(_values_of), False
-        parse_event = reader.parse_event
+        parse_event, count = reader.parse_event, 0
         for name, data, at_end in decoder.decode(self._received()):
             kind, chunk = _classified(name, data, reader)
-            if kind != "chunk":
+            if kind is not _CHUNK:
                 self._take(kind, chunk, data, at_end)
                 if self.ended:
                     break
                 continue
             events = parse_event(chunk, body)
-            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(b"", chunk)):
+            if not events and (_is_hollow(chunk, count > 0) or _is_ping(b"", chunk)):
                 continue
-            self.events += 1
-            if self.events == 1:
+            self.events = count = count + 1
+            if count == 1:
                 yield _OPENED
             for event in events:
                 if event is _FINISH:
@@ -2637,7 +2640,7 @@ def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
         return _unreadable(name, data.strip(), reader)
     if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
             and (not name or name in _PLAIN_NAMES)):
-        return "chunk", chunk
+        return _CHUNK, chunk
     if (text[end:] and not text[end:].isspace()) or (end > _LARGE and not _is_shallow(data)):
         return _unreadable(name, data.strip(), reader)
     return _odd(name, chunk, reader)
@@ -2668,12 +2671,12 @@ def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
     if _holds_error(chunk, reader):
         return "error", chunk
     if name != _BARE:
-        return "chunk", chunk
+        return _CHUNK, chunk
     if reader.mark not in chunk:
         return "skip", ""
     try:  # a JSON body where a stream was asked for, as the chunk that holds it all
         reader.check(chunk)
-        return "chunk", chunk
+        return _CHUNK, chunk
     except ResponseError as error:
         return "no reply", str(error.args[0])
 
