@@ -2363,8 +2363,7 @@ class _EventDecoder:
                     elif data:
                         yield from ((name, one, self.at_end) for one in self.joined(name, data))
                         data = []
-                    size = 0
-                    name = b""
+                    name, size = b"", 0
                 elif line[:6] == b"event:":
                     name = line[6:].strip()
                 elif line[:5] == b"data:" or line == b"data":
