@@ -435,11 +435,14 @@ def _so_far(replies: List[Response], last: Optional[Response], model: str) -> Re
                     attempts=sum(reply.attempts for reply in replies))
 
 
-_NUMBERS: Dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False"}
+_NONE = type(None)
+_FORMS = {int: "a whole number", float: "a finite number", bool: "True or False", _NONE: "None"}
+_LARGEST = sys.float_info.max
+_ABOVE_ZERO = 5e-324  # the smallest number that is
 
 
-def _finite(value: Any, kind: type = float) -> Any:
-    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond all bounds."""
+def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
+    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond the bounds."""
     if type(value) not in (bool, int, float):
         import numbers  # here: only what other libraries make their own needs it
         try:
@@ -448,7 +451,20 @@ def _finite(value: Any, kind: type = float) -> Any:
         except (ValueError, OverflowError):
             return None
     fits = type(value) is kind or (kind is float and type(value) is int)
-    return value if fits and abs(value) <= sys.float_info.max else None
+    return value if fits and least <= value <= _LARGEST else None
+
+
+def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
+    """An argument's value, if it is of one of these kinds; a number as Python's own, `least` or more."""
+    for kind in kinds:
+        if kind is int or kind is float:
+            number = _finite(value, kind, least)
+            if number is not None:
+                return number
+        elif isinstance(value, kind):
+            return value
+    form = form or " or ".join(_FORMS.get(kind) or f"a {kind.__name__}" for kind in kinds)
+    raise ConfigurationError(f"{name}={_shown(value)}: give {form}")
 
 
 @dataclass(frozen=True)
@@ -480,14 +496,11 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            number = _finite(value, kind)
-            if number is None or number < 0:
-                what = _NUMBERS[kind] + ("" if kind is bool else ", zero or more")
-                raise ConfigurationError(f"{field.name}={_shown(value)}: RetryPolicy takes {what}")
-            object.__setattr__(self, field.name, number)
+            name, kind = field.name, type(field.default)
+            form = "" if kind is bool else f"{_FORMS[kind]}, zero or more"
+            vars(self)[name] = _checked(f"RetryPolicy.{name}", getattr(self, name), (kind,), 0, form)
         if self.jitter > 1:
-            raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
+            raise ConfigurationError(f"RetryPolicy.jitter={self.jitter!r}: give 0 to 1")
 
     def _limits(self, kind: str) -> Tuple[int, float, float]:
         if kind == "rate":
@@ -507,10 +520,8 @@ class RateLimit:
         self.requests_per_minute: Optional[float] = requests_per_minute
         self.tokens_per_minute: Optional[float] = tokens_per_minute
         for name, value in vars(self).items():
-            rate = _finite(value)
-            if value is not None and (rate is None or rate <= 0):
-                raise ConfigurationError(f"{name}={_shown(value)}: RateLimit takes a number above zero, or None")
-            setattr(self, name, rate)
+            vars(self)[name] = _checked(f"RateLimit.{name}", value, (float, _NONE), _ABOVE_ZERO,
+                                        "a number above zero, or None")
 
     def __repr__(self) -> str:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -3804,50 +3815,38 @@ def _fit_to_save(url: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 _UNFIT = r"[^ -~\x80-\xff]"  # for a header: control characters, and what is not Latin
-_KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
-    "extra": (dict,)}
-_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
-                             "seed": int, "priority": int, "logprobs": int}
+_OPTIONS: Dict[str, Tuple[type, ...]] = {
+    "temperature": (float,), "top_p": (float,), "min_p": (float,), "top_k": (int,), "max_tokens": (int,),
+    "seed": (int,), "priority": (int,), "logprobs": (int, bool), "system": (str, list), "stop": (str, list, tuple),
+    "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
 
 
 def _checked_type(name: str, value: Any, kind: type) -> Any:
-    if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(f"{name} is a {type(value).__name__}: give a {kind.__name__}, or None")
-    return value
+    return _checked(name, value, (kind, _NONE))
 
 
 def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
     """Names and Clients; a str alone would be gone through letter by letter."""
-    items = None if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable) else tuple(fallbacks)
-    for item in (fallbacks,) if items is None else items:
-        if items is None or not isinstance(item, (str, Client)):
-            raise ConfigurationError(f"fallbacks has {_shown(item)}: give a list of models or Clients")
-    return items or ()
+    if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable):
+        raise ConfigurationError(f"fallbacks={_shown(fallbacks)}: give a list of models or Clients")
+    return tuple(_checked(f"fallbacks[{at}]", item, (str, Client)) for at, item in enumerate(fallbacks))
 
 
 def _checked_session(session: Any) -> Any:
     """A session, whoever wrote it: what has the methods that are used."""
     used = ("prepare_request", "merge_environment_settings", "send")
     if session is not None and (isinstance(session, type) or not all(hasattr(session, name) for name in used)):
-        raise ConfigurationError(f"session is {_shown(session)}: give a requests.Session, or None")
+        raise ConfigurationError(f"session={_shown(session)}: give a requests.Session, or None")
     return session
 
 
 def _checked_folder(folder: Any) -> Optional[str]:
     path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder
-    if not isinstance(path, (str, type(None))):
-        raise ConfigurationError(f"save_failed is {_shown(folder)}: give the path of a folder, or None")
-    return path
+    return _checked("save_failed", path, (str, _NONE), form="the path of a folder, or None")  # type: ignore[no-any-return]
 
 
-def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
-    if value is None:
-        return None
-    seconds = _finite(value)
-    if seconds is None or seconds <= 0:
-        raise ConfigurationError(f"{name}={_shown(value)}: give seconds above zero, or None")
-    return float(seconds)
+def _checked_seconds(name: str, value: Any) -> Any:
+    return _checked(name, value, (float, _NONE), _ABOVE_ZERO, "seconds above zero, or None")
 
 
 def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]]:
@@ -3872,13 +3871,8 @@ def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
 def _checked_options(asked: JSON) -> JSON:
     """What was asked, if each option is of its kind; numbers as Python's own."""
     for name, value in asked.items():
-        if name in _NUMERIC and not (name == "logprobs" and isinstance(value, bool)):
-            asked[name] = _finite(value, _NUMERIC[name])
-            if asked[name] is None:
-                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]]}")
-        elif not isinstance(value, _KINDS.get(name, object)):
-            names = " or ".join(kind.__name__ for kind in _KINDS[name])
-            raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
+        if name in _OPTIONS:
+            asked[name] = _checked(name, value, _OPTIONS[name])
     _check_dicts("system", asked.get("system"), (str,), '{"type": "text", "text": "..."}')
     return asked
 
