@@ -503,14 +503,15 @@ class RetryPolicy:
             raise ConfigurationError(f"RetryPolicy.jitter={self.jitter!r}: give 0 to 1")
 
     def _limits(self, kind: str) -> Tuple[int, float, float]:
+        """Of a kind of failure: how many retries, and the first and the longest delay before one."""
         if kind == "rate":
             return self.rate_limit_max_retries, self.rate_limit_backoff, self.rate_limit_backoff_max
-        return self.max_retries, self.backoff, self.backoff_max
+        retried = kind == "normal" or (kind == "empty" and self.retry_empty)
+        return self.max_retries if retried else 0, self.backoff, self.backoff_max
 
     def _delay(self, kind: str, retry: int) -> float:
-        _, backoff, ceiling = self._limits(kind)
-        delay = min(backoff * 2.0 ** min(retry, 60), ceiling)
-        return delay * random.uniform(1 - self.jitter, 1 + self.jitter)
+        _, first, longest = self._limits(kind)
+        return min(first * 2.0 ** min(retry, 60), longest) * random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
 class RateLimit:
@@ -2378,29 +2379,45 @@ class _Attempt:
                 each._section.run(each._count, self)
 
 
-def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
-    """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
-    kind = error._kind
+class _Next(NamedTuple):
+    """What follows a failed attempt: another one after `delay` seconds, or the error that ends the call."""
+
+    delay: float = 0.0
+    final: Optional[LLMError] = None
+    hint: str = ""  # what the error is to say besides
+
+
+def _next(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> _Next:
+    """Whether a failure of this kind is retried, how many times, and how long the server or the policy says to wait."""
+    kind, ask = error._kind, error.retry_after
     if kind == "stale":
-        call.replaced = True
-        return None, 0.0
-    if policy is None or not kind or (kind == "empty" and not policy.retry_empty):
-        return error, 0.0
+        return _Next()
     retry = call.retries.get(kind, 0)
-    if retry >= policy._limits(kind)[0]:
-        return error, 0.0
-    ask = error.retry_after
+    if policy is None or retry >= policy._limits(kind)[0]:
+        return _Next(final=error)
     if ask is not None and ask > policy.retry_after_max:
-        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
-        return error, 0.0
+        return _Next(final=error, hint=f"the server asks to wait {ask:.0f} s, over "
+                     f"retry_after_max={_brief(policy.retry_after_max)}")
     delay = policy._delay(kind, retry) if ask is None else ask
     if _now() + delay > call.deadline:
-        words = "the server asks to wait" if ask is not None else "the next attempt is due in"
-        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=ask,
-                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}",
-                                     last_error=error), delay
-    call.retries[kind] = retry + 1
-    return None, delay
+        due = "the next attempt is due in" if ask is None else "the server asks to wait"
+        why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
+        return _Next(delay, _too_late(call, why, retry_after=ask, last_error=error))
+    return _Next(delay)
+
+
+def _too_late(call: _Call, why: str, **more: Any) -> DeadlineExceededError:
+    return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", why=why, **more)
+
+
+def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
+    """What follows a failed attempt, counted: the error that is final, or None and the seconds to wait."""
+    delay, final, hint = _next(policy, call, error)
+    if hint:
+        error.hint = hint
+    call.replaced |= error._kind == "stale"
+    call.retries[error._kind] = call.retries.get(error._kind, 0) + 1
+    return final, delay
 
 
 class _Gate:
@@ -2424,8 +2441,8 @@ class _Gate:
             if delay <= 0:
                 return
             if _now() + delay > call.deadline:
-                raise DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=delay,
-                                            why=f"the client's calls are held back for {delay:.1f} s more")
+                why = f"the client's calls are held back for {delay:.1f} s more"
+                raise _too_late(call, why, retry_after=delay)
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
     def _delay(self, call: _Call) -> float:
@@ -2480,20 +2497,23 @@ _DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
 _RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
 _REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
-_IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
+_IN_TEXT = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
 
 
 def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
     """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
-    asks = [(_number(headers.get("retry-after-ms")) or 0) / 1000, _seconds(headers.get("retry-after")),
-            # a date, by the clock of the server where it tells it
-            (_timestamp(headers.get("retry-after")) or -math.inf) - (_timestamp(headers.get("date")) or now),
-            _seconds(trouble.retry_delay)]
-    for ask in asks:
-        if ask is not None and ask > 0:
-            return ask
-    words = re.search(_IN_WORDS, trouble.message) if trouble.message else None
-    return (_seconds(words[1].split(" ")[0].rstrip(".")) or None) if words else _reset(headers, now)
+    return next((ask for ask in _asks(headers, trouble, now) if ask and ask > 0), None)
+
+
+def _asks(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Iterator[Optional[float]]:
+    """Each way a server has to ask for a wait, the most exact one first."""
+    after = headers.get("retry-after")
+    yield (_number(headers.get("retry-after-ms")) or 0) / 1000
+    yield _seconds(after)
+    yield (_timestamp(after) or -math.inf) - (_timestamp(headers.get("date")) or now)  # by the server's own clock
+    yield _seconds(trouble.retry_delay)
+    found = re.search(_IN_TEXT, trouble.message)
+    yield _seconds(found[1].split(" ")[0].rstrip(".")) if found else _reset(headers, now)
 
 
 def _number(value: Optional[str]) -> Optional[float]:
