@@ -3469,36 +3469,38 @@ class _Trouble:
     """What an error body says, whichever provider wrote it, less the secrets: each text is masked before it is cut."""
 
     def __init__(self, body: Any, mask: _Mask) -> None:
+        self.short = short = functools.partial(_short, mask)
         body = body[0] if isinstance(body, list) and body else body
-        outer = body if isinstance(body, dict) else {}
+        outer = _dict(body)
         error = outer.get("error")
         inner = error if isinstance(error, dict) else outer
-        words = [inner.get(name) for name in ("message", "detail", "title")]
-        self.message: str = mask.of(_first_text(error, *words, outer.get("message"), body), room=_MAX_MESSAGE)
-        self.short = short = functools.partial(_short, mask)
-        self.code = _first(short(inner.get("code")), short(outer.get("code")))
-        self.type = short(_str(inner.get("type"))) or short(_str(inner.get("status"))) or None
-        self.request_id = short(_str(outer.get("request_id"))) or short(_str(outer.get("responseId"))) or None
-        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"),
-                                                inner.get("status"))))
+        code, kind, status, details = map(inner.get, ("code", "type", "status", "details"))
+        texts = (error, *map(inner.get, ("message", "detail", "title")), outer.get("message"), body)
+        self.message: str = mask.of(_first_text(*texts), room=_MAX_MESSAGE)
+        self.code = _first(short(code), short(outer.get("code")))
+        self.type = short(_str(kind) or _str(status) or None)
+        self.request_id = short(_str(outer.get("request_id")) or _str(outer.get("responseId")) or None)
+        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"), status)))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
-        known = (inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
-                 _dict(inner.get("details")).get("error_code"))
-        self.words = {str(word) for word in (self.code, self.type, *map(short, known)) if word is not None}
-        for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
-            told = _dict(detail)  # one of google.rpc's
-            self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
-            self.words.add(str(short(told.get("reason"))))
-            for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
-                self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
+        more = (status, *map(self.metadata.get, ("error_type", "limit_source")), _dict(details).get("error_code"))
+        self.marks = [str(mark) for mark in (self.code, self.type, *map(short, more))]  # the most exact one first
+        for detail in map(_dict, _list(details)[:_MAX_DETAILS]):  # google.rpc's
+            self.retry_delay = _str(detail.get("retryDelay")) or self.retry_delay
+            self.marks.append(str(short(detail.get("reason"))))
+            quotas = [_str(_dict(each).get("quotaId")) for each in _list(detail.get("violations"))[:_MAX_DETAILS]]
+            self.marks += ["PerDay" for quota in quotas if "PerDay" in quota]
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
         for number in self.numbers:
             if re.fullmatch("[45][0-9][0-9]", str(number)):
                 return int(str(number))
-        return next((_STATUS_OF[word] for word in self.words if word in _STATUS_OF), 500)
+        return next((_STATUS_OF[mark] for mark in self.marks if mark in _STATUS_OF), 500)
+
+    def is_one(self, marks: frozenset[str], pattern: str) -> bool:
+        """Whether it bears one of these marks, or its message says so."""
+        return not marks.isdisjoint(self.marks) or bool(re.search(pattern, self.message))
 
 
 _STATUS_OF = {word: status for status, words in {
@@ -3519,46 +3521,46 @@ _QUOTA = frozenset((
     "insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "billing_hard_limit_reached",
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
-_QUOTA_WORDS = ("(?i)reached your specified API usage limits|free-models-per-day|"
-                "exceeded your current quota, please check your plan")
+_QUOTA_TEXT = ("(?i)reached your specified API usage limits|free-models-per-day|"
+               "exceeded your current quota, please check your plan")
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
-_CONTEXT_WORDS = (
+_CONTEXT_TEXT = (
     r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
     r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
-_OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
+_OVERLOAD_TEXT = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
 
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
-    """The class of an error, from its status and the words of its body."""
-    if status in (400, 413, 422, 500) and (trouble.words & _CONTEXT or re.search(_CONTEXT_WORDS, trouble.message)):
+    """The class of an error, from its status and what its body says."""
+    if status in (400, 413, 422, 500) and trouble.is_one(_CONTEXT, _CONTEXT_TEXT):
         return ContextLengthError
-    if "API_KEY_INVALID" in trouble.words:
+    if "API_KEY_INVALID" in trouble.marks:
         return AuthenticationError
-    if status in (400, 402, 429) and (trouble.words & _QUOTA or re.search(_QUOTA_WORDS, trouble.message)):
+    if status in (400, 402, 429) and trouble.is_one(_QUOTA, _QUOTA_TEXT):
         return QuotaExceededError
-    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.words:
+    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
     return _CLASS_OF.get(status) or (ServerError if status >= 500 else APIError)
 
 
 def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Mapping[str, str]) -> str:
     """How an error is retried: "" never, "normal", or "rate" for what is about load."""
-    rate = status in _RATE_LIMITED or bool(re.search(_OVERLOAD_WORDS, trouble.message))
+    kind = "rate" if status in _RATE_LIMITED or re.search(_OVERLOAD_TEXT, trouble.message) else "normal"
     wanted = headers.get("x-should-retry", "").strip().lower()
     if wanted in ("true", "false"):
-        return "" if wanted == "false" else "rate" if rate else "normal"
-    if "openrouter_in_flight_budget" in trouble.words:
+        return kind if wanted == "true" else ""
+    if "openrouter_in_flight_budget" in trouble.marks:
         return "rate"
     if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)):
         return ""
     limit = [value for name, value in headers.items() if re.match("x-ratelimit-limit", name, re.I)]
     if status == 429 and limit and all(_number(value) == 0 for value in limit):
         return ""  # no allowance at all
-    return "rate" if rate else "normal"
+    return kind
 
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
@@ -3568,9 +3570,9 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
-    told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
-    asked = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in told)
-    asked.update(headers)
+    routed = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # of those behind a router
+    known = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in routed)
+    known.update(headers)
     message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
         place = call.words(str(headers.get("location")))
@@ -3578,8 +3580,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
-                 headers=headers, body=body, retry_after=_retry_after(asked, trouble, _wall()),
-                 _kind=_kind_of(status, error, trouble, asked))
+                 headers=headers, body=body, retry_after=_retry_after(known, trouble, _wall()),
+                 _kind=_kind_of(status, error, trouble, known))
 
 
 def _request_id(headers: Mapping[str, str]) -> Optional[str]:
