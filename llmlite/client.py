@@ -2382,45 +2382,29 @@ class _Attempt:
                 each._section.run(each._count, self)
 
 
-class _Next(NamedTuple):
-    """What follows a failed attempt: another one after `delay` seconds, or the error that ends the call."""
-
-    delay: float = 0.0
-    final: Optional[LLMError] = None
-    hint: str = ""  # what the error is to say besides
-
-
-def _next(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> _Next:
-    """Whether a failure of this kind is retried, how many times, and how long the server or the policy says to wait."""
+def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
+    """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
     kind, ask = error._kind, error.retry_after
     if kind == "stale":
-        return _Next()
+        call.replaced = True
+        return None, 0.0
     retry = call.retries.get(kind, 0)
     if policy is None or retry >= policy._limits(kind)[0]:
-        return _Next(final=error)
+        return error, 0.0
     if ask is not None and ask > policy.retry_after_max:
-        return _Next(final=error, hint=f"the server asks to wait {ask:.0f} s, over "
-                     f"retry_after_max={_brief(policy.retry_after_max)}")
+        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
+        return error, 0.0
     delay = policy._delay(kind, retry) if ask is None else ask
     if _now() + delay > call.deadline:
         due = "the next attempt is due in" if ask is None else "the server asks to wait"
         why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
-        return _Next(delay, _too_late(call, why, retry_after=ask, last_error=error))
-    return _Next(delay)
+        return _too_late(call, why, retry_after=ask, last_error=error), delay
+    call.retries[kind] = retry + 1
+    return None, delay
 
 
 def _too_late(call: _Call, why: str, **more: Any) -> DeadlineExceededError:
     return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", why=why, **more)
-
-
-def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
-    """What follows a failed attempt, counted: the error that is final, or None and the seconds to wait."""
-    delay, final, hint = _next(policy, call, error)
-    if hint:
-        error.hint = hint
-    call.replaced |= error._kind == "stale"
-    call.retries[error._kind] = call.retries.get(error._kind, 0) + 1
-    return final, delay
 
 
 class _Gate:
@@ -2429,8 +2413,9 @@ class _Gate:
     def __init__(self, limit: Optional[RateLimit]) -> None:
         self._section = _Section()
         self._pause = 0.0, 0.0  # until when; how far apart calls start again
-        self._buckets = {name.partition("_")[0]: _Bucket(rate) for name, rate in vars(limit or RateLimit()).items()
-                         if rate is not None}
+        self._limited = limit is not None
+        limit = limit or RateLimit()
+        self._requests, self._tokens = _Bucket(limit.requests_per_minute), _Bucket(limit.tokens_per_minute)
 
     def pause(self, delay: float) -> None:
         """Make every call of the client wait `delay` seconds from now."""
@@ -2453,36 +2438,33 @@ class _Gate:
         if until > now:
             spare = max(0.0, call.deadline - until) / 2  # the spread must not eat what a deadline leaves
             return until - now + random.uniform(0, min(spread, spare))
-        if not self._buckets:
+        if not self._limited:
             return 0.0
         with self._section:
-            delay = max(bucket.delay(now) for bucket in self._buckets.values())
-            if delay <= 0 and "requests" in self._buckets:
-                self._buckets["requests"].take(1)
+            delay = max(self._requests.delay(now), self._tokens.delay(now))
+            if delay <= 0:
+                self._requests.take(1)
         return delay
 
     def spent(self, usage: Usage) -> None:
         """Count an answer's tokens against the rate limit."""
-        if "tokens" in self._buckets:
-            self._section.run(self._buckets["tokens"].take, usage.total_tokens)
+        if self._limited:
+            self._section.run(self._tokens.take, usage.total_tokens)
 
 
 class _Bucket:
-    """A token bucket that fills evenly and holds one second's worth; it may go below zero, and then calls wait."""
+    """A token bucket that fills evenly and holds one second's worth; emptied below one token, it makes calls wait."""
 
-    def __init__(self, per_minute: float) -> None:
-        self.rate = per_minute / 60
-        self.size = max(1.0, self.rate)
-        self.level = self.size
-        self.at = _now()
+    def __init__(self, per_minute: Optional[float]) -> None:
+        self.rate = (per_minute or math.inf) / 60
+        self.slack = max(0.0, 1 - 1 / self.rate)  # seconds: so long before it is full it holds a token
+        self.full_at = _now()
 
     def delay(self, now: float) -> float:
-        self.level = min(self.size, self.level + (now - self.at) * self.rate)
-        self.at = now
-        return max(0.0, (min(1.0, self.size) - self.level) / self.rate)
+        return max(0.0, self.full_at - self.slack - now)
 
     def take(self, amount: float) -> None:
-        self.level -= amount
+        self.full_at = max(self.full_at, _now()) + amount / self.rate
 
 
 def _brief(seconds: Any) -> str:
@@ -3501,10 +3483,6 @@ class _Trouble:
                 return int(str(number))
         return next((_STATUS_OF[mark] for mark in self.marks if mark in _STATUS_OF), 500)
 
-    def is_one(self, marks: frozenset[str], pattern: str) -> bool:
-        """Whether it bears one of these marks, or its message says so."""
-        return not marks.isdisjoint(self.marks) or bool(re.search(pattern, self.message))
-
 
 _STATUS_OF = {word: status for status, words in {
     400: "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION context_length_exceeded BadRequestError",
@@ -3539,11 +3517,12 @@ _HINTS: Dict[Type[APIError], str] = {
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
     """The class of an error, from its status and what its body says."""
-    if status in (400, 413, 422, 500) and trouble.is_one(_CONTEXT, _CONTEXT_TEXT):
+    if status in (400, 413, 422, 500) and (
+            _CONTEXT.intersection(trouble.marks) or re.search(_CONTEXT_TEXT, trouble.message)):
         return ContextLengthError
     if "API_KEY_INVALID" in trouble.marks:
         return AuthenticationError
-    if status in (400, 402, 429) and trouble.is_one(_QUOTA, _QUOTA_TEXT):
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
@@ -3884,15 +3863,14 @@ def _find_provider(model: Optional[str], provider: Optional[str], base_url: Opti
                    session: Optional[requests.Session]) -> Tuple[_Provider, str, str]:
     """The provider, the address and the model's id that a client's arguments and the environment mean."""
     model = _checked_type("model", model, str) or os.environ.get("LLMLITE_MODEL") or ""
-    _checked_type("provider", provider, str)
     if provider is None and base_url is None:
-        name, _, rest = model.partition("/")
-        if not rest or name not in _PROVIDERS:
+        provider, _, rest = model.partition("/")
+        if not rest or provider not in _PROVIDERS:
             raise ConfigurationError(
                 f"model={model!r} names no provider", hint='write "provider/model", such as "openai/gpt-5-mini", or '
                 f'give provider= or base_url=; known: {", ".join(_PROVIDERS)}')
-        provider, model = name, rest
-    if provider is not None and provider not in _PROVIDERS:
+        model = rest
+    if provider not in (None, *_PROVIDERS):
         raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or "", session))
     variable = _base_url_variable(row.name)
@@ -4065,10 +4043,9 @@ def _write_json(path: str, value: Any) -> None:
             json.dump(value, file, indent=1, default=lambda value: (
                 value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
         os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):  # it was not even begun
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
             os.unlink(part)
-        raise
 
 
 # ----------------------------------------------------------------------------------------------------------------- json
