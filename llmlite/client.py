@@ -18,7 +18,10 @@ This file works alone: copy it into a project under any name.  Its sections, top
     events         bytes -> lines -> server-sent events
     transport      the one place that sends, the one place that translates errors
     answers        what a body means: an error, a reply
-    arguments      what the user gave: checks, keys, providers, saved requests
+    secrets        what is shown and saved nowhere: keys, and what looks like one
+    arguments      what the user gave: checks, keys, providers
+    logging        what happened, for people: the log, failed requests as files
+    json           what is sent as bytes
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
     providers      the table: name, address, key variable, dialect, quirks
 """
@@ -436,11 +439,14 @@ def _so_far(replies: List[Response], last: Optional[Response], model: str) -> Re
                     attempts=sum(reply.attempts for reply in replies))
 
 
-_NUMBERS: Dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False"}
+_NONE = type(None)
+_FORMS = {int: "a whole number", float: "a finite number", bool: "True or False", _NONE: "None"}
+_LARGEST = sys.float_info.max
+_ABOVE_ZERO = 5e-324  # the smallest number that is
 
 
-def _finite(value: Any, kind: type = float) -> Any:
-    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond all bounds."""
+def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
+    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond the bounds."""
     if type(value) not in (bool, int, float):
         import numbers  # here: only what other libraries make their own needs it
         try:
@@ -449,7 +455,20 @@ def _finite(value: Any, kind: type = float) -> Any:
         except (ValueError, OverflowError):
             return None
     fits = type(value) is kind or (kind is float and type(value) is int)
-    return value if fits and abs(value) <= sys.float_info.max else None
+    return value if fits and least <= value <= _LARGEST else None
+
+
+def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
+    """An argument's value, if it is of one of these kinds; a number as Python's own, `least` or more."""
+    for kind in kinds:
+        if kind is int or kind is float:
+            number = _finite(value, kind, least)
+            if number is not None:
+                return number
+        elif isinstance(value, kind):
+            return value
+    form = form or " or ".join(_FORMS.get(kind) or f"a {kind.__name__}" for kind in kinds)
+    raise ConfigurationError(f"{name}={_shown(value)}: give {form}")
 
 
 @dataclass(frozen=True)
@@ -481,24 +500,22 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            number = _finite(value, kind)
-            if number is None or number < 0:
-                what = _NUMBERS[kind] + ("" if kind is bool else ", zero or more")
-                raise ConfigurationError(f"{field.name}={_shown(value)}: RetryPolicy takes {what}")
-            object.__setattr__(self, field.name, number)
+            name, kind = field.name, type(field.default)
+            form = "" if kind is bool else f"{_FORMS[kind]}, zero or more"
+            vars(self)[name] = _checked(f"RetryPolicy.{name}", getattr(self, name), (kind,), 0, form)
         if self.jitter > 1:
-            raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
+            raise ConfigurationError(f"RetryPolicy.jitter={self.jitter!r}: give 0 to 1")
 
     def _limits(self, kind: str) -> Tuple[int, float, float]:
+        """Of a kind of failure: how many retries, and the first and the longest delay before one."""
         if kind == "rate":
             return self.rate_limit_max_retries, self.rate_limit_backoff, self.rate_limit_backoff_max
-        return self.max_retries, self.backoff, self.backoff_max
+        retried = kind == "normal" or (kind == "empty" and self.retry_empty)
+        return self.max_retries if retried else 0, self.backoff, self.backoff_max
 
     def _delay(self, kind: str, retry: int) -> float:
-        _, backoff, ceiling = self._limits(kind)
-        delay = min(backoff * 2.0 ** min(retry, 60), ceiling)
-        return delay * random.uniform(1 - self.jitter, 1 + self.jitter)
+        _, first, longest = self._limits(kind)
+        return min(first * 2.0 ** min(retry, 60), longest) * random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
 class RateLimit:
@@ -508,10 +525,8 @@ class RateLimit:
         self.requests_per_minute: Optional[float] = requests_per_minute
         self.tokens_per_minute: Optional[float] = tokens_per_minute
         for name, value in vars(self).items():
-            rate = _finite(value)
-            if value is not None and (rate is None or rate <= 0):
-                raise ConfigurationError(f"{name}={_shown(value)}: RateLimit takes a number above zero, or None")
-            setattr(self, name, rate)
+            vars(self)[name] = _checked(f"RateLimit.{name}", value, (float, _NONE), _ABOVE_ZERO,
+                                        "a number above zero, or None")
 
     def __repr__(self) -> str:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -2122,27 +2137,27 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
     """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
-    kind = error._kind
+    kind, ask = error._kind, error.retry_after
     if kind == "stale":
         call.replaced = True
         return None, 0.0
-    if policy is None or not kind or (kind == "empty" and not policy.retry_empty):
-        return error, 0.0
     retry = call.retries.get(kind, 0)
-    if retry >= policy._limits(kind)[0]:
+    if policy is None or retry >= policy._limits(kind)[0]:
         return error, 0.0
-    ask = error.retry_after
     if ask is not None and ask > policy.retry_after_max:
         error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
         return error, 0.0
     delay = policy._delay(kind, retry) if ask is None else ask
     if _now() + delay > call.deadline:
-        words = "the server asks to wait" if ask is not None else "the next attempt is due in"
-        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=ask,
-                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}",
-                                     last_error=error), delay
+        due = "the next attempt is due in" if ask is None else "the server asks to wait"
+        why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
+        return _too_late(call, why, retry_after=ask, last_error=error), delay
     call.retries[kind] = retry + 1
     return None, delay
+
+
+def _too_late(call: _Call, why: str, **more: Any) -> DeadlineExceededError:
+    return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", why=why, **more)
 
 
 class _Gate:
@@ -2151,8 +2166,9 @@ class _Gate:
     def __init__(self, limit: Optional[RateLimit]) -> None:
         self._section = _Section()
         self._pause = 0.0, 0.0  # until when; how far apart calls start again
-        self._buckets = {name.partition("_")[0]: _Bucket(rate) for name, rate in vars(limit or RateLimit()).items()
-                         if rate is not None}
+        self._limited = limit is not None
+        limit = limit or RateLimit()
+        self._requests, self._tokens = _Bucket(limit.requests_per_minute), _Bucket(limit.tokens_per_minute)
 
     def pause(self, delay: float) -> None:
         """Make every call of the client wait `delay` seconds from now."""
@@ -2166,8 +2182,8 @@ class _Gate:
             if delay <= 0:
                 return
             if _now() + delay > call.deadline:
-                raise DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=delay,
-                                            why=f"the client's calls are held back for {delay:.1f} s more")
+                why = f"the client's calls are held back for {delay:.1f} s more"
+                raise _too_late(call, why, retry_after=delay)
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
     def _delay(self, call: _Call) -> float:
@@ -2175,36 +2191,33 @@ class _Gate:
         if until > now:
             spare = max(0.0, call.deadline - until) / 2  # the spread must not eat what a deadline leaves
             return until - now + random.uniform(0, min(spread, spare))
-        if not self._buckets:
+        if not self._limited:
             return 0.0
         with self._section:
-            delay = max(bucket.delay(now) for bucket in self._buckets.values())
-            if delay <= 0 and "requests" in self._buckets:
-                self._buckets["requests"].take(1)
+            delay = max(self._requests.delay(now), self._tokens.delay(now))
+            if delay <= 0:
+                self._requests.take(1)
         return delay
 
     def spent(self, usage: Usage) -> None:
         """Count an answer's tokens against the rate limit."""
-        if "tokens" in self._buckets:
-            self._section.run(self._buckets["tokens"].take, usage.total_tokens)
+        if self._limited:
+            self._section.run(self._tokens.take, usage.total_tokens)
 
 
 class _Bucket:
-    """A token bucket that fills evenly and holds one second's worth; it may go below zero, and then calls wait."""
+    """A token bucket that fills evenly and holds one second's worth; emptied below one token, it makes calls wait."""
 
-    def __init__(self, per_minute: float) -> None:
-        self.rate = per_minute / 60
-        self.size = max(1.0, self.rate)
-        self.level = self.size
-        self.at = _now()
+    def __init__(self, per_minute: Optional[float]) -> None:
+        self.rate = (per_minute or math.inf) / 60
+        self.slack = max(0.0, 1 - 1 / self.rate)  # seconds: so long before it is full it holds a token
+        self.full_at = _now()
 
     def delay(self, now: float) -> float:
-        self.level = min(self.size, self.level + (now - self.at) * self.rate)
-        self.at = now
-        return max(0.0, (min(1.0, self.size) - self.level) / self.rate)
+        return max(0.0, self.full_at - self.slack - now)
 
     def take(self, amount: float) -> None:
-        self.level -= amount
+        self.full_at = max(self.full_at, _now()) + amount / self.rate
 
 
 def _brief(seconds: Any) -> str:
@@ -2222,20 +2235,23 @@ _DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
 _RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
 _REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
-_IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
+_IN_TEXT = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
 
 
 def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
     """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
-    asks = [(_number(headers.get("retry-after-ms")) or 0) / 1000, _seconds(headers.get("retry-after")),
-            # a date, by the clock of the server where it tells it
-            (_timestamp(headers.get("retry-after")) or -math.inf) - (_timestamp(headers.get("date")) or now),
-            _seconds(trouble.retry_delay)]
-    for ask in asks:
-        if ask is not None and ask > 0:
-            return ask
-    words = re.search(_IN_WORDS, trouble.message) if trouble.message else None
-    return (_seconds(words[1].split(" ")[0].rstrip(".")) or None) if words else _reset(headers, now)
+    return next((ask for ask in _asks(headers, trouble, now) if ask and ask > 0), None)
+
+
+def _asks(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Iterator[Optional[float]]:
+    """Each way a server has to ask for a wait, the most exact one first."""
+    after = headers.get("retry-after")
+    yield (_number(headers.get("retry-after-ms")) or 0) / 1000
+    yield _seconds(after)
+    yield (_timestamp(after) or -math.inf) - (_timestamp(headers.get("date")) or now)  # by the server's own clock
+    yield _seconds(trouble.retry_delay)
+    found = re.search(_IN_TEXT, trouble.message)
+    yield _seconds(found[1].split(" ")[0].rstrip(".")) if found else _reset(headers, now)
 
 
 def _number(value: Optional[str]) -> Optional[float]:
@@ -3479,36 +3495,34 @@ class _Trouble:
     """What an error body says, whichever provider wrote it, less the secrets: each text is masked before it is cut."""
 
     def __init__(self, body: Any, mask: _Mask) -> None:
+        self.short = short = functools.partial(_short, mask)
         body = body[0] if isinstance(body, list) and body else body
-        outer = body if isinstance(body, dict) else {}
+        outer = _dict(body)
         error = outer.get("error")
         inner = error if isinstance(error, dict) else outer
-        words = [inner.get(name) for name in ("message", "detail", "title")]
-        self.message: str = mask.of(_first_text(error, *words, outer.get("message"), body), room=_MAX_MESSAGE)
-        self.short = short = functools.partial(_short, mask)
-        self.code = _first(short(inner.get("code")), short(outer.get("code")))
-        self.type = short(_str(inner.get("type"))) or short(_str(inner.get("status"))) or None
-        self.request_id = short(_str(outer.get("request_id"))) or short(_str(outer.get("responseId"))) or None
-        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"),
-                                                inner.get("status"))))
+        code, kind, status, details = map(inner.get, ("code", "type", "status", "details"))
+        texts = (error, *map(inner.get, ("message", "detail", "title")), outer.get("message"), body)
+        self.message: str = mask.of(_first_text(*texts), room=_MAX_MESSAGE)
+        self.code = _first(short(code), short(outer.get("code")))
+        self.type = short(_str(kind) or _str(status) or None)
+        self.request_id = short(_str(outer.get("request_id")) or _str(outer.get("responseId")) or None)
+        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"), status)))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
-        known = (inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
-                 _dict(inner.get("details")).get("error_code"))
-        self.words = {str(word) for word in (self.code, self.type, *map(short, known)) if word is not None}
-        for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
-            told = _dict(detail)  # one of google.rpc's
-            self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
-            self.words.add(str(short(told.get("reason"))))
-            for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
-                self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
+        more = (status, *map(self.metadata.get, ("error_type", "limit_source")), _dict(details).get("error_code"))
+        self.marks = [str(mark) for mark in (self.code, self.type, *map(short, more))]  # the most exact one first
+        for detail in map(_dict, _list(details)[:_MAX_DETAILS]):  # google.rpc's
+            self.retry_delay = _str(detail.get("retryDelay")) or self.retry_delay
+            self.marks.append(str(short(detail.get("reason"))))
+            quotas = [_str(_dict(each).get("quotaId")) for each in _list(detail.get("violations"))[:_MAX_DETAILS]]
+            self.marks += ["PerDay" for quota in quotas if "PerDay" in quota]
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
         for number in self.numbers:
             if re.fullmatch("[45][0-9][0-9]", str(number)):
                 return int(str(number))
-        return next((_STATUS_OF[word] for word in self.words if word in _STATUS_OF), 500)
+        return next((_STATUS_OF[mark] for mark in self.marks if mark in _STATUS_OF), 500)
 
 
 _STATUS_OF = {word: status for status, words in {
@@ -3529,46 +3543,47 @@ _QUOTA = frozenset((
     "insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "billing_hard_limit_reached",
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
-_QUOTA_WORDS = ("(?i)reached your specified API usage limits|free-models-per-day|"
-                "exceeded your current quota, please check your plan")
+_QUOTA_TEXT = ("(?i)reached your specified API usage limits|free-models-per-day|"
+               "exceeded your current quota, please check your plan")
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
-_CONTEXT_WORDS = (
+_CONTEXT_TEXT = (
     r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
     r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
-_OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
+_OVERLOAD_TEXT = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
 
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
-    """The class of an error, from its status and the words of its body."""
-    if status in (400, 413, 422, 500) and (trouble.words & _CONTEXT or re.search(_CONTEXT_WORDS, trouble.message)):
+    """The class of an error, from its status and what its body says."""
+    if status in (400, 413, 422, 500) and (
+            _CONTEXT.intersection(trouble.marks) or re.search(_CONTEXT_TEXT, trouble.message)):
         return ContextLengthError
-    if "API_KEY_INVALID" in trouble.words:
+    if "API_KEY_INVALID" in trouble.marks:
         return AuthenticationError
-    if status in (400, 402, 429) and (trouble.words & _QUOTA or re.search(_QUOTA_WORDS, trouble.message)):
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
-    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.words:
+    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
     return _CLASS_OF.get(status) or (ServerError if status >= 500 else APIError)
 
 
 def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Mapping[str, str]) -> str:
     """How an error is retried: "" never, "normal", or "rate" for what is about load."""
-    rate = status in _RATE_LIMITED or bool(re.search(_OVERLOAD_WORDS, trouble.message))
+    kind = "rate" if status in _RATE_LIMITED or re.search(_OVERLOAD_TEXT, trouble.message) else "normal"
     wanted = headers.get("x-should-retry", "").strip().lower()
     if wanted in ("true", "false"):
-        return "" if wanted == "false" else "rate" if rate else "normal"
-    if "openrouter_in_flight_budget" in trouble.words:
+        return kind if wanted == "true" else ""
+    if "openrouter_in_flight_budget" in trouble.marks:
         return "rate"
     if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)):
         return ""
     limit = [value for name, value in headers.items() if re.match("x-ratelimit-limit", name, re.I)]
     if status == 429 and limit and all(_number(value) == 0 for value in limit):
         return ""  # no allowance at all
-    return "rate" if rate else "normal"
+    return kind
 
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
@@ -3578,9 +3593,9 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
-    told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
-    asked = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in told)
-    asked.update(headers)
+    routed = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # of those behind a router
+    known = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in routed)
+    known.update(headers)
     message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
         place = call.words(str(headers.get("location")))
@@ -3588,8 +3603,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
-                 headers=headers, body=body, retry_after=_retry_after(asked, trouble, _wall()),
-                 _kind=_kind_of(status, error, trouble, asked))
+                 headers=headers, body=body, retry_after=_retry_after(known, trouble, _wall()),
+                 _kind=_kind_of(status, error, trouble, known))
 
 
 def _request_id(headers: Mapping[str, str]) -> Optional[str]:
@@ -3636,24 +3651,6 @@ def _json_of(payload: bytes, call: _Call) -> Any:
         begun = _begun(call.mask().of(payload[:_MAX_ERROR + 1], room=_MAX_ERROR))
         return begun if _holds_error(begun, call.reader) else _UNSET
     return body
-
-
-_ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
-
-
-def _is_shallow(payload: bytes) -> bool:
-    """Whether JSON is nested no deeper than what pickles, copies and prints; at a fraction of what reading it costs."""
-    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
-        return True
-    quoted = payload.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_ALL_SQUARE, _NO_FRAME).replace(b'""', b"")
-    brackets, size = b"".join(quoted.split(b'"')[::2]), -1  # those in texts left out
-    for _ in range(_MAX_DEPTH):
-        if len(brackets) in (0, size):
-            break
-        size = len(brackets)
-        brackets = brackets.replace(b"[]", b"")
-    return not brackets
 
 
 def _holds_error(body: Any, reader: _Reader) -> bool:
@@ -3725,27 +3722,29 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 _SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
-_SECRET_WORD = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
-                r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")  # of a header's name
+
+
+# -------------------------------------------------------------------------------------------------------------- secrets
+
+_SECRET_NAME = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
+                r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")  # a part of a header's name
 _COUNTS = frozenset(("max", "min", "limit", "remaining", "count", "budget", "used"))  # with "tokens": how many
 _PLAIN_WORDS = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
-_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
-_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
 _LONG_SECRET = 16  # characters: a secret as long is masked inside of words too, for no word has it by chance
 _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-key-required", "no_key", "none-needed",
                            "not-needed", "not-required", "not-used", "notneeded", "placeholder", "whatever"))
 
 
-def _is_secret(word: str) -> bool:
+def _is_secret(key: str) -> bool:
     """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a short number.
 
-        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "12345678" * 2, "ollama", "not-needed", "100000")]
+        >>> [_is_secret(key) for key in ("sk-12ab", "correcthorse", "12345678" * 2, "ollama", "not-needed", "100000")]
         [True, True, True, False, False, False]
     """
-    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or (word.isdigit() and len(word) < _LONG_SECRET):
+    if key.lower() in _PLACEHOLDERS or key.lower() in _PROVIDERS or (key.isdigit() and len(key) < _LONG_SECRET):
         return False
-    return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
+    return len(key) >= 8 or (len(key) >= 6 and not (key.isalpha() and key.islower()))
 
 
 def _secrecy(name: str) -> int:
@@ -3754,20 +3753,25 @@ def _secrecy(name: str) -> int:
         >>> [_secrecy(name) for name in ("X-AccountToken", "X-Api-Key-2", "X-Auth-Mode", "X-Max-Tokens", "X-Monkey")]
         [2, 2, 1, 0, 0]
     """
-    words = [word.lower() for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
-    counted = not _COUNTS.isdisjoint(words)
-    found = [bool(re.fullmatch(_SECRET_WORD, word)) and not (counted and word[:5] == "token") for word in words]
+    parts = [part.lower() for part in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    counted = not _COUNTS.isdisjoint(parts)
+    found = [bool(re.fullmatch(_SECRET_NAME, part)) and not (counted and part[:5] == "token") for part in parts]
     return any(found) + any(found[-1:])
+
+
+def _hidden(headers: Mapping[str, Any]) -> JSON:
+    """Headers without the values of those that may hold a secret."""
+    return {name: "***" if value and _secrecy(name) else value for name, value in headers.items()}
 
 
 class _Mask:
     """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str]) -> None:
         def written(each: Any) -> str:  # as it is, and as JSON that nobody has decoded may have it
             return rf"(?:\\?{re.escape(each[0])}|\\u{ord(each[0]):04x})"
 
-        found = {re.sub("[^A-Za-z0-9_-]", written, word): len(word) for word in words if _is_secret(word)}
+        found = {re.sub("[^A-Za-z0-9_-]", written, key): len(key) for key in keys if _is_secret(key)}
         self._longest = 6 * max(found.values(), default=0)  # "\u002f" for "/"
         forms = [form if size >= _LONG_SECRET else rf"(?<![^\W_]){form}(?![^\W_])" for form, size in found.items()]
         # a header's name comes back in lower case
@@ -3809,25 +3813,7 @@ class _Mask:
         return self._hide(text)[:-self._longest] if self._hide else text  # half a secret may stand at the cut
 
 
-def _words(text: Any) -> str:
-    """The server's own words, fit for one line of a terminal."""
-    if isinstance(text, bytes):
-        text = text[:_PIECE].decode("utf-8", "replace")
-    text = _readable(text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
-    return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
-
-
-def _readable(text: str) -> str:
-    """The server's words: of a page its title, or else its text without the tags."""
-    if not re.match(_PAGE, text):
-        return text
-    page = text[:_PIECE]
-    at = page.lower().find("<title")
-    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
-    shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
-    from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
-    return " ".join(unescape(shown).split()) or text
+_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
 
 
 def _without_userinfo(url: str) -> str:
@@ -3845,50 +3831,38 @@ def _fit_to_save(url: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 _UNFIT = r"[^ -~\x80-\xff]"  # for a header: control characters, and what is not Latin
-_KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
-    "extra": (dict,)}
-_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
-                             "seed": int, "priority": int, "logprobs": int}
+_OPTIONS: Dict[str, Tuple[type, ...]] = {
+    "temperature": (float,), "top_p": (float,), "min_p": (float,), "top_k": (int,), "max_tokens": (int,),
+    "seed": (int,), "priority": (int,), "logprobs": (int, bool), "system": (str, list), "stop": (str, list, tuple),
+    "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
 
 
 def _checked_type(name: str, value: Any, kind: type) -> Any:
-    if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(f"{name} is a {type(value).__name__}: give a {kind.__name__}, or None")
-    return value
+    return _checked(name, value, (kind, _NONE))
 
 
 def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
     """Names and Clients; a str alone would be gone through letter by letter."""
-    items = None if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable) else tuple(fallbacks)
-    for item in (fallbacks,) if items is None else items:
-        if items is None or not isinstance(item, (str, Client)):
-            raise ConfigurationError(f"fallbacks has {_shown(item)}: give a list of models or Clients")
-    return items or ()
+    if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable):
+        raise ConfigurationError(f"fallbacks={_shown(fallbacks)}: give a list of models or Clients")
+    return tuple(_checked(f"fallbacks[{at}]", item, (str, Client)) for at, item in enumerate(fallbacks))
 
 
 def _checked_session(session: Any) -> Any:
     """A session, whoever wrote it: what has the methods that are used."""
     used = ("prepare_request", "merge_environment_settings", "send")
     if session is not None and (isinstance(session, type) or not all(hasattr(session, name) for name in used)):
-        raise ConfigurationError(f"session is {_shown(session)}: give a requests.Session, or None")
+        raise ConfigurationError(f"session={_shown(session)}: give a requests.Session, or None")
     return session
 
 
 def _checked_folder(folder: Any) -> Optional[str]:
     path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder
-    if not isinstance(path, (str, type(None))):
-        raise ConfigurationError(f"save_failed is {_shown(folder)}: give the path of a folder, or None")
-    return path
+    return _checked("save_failed", path, (str, _NONE), form="the path of a folder, or None")  # type: ignore[no-any-return]
 
 
-def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
-    if value is None:
-        return None
-    seconds = _finite(value)
-    if seconds is None or seconds <= 0:
-        raise ConfigurationError(f"{name}={_shown(value)}: give seconds above zero, or None")
-    return float(seconds)
+def _checked_seconds(name: str, value: Any) -> Any:
+    return _checked(name, value, (float, _NONE), _ABOVE_ZERO, "seconds above zero, or None")
 
 
 def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]]:
@@ -3910,18 +3884,13 @@ def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     return checked
 
 
-def _checked_options(asked: JSON) -> JSON:
-    """What was asked, if each option is of its kind; numbers as Python's own."""
-    for name, value in asked.items():
-        if name in _NUMERIC and not (name == "logprobs" and isinstance(value, bool)):
-            asked[name] = _finite(value, _NUMERIC[name])
-            if asked[name] is None:
-                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]]}")
-        elif not isinstance(value, _KINDS.get(name, object)):
-            names = " or ".join(kind.__name__ for kind in _KINDS[name])
-            raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
-    _check_dicts("system", asked.get("system"), (str,), '{"type": "text", "text": "..."}')
-    return asked
+def _checked_options(options: JSON) -> JSON:
+    """A call's options, if each is of its kind; numbers as Python's own."""
+    for name, value in options.items():
+        if name in _OPTIONS:
+            options[name] = _checked(name, value, _OPTIONS[name])
+    _check_dicts("system", options.get("system"), (str,), '{"type": "text", "text": "..."}')
+    return options
 
 
 def _checked_key(key: Any) -> str:
@@ -3931,35 +3900,18 @@ def _checked_key(key: Any) -> str:
     return key
 
 
-def _plain(value: Any) -> Any:
-    """A number of another library (NumPy, say) as JSON has it."""
-    number = _finite(value)
-    if number is None:
-        raise TypeError(f"{_shown(value)} has no JSON form")
-    return number
-
-
-def _encode(body: JSON) -> bytes:
-    try:
-        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
-        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
-
-
 def _find_provider(model: Optional[str], provider: Optional[str], base_url: Optional[str],
                    session: Optional[requests.Session]) -> Tuple[_Provider, str, str]:
     """The provider, the address and the model's id that a client's arguments and the environment mean."""
     model = _checked_type("model", model, str) or os.environ.get("LLMLITE_MODEL") or ""
-    _checked_type("provider", provider, str)
     if provider is None and base_url is None:
-        name, _, rest = model.partition("/")
-        if not rest or name not in _PROVIDERS:
+        provider, _, rest = model.partition("/")
+        if not rest or provider not in _PROVIDERS:
             raise ConfigurationError(
                 f"model={model!r} names no provider", hint='write "provider/model", such as "openai/gpt-5-mini", or '
                 f'give provider= or base_url=; known: {", ".join(_PROVIDERS)}')
-        provider, model = name, rest
-    if provider is not None and provider not in _PROVIDERS:
+        model = rest
+    if provider not in (None, *_PROVIDERS):
         raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or "", session))
     variable = _base_url_variable(row.name)
@@ -4000,16 +3952,17 @@ def _joined(base_url: str, path: str, at_root: bool) -> str:
 def _provider_at(url: str) -> _Provider:
     """The known provider whose host and path an address has, else one that is merely compatible."""
     parts = urlsplit(url)
-    path = parts.path.rstrip("/") + "/"
-    found = [row for row in _PROVIDERS.values()
-             if row.keys and _is_host(parts.hostname, urlsplit(row.base_url).hostname)]
-    found.sort(key=lambda row: len(row.base_url), reverse=True)
-    exact = [row for row in found if path.startswith(urlsplit(row.base_url).path.rstrip("/") + "/")]
-    return next(iter(exact + found), _COMPATIBLE)
+
+    def nearness(row: _Provider) -> Tuple[bool, int]:
+        return f"{parts.path.rstrip('/')}/".startswith(urlsplit(row.base_url).path + "/"), len(row.base_url)
+
+    known = [row for row in _PROVIDERS.values() if row.keys and _is_host(parts.hostname, row.base_url)]
+    return max(known, key=nearness, default=_COMPATIBLE)
 
 
-def _is_host(host: Optional[str], preset: Optional[str]) -> bool:
-    """Whether a host is the preset one; "{resource}." stands for one label or more."""
+def _is_host(host: Optional[str], base_url: str) -> bool:
+    """Whether a host is that of a base URL; "{resource}." stands for one label or more."""
+    preset = urlsplit(base_url).hostname
     head, _, tail = (preset or "").partition("{resource}")
     return host == preset or (bool(tail) and not head and (host or "").endswith(tail))
 
@@ -4034,7 +3987,7 @@ def _is_own_address(provider: Optional[str], url: str) -> bool:
     parts = urlsplit(url)
     known = [_PROVIDERS[provider].base_url, os.environ.get(_base_url_variable(provider), "")] if provider else []
     return _is_local(url) or any(
-        parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, urlsplit(each).hostname) for each in known)
+        parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, each) for each in known)
 
 
 def _base_url_variable(provider: str) -> str:
@@ -4049,42 +4002,37 @@ def _is_local(url: str) -> bool:
         re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
+# --------------------------------------------------------------------------------------------------- logging and saving
+
+_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
+
+
+def _words(text: Any) -> str:
+    """The server's own words, fit for one line of a terminal."""
+    if isinstance(text, bytes):
+        text = text[:_PIECE].decode("utf-8", "replace")
+    text = _readable(text)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
+    return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
+
+
+def _readable(text: str) -> str:
+    """The server's words: of a page its title, or else its text without the tags."""
+    if not re.match(_PAGE, text):
+        return text
+    page = text[:_PIECE]
+    at = page.lower().find("<title")
+    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
+    shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
+    from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
+    return " ".join(unescape(shown).split()) or text
+
+
 def _debug_to_stderr() -> None:
     """LLMLITE_DEBUG=1 shows the log, unless the program has set up its own."""
     if os.environ.get("LLMLITE_DEBUG", "0") not in ("", "0") and not _log.handlers:
         _log.addHandler(logging.StreamHandler())
         _log.setLevel(logging.DEBUG)
-
-
-def _save(folder: str, call: _Call, error: LLMError) -> None:
-    """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
-    def hidden(headers: Mapping[str, Any]) -> JSON:
-        return {name: "***" if value and _secrecy(name) else value for name, value in headers.items()}
-
-    record = {
-        "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
-        "path": call.path, "stream": call.streams, "task": call.reader.task, "method": call.method,
-        **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
-            "headers": hidden(_request_headers(call)),
-            "given": hidden(call.headers),  # of the headers those the user asked for, or away
-            "body": None if call.payload is None else json.loads(call.payload)}),
-        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
-        "partial": error.response.text if error.response else None,
-        "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
-        "elapsed": round(error.elapsed, 3)}
-    name = os.path.join(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}.json")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, default=lambda value: (
-                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
-        os.replace(name + ".part", name)
-    except (OSError, ValueError, RecursionError) as problem:
-        _log.warning("cannot save the failed request to %s: %s", folder, problem)
-        with contextlib.suppress(OSError, ValueError):  # it was not even begun
-            os.unlink(name + ".part")
 
 
 def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
@@ -4100,6 +4048,81 @@ def _log_reply(call: _Call, reply: Response) -> None:
         _log.info("%s %s: %s, %d+%d tokens, %d attempt(s), %.2f s, request %s", call.provider.name, reply.model,
                   reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens, reply.attempts,
                   reply.elapsed, call.words(reply.request_id or "-"))
+
+
+def _save(folder: str, call: _Call, error: LLMError) -> None:
+    """Write a failed request as one file; trouble with that never hides the call's own error."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}.json"
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _write_json(os.path.join(folder, name), _record(call, error))
+    except (OSError, ValueError, RecursionError) as problem:
+        _log.warning("cannot save the failed request to %s: %s", folder, problem)
+
+
+def _record(call: _Call, error: LLMError) -> JSON:
+    """What is saved of a failed request: enough to send it again; no key."""
+    return {
+        "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
+        "path": call.path, "stream": call.streams, "task": call.reader.task, "method": call.method,
+        **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
+            "headers": _hidden(_request_headers(call)),
+            "given": _hidden(call.headers),  # of the headers those the user asked for, or away
+            "body": None if call.payload is None else json.loads(call.payload)}),
+        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
+        "partial": error.response.text if error.response else None,
+        "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
+        "elapsed": round(error.elapsed, 3)}
+
+
+def _write_json(path: str, value: Any) -> None:
+    """Write a file that its owner alone may read, at once or not at all."""
+    part = path + ".part"
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, default=lambda value: (
+                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
+            os.unlink(part)
+
+
+# ----------------------------------------------------------------------------------------------------------------- json
+
+_ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def _is_shallow(payload: bytes) -> bool:
+    """Whether JSON is nested no deeper than what pickles, copies and prints; at a fraction of what reading it costs."""
+    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
+        return True
+    quoted = payload.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_ALL_SQUARE, _NO_FRAME).replace(b'""', b"")
+    brackets, size = b"".join(quoted.split(b'"')[::2]), -1  # those in texts left out
+    for _ in range(_MAX_DEPTH):
+        if len(brackets) in (0, size):
+            break
+        size = len(brackets)
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets
+
+
+def _plain(value: Any) -> Any:
+    """A number of another library (NumPy, say) as JSON has it."""
+    number = _finite(value)
+    if number is None:
+        raise TypeError(f"{_shown(value)} has no JSON form")
+    return number
+
+
+def _encode(body: JSON) -> bytes:
+    try:
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
+        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- dialects
