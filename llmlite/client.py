@@ -768,13 +768,13 @@ class Client:
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
         self._deadline = _checked_seconds("deadline", deadline)
-        self._retry = _checked_type("retry", retry, RetryPolicy)
+        self._retry = _checked("retry", retry, (RetryPolicy, _NONE))
         self._headers = _checked_headers(headers)
         self._session = _checked_session(session)
-        self._skip_bad_events = _checked_type("skip_bad_events", skip_bad_events, bool)
+        self._skip_bad_events = _checked("skip_bad_events", skip_bad_events, (bool, _NONE))
         self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
-        self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
+        self._gate = _Gate(_checked("rate_limit", rate_limit, (RateLimit, _NONE)))
         self._transports: Dict[object, _Transport] = {}  # by process: a forked child makes its own
         self._transport()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
@@ -1023,7 +1023,7 @@ class Client:
         return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
     def _model_for(self, model: Optional[str]) -> str:
-        _checked_type("model", model, str)
+        _checked("model", model, (str, _NONE))
         if model is None:
             return self.model
         prefix, _, rest = model.partition("/")
@@ -1122,16 +1122,16 @@ class Client:
         ask, policy = error.retry_after, self._retry
         if policy is not None and error._kind and ask is not None and ask <= policy.retry_after_max:
             self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
-        final, delay = _decide(policy, call, error)
+        final, delay, hint = _decide(policy, call, error)
         if final is not None:
-            call.last_error = None
+            call.last_error, final.hint = None, hint
             try:
                 raise self._report(call, final if final is error else _sealed(final, call))
             finally:
                 del error, final
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
-        if ask is None:
-            time.sleep(delay)
+        call.retries[error._kind] = call.retries.get(error._kind, 0) + 1
+        call.due = _now() + delay if ask is None else -math.inf  # what a server asks for, all the client's calls wait
 
     def _report(self, call: _Call, error: LLMError) -> LLMError:
         """Log and save a call that has failed."""
@@ -1976,14 +1976,14 @@ class _Call:
         self.read: Optional[float] = None
         self.idle: Optional[float] = None
         self.policy: Optional[RetryPolicy] = None
-        self.replaced = False  # whether a stale connection has been replaced: once a call
         self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
         self.after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
         self.before = 0  # attempts of the clients before
         self.attempts = 0
         self.started = _now()
         self.deadline, self.limit = _Deadline()
-        self.retries: Dict[str, int] = {}
+        self.retries: Dict[str, int] = {}  # by the kind of failure
+        self.due = -math.inf  # when its next attempt is, by its own backoff
         self.last_error: Optional[LLMError] = None
 
     def follows(self, after: Optional[_Call]) -> None:
@@ -2053,7 +2053,7 @@ class _Attempt:
 
     def is_stale(self) -> bool:
         """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
-        return (self.reused and not self.call.replaced and not (self.wire and self.wire.received)
+        return (self.reused and "stale" not in self.call.retries and not (self.wire and self.wire.received)
                 and _now() - self.sent_at < _STALE)
 
     def is_foreign(self) -> bool:
@@ -2135,25 +2135,23 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
 # -------------------------------------------------------------------------------------------------------------- waiting
 
 
-def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
-    """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
+def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float, str]:
+    """What follows a failed attempt: the error that is final, or None; the seconds to wait; a hint for the error."""
     kind, ask = error._kind, error.retry_after
     if kind == "stale":
-        call.replaced = True
-        return None, 0.0
+        return None, 0.0, ""
     retry = call.retries.get(kind, 0)
     if policy is None or retry >= policy._limits(kind)[0]:
-        return error, 0.0
+        return error, 0.0, error.hint
     if ask is not None and ask > policy.retry_after_max:
-        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
-        return error, 0.0
+        hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
+        return error, 0.0, hint
     delay = policy._delay(kind, retry) if ask is None else ask
     if _now() + delay > call.deadline:
         due = "the next attempt is due in" if ask is None else "the server asks to wait"
         why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
-        return _too_late(call, why, retry_after=ask, last_error=error), delay
-    call.retries[kind] = retry + 1
-    return None, delay
+        return _too_late(call, why, retry_after=ask, last_error=error), delay, ""
+    return None, delay, ""
 
 
 def _too_late(call: _Call, why: str, **more: Any) -> DeadlineExceededError:
@@ -2188,6 +2186,8 @@ class _Gate:
 
     def _delay(self, call: _Call) -> float:
         now, (until, spread) = _now(), self._pause
+        if call.due > now:
+            return call.due - now
         if until > now:
             spare = max(0.0, call.deadline - until) / 2  # the spread must not eat what a deadline leaves
             return until - now + random.uniform(0, min(spread, spare))
@@ -3837,10 +3837,6 @@ _OPTIONS: Dict[str, Tuple[type, ...]] = {
     "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
 
 
-def _checked_type(name: str, value: Any, kind: type) -> Any:
-    return _checked(name, value, (kind, _NONE))
-
-
 def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
     """Names and Clients; a str alone would be gone through letter by letter."""
     if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable):
@@ -3903,7 +3899,7 @@ def _checked_key(key: Any) -> str:
 def _find_provider(model: Optional[str], provider: Optional[str], base_url: Optional[str],
                    session: Optional[requests.Session]) -> Tuple[_Provider, str, str]:
     """The provider, the address and the model's id that a client's arguments and the environment mean."""
-    model = _checked_type("model", model, str) or os.environ.get("LLMLITE_MODEL") or ""
+    model = _checked("model", model, (str, _NONE)) or os.environ.get("LLMLITE_MODEL") or ""
     if provider is None and base_url is None:
         provider, _, rest = model.partition("/")
         if not rest or provider not in _PROVIDERS:
@@ -3971,14 +3967,13 @@ def _find_key(row: _Provider, url: str, api_key: Key) -> Union[str, Callable[[],
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
     if api_key is not None:
         return api_key if callable(api_key) else _checked_key(api_key)
-    variables = row.keys or (("LLMLITE_API_KEY",) if row is _COMPATIBLE else ())
-    for variable in (*variables, *row.optional_keys):
+    for variable in (*row.keys, *row.optional_keys):
         if os.environ.get(variable):
             return _checked_key(os.environ[variable])
     if row is _COMPATIBLE and _is_local(url):
         return "local"
-    if variables:
-        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(variables)}, or give api_key=")
+    if row.keys:
+        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(row.keys)}, or give api_key=")
     return ""
 
 
@@ -5296,7 +5291,7 @@ def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenA
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
-_COMPATIBLE = _row("compatible", "")
+_COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True),
     _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
