@@ -15,7 +15,9 @@ This file works alone: copy it into a project under any name.  Its sections, top
     types          Python types as JSON: tools from functions, schemas, images
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
+    private names  what is touched of other packages without their promise, and what comes without it
     transport      the one place that sends, the one place that translates errors
+    connections    urllib3's pools, connections and sockets within an attempt's limits
     answers        what a body means: an error, a reply
     arguments      what the user gave: checks, keys, providers, saved requests
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
@@ -2328,7 +2330,7 @@ class _Attempt:
         self.status = 0
         self.billed: Any = None  # what the ledger counts of its reply
         self.answer: Optional[_Answer] = None
-        self.wire: Optional[_Wire] = None
+        self.wire: Union[None, _Wire, _Hidden] = None
 
     def left(self, limit: Optional[float]) -> Optional[float]:
         """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
@@ -2660,6 +2662,36 @@ class _BareJSON:
         return b"\n".join(self._lines)
 
 
+# -------------------------------------------------------------------------------------------------------- private names
+
+# All that is touched of other packages without a promise of theirs: whose, which names, what for, what comes without.
+_PRIVATE = (
+    ("http.client.HTTPConnection", "response_class", "an answer is read through a wire", "it is asked for in a thread"),
+    ("http.client.HTTPConnection", "sock", "the time to send is bounded by itself", "by the connect timeout"),
+    ("http.client.HTTPResponse", "fp", "the file that a body comes through", "each read is in a thread"),
+    ("http.client.HTTPResponse", "begin _read_status chunked chunk_left length will_close",
+     "a head is read without the email parser", "http.client reads it, which is dearer"),
+    ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
+    ("json.JSONDecoder", "scan_once", "the first of several texts of JSON in a row", "an ImportError"),
+    ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
+    ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
+    ("typing", "_name", "which form a hint has: Required, Literal, ...", "a TypeError for such a hint"),
+    ("typing.NewType", "__supertype__", "what a NewType stands for", "a TypeError for such a hint"),
+    ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
+    ("urllib3.connection.HTTPConnection", "_dns_host", "a host's name with its final dot", "without the dot"),
+    ("urllib3.connection.HTTPConnection", "_new_conn", "an address after the other is tried, each within the limits",
+     "all is sent in a thread"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "ConnectionCls", "connections are ours", "all is sent in a thread"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "QueueCls", "idle connections wait for no lock", "urllib3's own do"),
+    ("urllib3.contrib.socks.SOCKSConnection", "_socks_options", "the proxy's greeting keeps to the limits",
+     "it is in a thread"),
+    ("urllib3.poolmanager", "pool_classes_by_scheme", "pools are ours", "all is sent in a thread"),
+    ("urllib3.response.HTTPResponse", "_fp", "http.client's response under urllib3's", "each read is in a thread"),
+    ("urllib3.util.connection", "create_connection", "whether somebody else says where names lead",
+     "a connection is opened in a thread"),
+)
+
+
 # ------------------------------------------------------------------------------------------------------------ transport
 
 
@@ -2733,7 +2765,7 @@ class _Transport:
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
         headers, origin = _request_headers(call), "/".join(call.url.split("/", 3)[:3])
-        alone = self._own and _is_untouched(self._session)
+        alone = self._own and _can_bind() and _is_untouched(self._session)
         road = self._roads.get((origin, True)) if alone else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
@@ -2826,7 +2858,8 @@ def _are_own(steps: Tuple[Any, ...], package: str) -> bool:
 _STEPS = operator.attrgetter(
     *(f"sessions.Session.{name}" for name in (
         "__init__", "send", "get_adapter", "prepare_request", "merge_environment_settings")),
-    *(f"sessions.PreparedRequest.prepare{step}" for step in ("", "_headers", "_body", "_auth", "_hooks")),
+    *(f"sessions.PreparedRequest.{name}" for name in (
+        "prepare", "prepare_headers", "prepare_body", "prepare_auth", "prepare_hooks")),
     *(f"adapters.HTTPAdapter.{name}" for name in (
         "send", "build_response", "request_url", "get_connection_with_tls_context") if hasattr(HTTPAdapter, name)))
 
@@ -3046,9 +3079,24 @@ class _Hidden:
     """A body whose socket is out of reach: each read is in a thread, for a drip would hold it for ever."""
 
     whole = False  # its connection is not used again
+    received, in_head = 0, False  # nothing is known of either
 
     def __init__(self, raw: Any, attempt: _Attempt) -> None:
-        self.read = functools.partial(_in_time, attempt, functools.partial(raw.read1, _PIECE, decode_content=False))
+        self._raw, self._attempt = raw, attempt
+        attempt.wire = attempt.wire or self
+
+    def read(self) -> bytes:
+        """What is here; nothing at the end."""
+        piece: bytes = _in_time(self._attempt, functools.partial(self._raw.read1, _PIECE, decode_content=False))
+        return piece
+
+    def cut(self) -> None:
+        """End the reads of whichever thread is inside one."""
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is closed already
+            self._raw.shutdown()
+
+    def leave(self) -> None:  # pragma: no cover: in forked children
+        """A parent's connection cannot be left by itself."""
 
 
 def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
@@ -3502,7 +3550,8 @@ def _in_time(attempt: _Attempt, step: Callable[[], Any]) -> Any:
     thread.start()
     thread.join(attempt.left(None))
     if not done and attempt.wire is not None:
-        attempt.wire.cut()  # so that the thread comes to its end
+        attempt.wire.cut()
+        thread.join(_DRAIN)  # else it could hand the connection back while we close it
     attempt.left(None)
     if isinstance(done[0], BaseException):
         raise done[0]
