@@ -3536,7 +3536,8 @@ class _HTTPResponse(http.client.HTTPResponse):
 
 def _in_time(attempt: _Attempt, step: Callable[[], Any]) -> Any:
     """Do what keeps to no limit in a thread: that is the only way to leave it when the time is up."""
-    if attempt.left(None) is None:
+    left = attempt.left(None)
+    if left is None:
         return step()
     done: List[Any] = []
 
@@ -3548,11 +3549,12 @@ def _in_time(attempt: _Attempt, step: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=copy_context().run, args=(run,), name="llmlite step", daemon=True)
     thread.start()
-    thread.join(attempt.left(None))
-    if not done and attempt.wire is not None:
-        attempt.wire.cut()
-        thread.join(_DRAIN)  # else it could hand the connection back while we close it
-    attempt.left(None)
+    thread.join(left)
+    if not done:
+        if attempt.wire is not None:
+            attempt.wire.cut()
+            thread.join(_DRAIN)  # else it could hand the connection back while we close it
+        raise socket.timeout("out of time")
     if isinstance(done[0], BaseException):
         raise done[0]
     return done[0]
