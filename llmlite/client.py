@@ -3405,7 +3405,8 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
 
     is_quick = attempt.deadline == math.inf or _is_numeric(host)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in (look_up() if is_quick else _in_time(attempt, look_up))))
+    found = look_up() if is_quick else _in_time(attempt, look_up, "name lookup")
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _is_numeric(host: str) -> bool:
@@ -3534,7 +3535,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         return message
 
 
-def _in_time(attempt: _Attempt, step: Callable[[], Any]) -> Any:
+def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded step") -> Any:
     """Do what keeps to no limit in a thread: that is the only way to leave it when the time is up."""
     left = attempt.left(None)
     if left is None:
@@ -3547,7 +3548,7 @@ def _in_time(attempt: _Attempt, step: Callable[[], Any]) -> Any:
         except BaseException as error:
             done.append(error)
 
-    thread = threading.Thread(target=copy_context().run, args=(run,), name="llmlite step", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
     thread.start()
     thread.join(left)
     if not done:

@@ -24,9 +24,10 @@ with open(client.__file__, encoding="utf-8") as source:
 NAMES = {name for _, names, _, _ in client._PRIVATE for name in names.split()}
 
 # Python's reference promises these, of its data model, of typing and of named tuples.
-DOCUMENTED = set("""__call__ __cause__ __context__ __dict__ __doc__ __getstate__ __globals__ __init__ __len__
-    __metadata__ __module__ __mro__ __name__ __origin__ __package__ __required_keys__ __self__ __setattr__
-    __setstate__ __total__ __traceback__ __value__ _fields _replace""".split())
+DOCUMENTED = {
+    "__call__", "__cause__", "__context__", "__dict__", "__doc__", "__getstate__", "__globals__", "__init__", "__len__",
+    "__metadata__", "__module__", "__mro__", "__name__", "__origin__", "__package__", "__required_keys__", "__self__",
+    "__setattr__", "__setstate__", "__total__", "__traceback__", "__value__", "_fields", "_replace"}
 
 
 def own_names():
@@ -36,9 +37,8 @@ def own_names():
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
-            if node.value.id in ("self", "cls"):
-                yield node.attr
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
+            yield node.attr
 
 
 def touched():
@@ -72,7 +72,7 @@ def test_every_private_name_is_in_the_table():
 def test_what_is_set_on_http_clients_response_is_in_the_table():
     """Our subclass of http.client's response gives values to its attributes: to no other than those of the table."""
     ours = next(node for node in TREE.body if isinstance(node, ast.ClassDef) and node.name == "_HTTPResponse")
-    promised = set("code headers msg reason status version".split())
+    promised = {"code", "headers", "msg", "reason", "status", "version"}
     used = {node.attr for node in ast.walk(ours) if isinstance(node, ast.Attribute) and
             isinstance(node.value, ast.Name) and node.value.id == "self"}
     defined = {node.name for node in ours.body if isinstance(node, ast.FunctionDef)} | {"_wire"}
