@@ -16,7 +16,9 @@ This file works alone: copy it into a project under any name.  Its sections, top
     types          Python types as JSON schemas, and values held against a schema
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
+    private names  what is touched of other packages without their promise, and what comes without it
     transport      the one place that sends, the one place that translates errors
+    connections    urllib3's pools, connections and sockets within an attempt's limits
     answers        what a body means: an error, a reply
     secrets        what is shown and saved nowhere: keys, and what looks like one
     arguments      what the user gave: checks, keys, providers
@@ -45,6 +47,7 @@ import math
 import mimetypes
 import operator
 import os
+import queue
 import random
 import re
 import socket
@@ -56,7 +59,7 @@ import time
 import weakref
 import zlib
 from collections import abc, deque
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
@@ -68,8 +71,7 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection
 
 __version__ = "0.1.0"
 __all__ = [
@@ -2028,12 +2030,11 @@ class _Attempt:
         self.sent_at = -math.inf
         self.head = b""  # the request's own, until its body goes out with it
         self.opened = 0.0  # when its connection was, if it needed a new one
-        self.straight = False  # whether nobody but us is to see the request
-        self.reused = False  # until the pool has handed out a connection that was in use before
+        self.road: Any = None  # how requests asked urllib3 for it: the pool, if by the whole URL, with what else
         self.status = 0
         self.billed: Any = None  # what the ledger counts of its reply
         self.answer: Optional[_Answer] = None
-        self.wire: Optional[_Wire] = None
+        self.wire: Union[None, _Wire, _Hidden] = None
 
     def left(self, limit: Optional[float]) -> Optional[float]:
         """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
@@ -2053,7 +2054,7 @@ class _Attempt:
 
     def is_stale(self) -> bool:
         """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
-        return (self.reused and "stale" not in self.call.retries and not (self.wire and self.wire.received)
+        return (not self.opened and "stale" not in self.call.retries and not (self.wire and self.wire.received)
                 and _now() - self.sent_at < _STALE)
 
     def is_foreign(self) -> bool:
@@ -2718,6 +2719,36 @@ def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
     yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
 
 
+# -------------------------------------------------------------------------------------------------------- private names
+
+# All that is touched of other packages without a promise of theirs: whose, which names, what for, what comes without.
+_PRIVATE = (
+    ("http.client.HTTPConnection", "response_class", "an answer is read through a wire", "it is asked for in a thread"),
+    ("http.client.HTTPConnection", "sock", "the time to send is bounded by itself", "by the connect timeout"),
+    ("http.client.HTTPResponse", "fp", "the file that a body comes through", "each read is in a thread"),
+    ("http.client.HTTPResponse", "begin _read_status chunked chunk_left length will_close",
+     "a head is read without the email parser", "http.client reads it, which is dearer"),
+    ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
+    ("json.JSONDecoder", "scan_once", "the first of several texts of JSON in a row", "an ImportError"),
+    ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
+    ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
+    ("typing", "_name", "which form a hint has: Required, Literal, ...", "a TypeError for such a hint"),
+    ("typing.NewType", "__supertype__", "what a NewType stands for", "a TypeError for such a hint"),
+    ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
+    ("urllib3.connection.HTTPConnection", "_dns_host", "a host's name with its final dot", "without the dot"),
+    ("urllib3.connection.HTTPConnection", "_new_conn", "an address after the other is tried, each within the limits",
+     "all is sent in a thread"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "ConnectionCls", "connections are ours", "all is sent in a thread"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "QueueCls", "idle connections wait for no lock", "urllib3's own do"),
+    ("urllib3.contrib.socks.SOCKSConnection", "_socks_options", "the proxy's greeting keeps to the limits",
+     "it is in a thread"),
+    ("urllib3.poolmanager", "pool_classes_by_scheme", "pools are ours", "all is sent in a thread"),
+    ("urllib3.response.HTTPResponse", "_fp", "http.client's response under urllib3's", "each read is in a thread"),
+    ("urllib3.util.connection", "create_connection", "whether somebody else says where names lead",
+     "a connection is opened in a thread"),
+)
+
+
 # ------------------------------------------------------------------------------------------------------------ transport
 
 
@@ -2748,489 +2779,87 @@ _WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError
 _CURRENT: ContextVar[Optional[_Attempt]] = ContextVar("llmlite attempt", default=None)
 
 
-class _Wire:
-    """A socket whose reads end when the attempt's time is up, and whose head and bytes are counted."""
-
-    def __init__(self, sock: Any, attempt: _Attempt, in_head: bool) -> None:
-        self._sock, self._attempt, self.in_head = sock, attempt, in_head
-        self._timeout: Optional[float] = -1.0  # not known: some sockets cannot be asked
-        self.received = 0
-        attempt.wire = self
-
-    def makefile(self, *args: Any, **kwargs: Any) -> io.BufferedReader:
-        """What http.client reads from; it keeps the socket open though the connection may let go of it."""
-        raw = self._sock.makefile("rb", buffering=0)
-        raw._sock = self
-        return io.BufferedReader(raw, _PIECE)
-
-    def recv_into(self, buffer: Any, *args: Any) -> int:
-        """Read once, within what is left of the time."""
-        if self._attempt.process is not _Process.here:  # pragma: no cover: in forked children
-            raise _Foreign("it is open in the process that this one was forked from")
-        timeout = self._attempt.left(self._attempt.read)
-        if timeout != self._timeout:
-            self._sock.settimeout(timeout)
-            self._timeout = timeout
-        try:
-            count: int = self._sock.recv_into(buffer, *args)
-        except OSError:
-            raise
-        except Exception as error:  # what other TLS libraries and green sockets raise of their own
-            raise ConnectionError(f"{type(error).__name__}: {error}") from error
-        if self.in_head:
-            if not count and self.received:  # http.client would take the half head for a whole one
-                raise ConnectionResetError("connection closed inside the answer's head")
-            if self.received > _MAX_HEAD:
-                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
-        self.received += count
-        return count
-
-    def look(self) -> None:
-        """Look at the clock: what has come already is read without asking the socket."""
-        self._attempt.left(None)
-
-    def cut(self) -> None:
-        """End the reads of whichever thread is inside one."""
-        try:
-            socket.SocketType.shutdown(self._sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
-        except OSError:  # closed already
-            pass
-        except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
-            with contextlib.suppress(OSError, ValueError), contextlib.closing(
-                    socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
-                twin.shutdown(socket.SHUT_RDWR)
-
-    def leave(self) -> None:  # pragma: no cover: in forked children
-        """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
-        sock = self._sock
-        with contextlib.suppress(OSError, AttributeError):  # closed already, or nothing that can be let go of
-            while not hasattr(sock, "detach"):  # TLS within TLS, and another library's, stand around a socket
-                sock = sock.socket
-            os.close(sock.detach())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-
-class _HTTPResponse(http.client.HTTPResponse):
-    """http.client's response over a `_Wire`."""
-
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.wire = sock
-
-    def begin(self) -> None:
-        """Read the head as http.client does, less the email parser, which takes a fifth of a call's time."""
-        version, status, reason = self._read_status()  # type: ignore[attr-defined]
-        for _ in range(_MAX_INTERIM):  # interim answers (RFC 9110, 15.2): the real one follows
-            if not 100 <= status < 200 or status == 101:
-                break
-            self._read_headers()
-            self.wire.look()
-            version, status, reason = self._read_status()  # type: ignore[attr-defined]
-        else:
-            raise _TooLarge(f"over {_MAX_INTERIM} interim answers")
-        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
-            raise http.client.UnknownProtocol(version)
-        self.code = self.status = status
-        self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
-        self.headers = self.msg = self._read_headers()
-        self.chunked = self.msg.get("transfer-encoding", "").lower() == "chunked"
-        self.chunk_left = None
-        length = self.msg.get("content-length", "")
-        self.length = int(length) if not self.chunked and re.fullmatch("[0-9]{1,18}", length) else None
-        if status in (101, 204, 304) or self._method == "HEAD":  # type: ignore[attr-defined]
-            self.length = 0
-        self.will_close = self._check_close() or not (self.chunked or self.length is not None)  # type: ignore[attr-defined]
-        self.wire.in_head = False
-
-    def _read_headers(self) -> http.client.HTTPMessage:
-        message, name, value = http.client.HTTPMessage(), "", ""
-        while True:
-            line = self.fp.readline(_MAX_HEADER + 1)
-            if len(line) > _MAX_HEADER or len(message) > _MAX_HEADERS:
-                raise http.client.LineTooLong("header line" if len(line) > _MAX_HEADER else "list of headers")
-            text = line.decode("latin-1")
-            if name and text[:1] in (" ", "\t"):  # a folded line goes on with the value before
-                value += " " + text.strip()
-                continue
-            if name:
-                message.set_raw(name, value)
-            name, colon, value = text.partition(":")
-            name, value = name.strip() if colon else "", value.strip()
-            if line in (b"\r\n", b"\n", b""):
-                return message
-
-    def read1(self, n: int = -1) -> bytes:
-        """What is here: of a chunked body all the chunks that have come whole, not one a call."""
-        whole = self._whole_chunks() if self.chunked and not self.chunk_left and self.fp else b""
-        return whole or super().read1(n)
-
-    def _read_next_chunk_size(self) -> int:
-        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
-        if size < 0:
-            raise ValueError("a chunk size below zero")
-        return size
-
-    def _whole_chunks(self) -> bytes:
-        source: Any = self.fp
-        buffered, chunks, at = source.peek(), [], 0 if self.chunk_left is None else 2  # 2: the last chunk's CRLF
-        while True:
-            start = buffered.find(b"\r\n", at, at + 20) + 2
-            try:
-                end = start + int(buffered[at:start], 16)
-            except ValueError:  # the size line is cut, has an extension or is broken: http.client sees to it
-                break
-            if end <= start or buffered[end:end + 2] != b"\r\n":
-                break
-            chunks.append(buffered[start:end])
-            at = end + 2
-        if chunks:
-            source.read(at)
-            self.chunk_left = None
-        return b"".join(chunks)
-
-
-class _Bounded:
-    """A connection whose every step, from the name's addresses to the answer's head, keeps to the attempt's limits."""
-
-    def _new_conn(self: Any) -> Any:
-        attempt, error = _CURRENT.get(), None
-        if attempt is None:
-            return super()._new_conn()  # type: ignore[misc]
-        attempt.sent = False
-        if not _is_own(urllib3.util.connection.create_connection, urllib3.util.connection):
-            self.timeout = attempt.left(attempt.call.connect)
-            return super()._new_conn()  # type: ignore[misc]  # somebody says where names lead
-        try:
-            host, port = self._named()
-            addresses = _addresses(host, port, attempt)
-        except socket.gaierror as caught:
-            raise urllib3.exceptions.NewConnectionError(self, str(caught)) from caught
-        for address in addresses:
-            try:
-                self.timeout = attempt.left(attempt.call.connect)
-                sock = self._connected(address, attempt)
-                break
-            except urllib3.exceptions.HTTPError as caught:
-                error = caught
-        else:
-            raise error or OSError("no address")
-        try:
-            sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
-        except OSError:
-            sock.close()
-            raise
-        attempt.opened = _now()
-        return sock
-
-    def _named(self: Any) -> Tuple[str, int]:
-        return self._dns_host, self.port
-
-    def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
-        host, self._dns_host = self._dns_host, address
-        try:
-            return super()._new_conn()  # type: ignore[misc]
-        finally:
-            self._dns_host = host
-
-    def send(self: Any, data: Any) -> None:
-        attempt = _CURRENT.get()
-        if attempt is not None:
-            if self.sock is None:
-                self.connect()
-            if attempt.holds(data):
-                return
-            data, attempt.head = attempt.head + data if attempt.head else data, b""
-            self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
-            if not attempt.sent:
-                attempt.sent, attempt.sent_at = True, _now()
-        super().send(data)  # type: ignore[misc]
-
-    def _tunnel(self: Any) -> None:
-        try:
-            super()._tunnel()  # type: ignore[misc]
-        finally:
-            attempt = _CURRENT.get()
-            if attempt is not None:
-                attempt.sent = False  # that was for the proxy
-
-    def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
-        attempt = _CURRENT.get()
-        if attempt is None:
-            return http.client.HTTPResponse(sock, *args, **kwargs)
-        return _HTTPResponse(_Wire(sock, attempt, in_head=True), *args, **kwargs)
-
-
-class _BoundedSOCKS(_Bounded):
-    """A connection through a SOCKS proxy: PySocks gives each read of its greeting the whole connect timeout."""
-
-    def _named(self: Any) -> Tuple[str, int]:
-        return self._socks_options["proxy_host"], int(self._socks_options["proxy_port"] or 1080)
-
-    def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
-        socks, options = sys.modules["socks"], self._socks_options
-        host = self.host if options["rdns"] else _addresses(self.host, self.port, attempt)[0]
-        sock = socks.socksocket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-        end = _now() + (math.inf if attempt.call.connect is None else attempt.call.connect)
-
-        def recv_into(*args: Any) -> int:
-            left = attempt.left(max(1e-6, end - _now()))
-            socket.socket.settimeout(sock, None if left == math.inf else left)
-            count: int = socket.socket.recv_into(sock, *args)
-            return count
-
-        try:
-            for option in self.socket_options or ():
-                sock.setsockopt(*option)
-            sock.settimeout(self.timeout)
-            sock.set_proxy(options["socks_version"], address, self._named()[1], options["rdns"], options["username"],
-                           options["password"])
-            sock.recv_into = recv_into
-            sock.connect((host, self.port))
-            del sock.recv_into
-            return sock
-        except (OSError, UnicodeError) as error:
-            sock.close()
-            late = any(isinstance(item, socket.timeout) for item in _chain(error))
-            kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
-            down = isinstance(error, socks.ProxyConnectionError) and not late  # the proxy is, not the server
-            raise kind(self, f"SOCKS proxy: {error}") from (
-                urllib3.exceptions.ProxyError(str(error), error) if down else error)
-
-
-def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
-    """The addresses of a host, in the system's order; urllib3 alone would give each the whole connect timeout."""
-    found: List[Any] = []
-
-    def look_up() -> None:
-        try:
-            found.extend(socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM))
-        except OSError as error:
-            found.append(error)
-        except UnicodeError as error:  # a label that is empty, or too long
-            found.append(socket.gaierror(socket.EAI_NONAME, str(error)))
-
-    if attempt.deadline == math.inf or _is_numeric(host):
-        look_up()
-    else:  # the system's resolver takes no timeout: a thread is the only way to leave it in time
-        thread = threading.Thread(target=look_up, name="name lookup", daemon=True)
-        thread.start()
-        thread.join(attempt.left(None))
-        attempt.left(None)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def _is_numeric(host: str) -> bool:
-    """Whether a host is an address, which nobody has to look up."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError, UnicodeError):
-            socket.inet_pton(family, host.strip("[]").partition("%")[0])
-            return True
-    return False
-
-
-def _true(kind: Any) -> Any:
-    """The class that urllib3 itself defines, where a recorder of cassettes has put a subclass in its place."""
-    return next((base for base in kind.__mro__ if base.__module__.startswith("urllib3.")), kind)
-
-
-class _BoundedKind:
-    """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
-
-    def __get__(self, pool: Any, owner: Any) -> Any:
-        kind = super(_BoundedPool, owner).ConnectionCls  # type: ignore[misc]
-        return owner.bounded.get(kind, kind)
-
-
-class _BoundedPool:
-    """A pool whose connections keep to limits, where nobody has put himself in their place."""
-
-    bounded: Dict[Any, Any] = {kind: type(kind.__name__, (_Bounded, kind), {})
-                               for kind in map(_true, (HTTPConnection, HTTPSConnection))}
-    ConnectionCls: Any = _BoundedKind()
-
-    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
-        connection, attempt = super()._get_conn(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
-        if attempt is not None:
-            attempt.reused = getattr(connection, "sock", None) is not None
-        return connection
-
-
-_POOLS: Dict[Any, Any] = {kind: type(kind.__name__, (_BoundedPool, kind), {})
-                          for kind in (HTTPConnectionPool, HTTPSConnectionPool)}
-
-
-def _pool_class(kind: Any) -> Any:
-    """The bounded kind of a manager's pools: the usual two, one made for a SOCKS proxy's, or for somebody's own."""
-    if kind in _POOLS:
-        return _POOLS[kind]
-    connection = _true(kind.ConnectionCls)
-    limits = _BoundedSOCKS if connection.__module__ == "urllib3.contrib.socks" else _Bounded
-    bounded = {connection: type(connection.__name__, (limits, connection), {})}
-    return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
-
-
-class _Reconnect(urllib3.Retry):
-    """urllib3's `Retry` for connections that could not be opened; what happens after that is our own loop's."""
-
-    def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
-                  _pool: Any = None, _stacktrace: Any = None) -> _Reconnect:
-        if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
-            raise error  # the request was on its way
-        again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
-        _chain(error)  # which urllib3 keeps
-        attempt: Any = _CURRENT.get()
-        if attempt is not None:  # None: a wrapper sends from a thread of its own
-            attempt.left(None)
-            delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
-            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
-        return again
-
-
-def _is_straight() -> bool:
-    attempt = _CURRENT.get()
-    return attempt is not None and attempt.straight
-
-
-class _Adapter(HTTPAdapter):
-    """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
-
-    def __init__(self, retries: _Reconnect) -> None:
-        self._made: List[Callable[[], Any]] = []  # weak references to the pools
-        self._last: Tuple[Tuple[Any, ...], Any] = ((), None)  # what the last pool was asked for with, and the pool
-        super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
-        self._bind(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        self._bind(manager)  # each time: another thread may have made it just now
-        manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
-        return manager
-
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """What requests makes of urllib3's answer, less the cookies, which are not kept."""
-        if not _is_straight():
-            return super().build_response(req, resp)
-        response = requests.Response()
-        response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        merged = getattr(resp.headers, "itermerged", resp.headers.items)  # one item a name, at half the cost
-        response.headers = requests.structures.CaseInsensitiveDict(merged())
-        response.url, response.request, response.connection = req.url, req, self  # type: ignore[assignment]
-        return response
-
-    def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
-        """The pool for a request; found anew it costs as much as a tenth of the call."""
-        asked = (request.url.split("/", 3)[:3], verify, proxies, cert)
-        last, pool = self._last  # read once: other threads write it
-        if asked != last or pool.pool is None or not _is_straight():  # None: closed
-            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            self._last = asked, pool
-        return pool
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        """The URL as it goes into the request line: without a proxy that is its path."""
-        if proxies or not _is_straight():
-            return str(super().request_url(request, proxies))
-        return "/" + str(request.url).split("/", 3)[3].partition("#")[0]
-
-    def close(self) -> None:
-        self._last = ((), None)
-        for pool in self.pools():  # a reply that somebody holds must not keep its pool open
-            pool.close()
-        super().close()
-
-    def pools(self) -> List[Any]:
-        return [pool for pool in (made() for made in list(self._made)) if pool is not None]
-
-    def _bind(self, manager: Any) -> None:
-        def made(kind: Any, *args: Any, **kwargs: Any) -> Any:
-            pool = kind(*args, **kwargs)
-            self._made.append(weakref.ref(pool))
-            return pool
-
-        manager.pool_classes_by_scheme = {
-            scheme: kind if isinstance(kind, functools.partial) else functools.partial(made, _pool_class(kind))
-            for scheme, kind in manager.pool_classes_by_scheme.items()}
-
-
 class _Transport:
-    """Sends requests, over a session of its own or the user's; one for each process."""
+    """Sends requests, over a session of its own or the user's; one for each process.
+
+    A session asks its adapter, that urllib3's pool, that a connection, that a socket.  Of the way of our own session
+    the last three keep to an attempt's limits: `_Pool` hands out `_Connection`s, these are opened address by address,
+    send within what is left of the time, and have head and body read through a `_Wire`.  Of a user's session only the
+    body is: `_reader` puts a wire under it.
+    """
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._settings: JSON = {}
+        self._roads: Dict[Tuple[str, bool], Tuple[Any, bool, JSON]] = {}
         self._own = session is None
-        self._ours = self._own and vars(requests.sessions)["HTTPAdapter"] is HTTPAdapter  # else another's is there
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
             parent.forget()
         if self._own:
             retries = _Reconnect(total=None, connect=policy.connect_retries if policy else 0, read=0, redirect=0,
                                  status=0, other=0, backoff_factor=0, respect_retry_after_header=False)
-            for prefix in ("https://", "http://") if self._ours else ():
-                self._session.mount(prefix, _Adapter(retries))
+            for prefix, adapter in list(self._session.adapters.items()):
+                if type(adapter) is HTTPAdapter:  # else it is somebody else's
+                    self._session.mount(prefix, _Adapter(retries))
+            self._session.headers.clear()
             self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
-            self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session)
+            self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session, self._roads)
 
     def forget(self) -> None:  # pragma: no cover: in forked children
-        """Let go of a parent's connections: its pools' locks may be held here for ever, even by their finalizers."""
+        """Let go of a parent's connections."""
         if self._own:
             self._finalizer.detach()
+        self._roads.clear()
         for adapter in self._session.adapters.values():
-            if isinstance(adapter, _Adapter):
-                for pool in adapter.pools():
-                    pool.pool.__init__(pool.pool.maxsize)  # empty, with new locks
-            elif isinstance(adapter, HTTPAdapter):
+            if isinstance(adapter, HTTPAdapter):
                 adapter.__setstate__(adapter.__getstate__())  # new pools: the old ones hold the parent's sockets
 
     def close(self) -> None:
         """Close the pooled connections, where the session is our own."""
         if self._own:
-            self._session.close()
+            _close_in(_Process.here, self._session, self._roads)
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers, session = _request_headers(call), self._session
-        attempt.straight = self._ours and "send" not in vars(session) and _are_own(_SESSION_STEPS(
-            type(session)) + _REQUEST_STEPS(requests.sessions) + _ADAPTER_STEPS(HTTPAdapter))
+        headers, origin = _request_headers(call), "/".join(call.url.split("/", 3)[:3])
+        alone = self._own and _can_bind() and _is_untouched(self._session)
+        road = self._roads.get((origin, True)) if alone else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
-            send = self._send_own if attempt.straight else self._send_theirs
-            response = send(call, attempt, headers)
-        except OSError as error:
+            again = road and self._send_again(road, call, attempt, headers)
+            attempt.answer = answer = again or self._send_anew(call, attempt, headers)
+        except (OSError, urllib3.exceptions.HTTPError) as error:
             if attempt.sent is None:
                 attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
             raise
         finally:
             _CURRENT.reset(token)
-        attempt.answer = answer = _Answer(response, attempt)
+            if attempt.road:
+                self._roads[origin, alone], attempt.road = attempt.road, None
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
 
-    def _send_own(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
-        """What `Session.send` comes down to, without what it looks up anew each time."""
-        request = requests.PreparedRequest()
-        request.method, request.url, request.body = call.method, call.url, call.payload
-        length: Dict[str, Optional[str]] = {} if call.payload is None else {"Content-Length": str(len(call.payload))}
-        request.headers = _with_headers(headers, length)  # type: ignore
-        request.hooks = {"response": []}
-        origin = "/".join(call.url.split("/", 3)[:3])
-        if origin not in self._settings:
-            self._settings[origin] = _session_settings(self._session, call.url)
+    def _send_again(self, road: Tuple[Any, bool, JSON], call: _Call, attempt: _Attempt,
+                    headers: Dict[str, str]) -> Optional[_Answer]:
+        """Ask urllib3 as requests has asked it before, which takes a third of the time; None: that pool is closed."""
+        pool, is_whole, options = attempt.road = road
+        url = call.url.partition("#")[0]
+        if call.payload is not None:
+            headers["Content-Length"] = str(len(call.payload))
         timeout = urllib3.Timeout(connect=attempt.left(call.connect), read=attempt.left(call.read))
-        adapter: Any = self._session.get_adapter(call.url)
-        response: requests.Response = adapter.send(request, timeout=timeout, **self._settings[origin])
-        return response
+        try:
+            raw = pool.urlopen(call.method, url if is_whole else "/" + url.split("/", 3)[3], call.payload, headers,
+                               **{**options, "timeout": timeout})
+        except urllib3.exceptions.ClosedPoolError:
+            attempt.road = None
+            return None
+        merged = getattr(raw.headers, "itermerged", raw.headers.items)  # one item a name, at half the cost
+        return _Answer(attempt, raw, raw.status, requests.structures.CaseInsensitiveDict(merged()))
 
-    def _send_theirs(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
+    def _send_anew(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> _Answer:
+        """Send through all of requests; a user's session has settings, an adapter and hooks of its own."""
         session = self._session
         auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
         asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
@@ -3239,45 +2868,62 @@ class _Transport:
         def look(response: requests.Response, **_: Any) -> None:
             """The first hook: what others read of the body, and requests does of a redirect, keeps to the limits."""
             came.append(response)
-            _bound(response, attempt)
+            _reader(getattr(response.raw, "_fp", None), attempt)
 
         hooks: List[Any] = request.hooks["response"]
         hooks.insert(0, look)
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
+        send = functools.partial(session.send, request, timeout=timeout, allow_redirects=False, **settings)
         try:
-            return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+            response = _in_time(attempt, send) if self._own and not _can_bind() else send()
         except OSError as error:
             if isinstance(error, requests.HTTPError) and error.response is not None:
-                return error.response  # a hook calls raise_for_status(): it is an answer all the same
-            if not came or len(hooks) < 2:
+                response = error.response  # a hook calls raise_for_status(): it is an answer all the same
+            elif not came or len(hooks) < 2:
                 raise
-            came[0].close()
-            raise _Hooked(f"{type(error).__name__}: {error}") from error
+            else:
+                came[0].close()
+                raise _Hooked(f"{type(error).__name__}: {error}") from error
+        except ValueError:
+            if not came or len(hooks) > 1:
+                raise
+            response = came[0]  # a redirect, to what requests cannot read
+        finally:
+            came.clear()  # it refers back
+        return _Answer(attempt, response.raw, response.status_code, response.headers, response)
 
 
-def _close_in(process: object, session: requests.Session) -> None:
+def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, bool, JSON]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
+        while roads:
+            roads.popitem()[1][0].close()  # else a reply that somebody holds keeps its pool open
         session.close()
 
 
-def _is_own(function: Any, *modules: Any) -> bool:
-    """Whether a function is the modules' own: else a tracer, a mock or a cache has put itself there, to be asked."""
-    return isinstance(function, FunctionType) and any(
-        function.__globals__ is vars(module) for module in modules)  # name and module are copied
+def _is_own(function: Any, package: str) -> bool:
+    """Whether a function is the package's own: else a tracer, a mock or a cache has put itself there, to be asked."""
+    return isinstance(function, FunctionType) and function.__globals__.get("__package__") == package
 
 
 @functools.lru_cache(maxsize=4)
-def _are_own(steps: Tuple[Any, ...]) -> bool:
-    return all(_is_own(step, requests.sessions, requests.models, requests.adapters) for step in steps)
+def _are_own(steps: Tuple[Any, ...], package: str) -> bool:
+    return all(_is_own(step, package) for step in steps)
 
 
-# What the straight way to the adapter leaves out or does in fewer steps, where nobody else has put himself there.
-_SESSION_STEPS = operator.attrgetter("__init__", "send", "prepare_request", "merge_environment_settings")
-_REQUEST_STEPS = operator.attrgetter(*(
-    f"PreparedRequest.prepare{step}" for step in ("", "_headers", "_body", "_auth", "_hooks")))
-_ADAPTER_STEPS = operator.attrgetter("send", "build_response", "request_url", *(
-    name for name in ("get_connection_with_tls_context",) if hasattr(HTTPAdapter, name)))
+# What asking urllib3 straight away leaves out of requests.
+_STEPS = operator.attrgetter(
+    *(f"sessions.Session.{name}" for name in (
+        "__init__", "send", "get_adapter", "prepare_request", "merge_environment_settings")),
+    *(f"sessions.PreparedRequest.{name}" for name in (
+        "prepare", "prepare_headers", "prepare_body", "prepare_auth", "prepare_hooks")),
+    *(f"adapters.HTTPAdapter.{name}" for name in (
+        "send", "build_response", "request_url", "get_connection_with_tls_context") if hasattr(HTTPAdapter, name)))
+
+
+def _is_untouched(session: requests.Session) -> bool:
+    """Whether nobody has put himself between our session and urllib3, before the import or after it."""
+    return type(session) is requests.sessions.Session and _are_own(_STEPS(requests), requests.__name__)
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
@@ -3314,52 +2960,38 @@ def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[st
     return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
 
 
-def _bound(response: requests.Response, attempt: _Attempt) -> None:
-    """Keep the reads of a body to the attempt's limits, over somebody else's connection too."""
-    raw: Any = getattr(getattr(getattr(response.raw, "_fp", None), "fp", None), "raw", None)
-    if hasattr(raw, "_sock") and not isinstance(raw._sock, _Wire):
-        raw._sock = _Wire(raw._sock, attempt, in_head=False)
-
-
 class _Answer:
     """An answer whose head is here and whose body is still on the wire."""
 
-    def __init__(self, response: requests.Response, attempt: _Attempt) -> None:
-        self._response, self._attempt = response, attempt
-        self._http: Any = getattr(response.raw, "_fp", None)  # http.client's response, or what a mock put in its place
-        self.status = attempt.status = response.status_code
-        self.headers = response.headers
-        self._whole = False
-        self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
-        if attempt.wire is None:
-            _bound(response, attempt)
+    def __init__(self, attempt: _Attempt, raw: Any, status: int, headers: Any,
+                 response: Optional[requests.Response] = None) -> None:
+        self._attempt, self._raw, self._response = attempt, raw, response
+        self.status = attempt.status = status
+        self.headers = headers
+        if attempt.wire is not None:
+            attempt.wire.in_head = False
+        consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
+        self._body = None if consumed else _body(raw, status, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
-        pieces: Iterable[bytes]
-        if self._is_read:
-            pieces = requests.utils.iter_slices(self._response.content, _PIECE)
-        elif isinstance(self._http, http.client.HTTPResponse) and not getattr(self._response, "_content_consumed", 0):
-            encoding = self.headers.get("content-encoding", "").strip().lower()
-            pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
-        else:
-            pieces = self._response.iter_content(_PIECE)
         total = 0
-        for piece in pieces:
+        for piece in self._decoded():
             total += len(piece)
             if total > _MAX_BODY:
                 raise _TooLarge(f"a body of over {_MAX_BODY >> 20} MiB")
             self._attempt.left(None)
             yield piece
 
-    def _received(self, source: http.client.HTTPResponse) -> Iterator[bytes]:
-        piece = source.read1(_PIECE)
-        while piece:
-            yield piece
-            piece = b"" if source.length == 0 else source.read1(_PIECE)
-        if source.length:
-            raise _Cut(f"{source.length} bytes of the body are missing")
-        self._whole = True
+    def _decoded(self) -> Iterable[bytes]:
+        if self._body is not None:
+            encoding, pieces = self.headers.get("content-encoding", "").strip().lower(), iter(self._body.read, b"")
+            return _inflated(pieces, encoding) if encoding else pieces
+        if self._response is None:
+            return self._raw.stream(_PIECE, decode_content=True)  # type: ignore[no-any-return]
+        if getattr(self._response, "_content", False) is not False:  # by a hook of the session
+            return requests.utils.iter_slices(self._response.content, _PIECE)
+        return self._response.iter_content(_PIECE)
 
     def read(self) -> bytes:
         """The body; of an error, or of what begins as one, the first MiB, for it may be without end."""
@@ -3379,22 +3011,149 @@ class _Answer:
 
     def drain(self) -> None:
         """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
-        source, attempt = self._http, self._attempt
-        if self._whole or attempt.wire is None or not isinstance(source, http.client.HTTPResponse):  # but a cache's
+        body, attempt = self._body, self._attempt
+        if body is None or body.whole or attempt.wire is None:
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
         with contextlib.suppress(*_WIRE_ERRORS):
-            while attempt.wire.received < _MAX_BODY and source.read1(_PIECE):
+            while attempt.wire.received < _MAX_BODY and body.read():
                 pass
-            self._whole = not source.length
 
     def release(self) -> None:
         """Hand the connection back if the answer was read to its end, else close it."""
-        if self._whole and isinstance(self._http, http.client.HTTPResponse):
-            self._http.close()
-            self._response.raw.release_conn()
+        if self._body is not None and self._body.whole:
+            self._raw._fp.close()
+        elif self._response is None:
+            self._raw.close()
         else:
             self._response.close()
+            return
+        self._raw.release_conn()
+
+
+def _body(raw: Any, status: int, attempt: _Attempt) -> Union[None, _Body, _Hidden]:
+    """The body under urllib3's response; None: a mock's, a cassette's or a cache's, which is no wire's."""
+    response = getattr(raw, "_fp", _UNSET)
+    if response is not _UNSET and not isinstance(response, http.client.HTTPResponse):
+        return None
+    reader = _reader(response, attempt)
+    if reader is not None:
+        return _Body(reader, *_framing(response.headers, status))
+    is_hidden = getattr(response, "fp", _UNSET) is not None and isinstance(raw, urllib3.HTTPResponse)
+    return _Hidden(raw, attempt) if is_hidden else None
+
+
+def _reader(response: Any, attempt: _Attempt) -> Any:
+    """What an http.client response reads its body from, kept to the attempt's limits; None: out of reach."""
+    reader = getattr(response, "fp", None)
+    raw = getattr(reader, "raw", None)
+    if isinstance(raw, _Wire) or isinstance(getattr(getattr(raw, "readinto", None), "__self__", None), _Wire):
+        return reader
+    sock = getattr(raw, "_sock", None)
+    if raw is None or sock is None:
+        return None
+    attempt.wire = _Wire(sock, attempt, in_head=False)
+    raw.readinto = attempt.wire.readinto  # somebody else's connection too keeps to the limits
+    return reader
+
+
+def _framing(headers: Any, status: int) -> Tuple[bool, Optional[int]]:
+    """Whether a body comes in chunks, and its length where that is told (RFC 9112, 6.3)."""
+    if status in (101, 204, 304):
+        return False, 0
+    length = headers.get("content-length", "")
+    chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+    return chunked, int(length) if not chunked and re.fullmatch("[0-9]{1,18}", length) else None
+
+
+class _Body:
+    """A body as its framing has it (RFC 9112, 6 and 7), each piece as soon as its bytes are here."""
+
+    def __init__(self, source: io.BufferedReader, chunked: bool, length: Optional[int]) -> None:
+        self._source, self._chunked, self._rest = source, chunked, b""
+        self._left = 0 if chunked else length  # bytes still to come, of a chunk or of all; None: up to the end
+        self.whole = False
+
+    def read(self) -> bytes:
+        """What is here; nothing at the end."""
+        return b"" if self.whole else self._read_chunks() if self._chunked else self._read_plain()
+
+    def _read_plain(self) -> bytes:
+        left = self._left
+        piece = b"" if left == 0 else self._source.read1(_PIECE if left is None else min(left, _PIECE))
+        if left:
+            if not piece:
+                raise _Cut(f"{left} bytes of the body are missing")
+            self._left = left - len(piece)
+        self.whole = not piece
+        return piece
+
+    def _read_chunks(self) -> bytes:
+        """All chunks that are here, at once: one after the other they cost half as much again."""
+        piece = b""
+        while not piece and not self.whole:
+            if self._left == -1:
+                raise _Cut("a chunk's size cannot be read")
+            came = self._source.read1(_PIECE)
+            rest = self._rest + came
+            if self._left is not None:
+                if not came:
+                    raise _Cut("the last chunk is missing")
+                piece, rest, self._left = _unchunked(rest, self._left)
+            if self._left is None:  # what trails the last chunk ends with an empty line
+                *lines, rest = rest.split(b"\n")
+                self.whole = not came or any(not line.strip() for line in lines)
+            if len(rest) > _MAX_HEADER:
+                raise http.client.LineTooLong("chunk size or trailer")
+            self._rest = rest
+        return piece
+
+
+_CHUNK_SIZE = rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\n]*)?\r?\n"  # after the end of the one before
+
+
+def _unchunked(data: bytes, left: int) -> Tuple[bytes, bytes, Optional[int]]:
+    """What `data` has of chunks, what it has after them, and what of the last is missing.
+
+    None: there are no more; -1: what follows is no chunk.
+    """
+    pieces, end, size_at = [data[:left]], left, re.compile(_CHUNK_SIZE).match
+    while end < len(data):
+        size = size_at(data, end)
+        if size is None:
+            if b"\n" in data[end:].lstrip(b"\r\n"):  # a whole line, and no size
+                return b"".join(pieces), data[end:], -1
+            break
+        start = size.end()
+        end = start + int(size[1], 16)
+        if end == start:
+            return b"".join(pieces), data[start:], None
+        pieces.append(data[start:end])
+    return b"".join(pieces), data[end:], max(0, end - len(data))
+
+
+class _Hidden:
+    """A body whose socket is out of reach: each read is in a thread, for a drip would hold it for ever."""
+
+    whole = False  # its connection is not used again
+    received, in_head = 0, False  # nothing is known of either
+
+    def __init__(self, raw: Any, attempt: _Attempt) -> None:
+        self._raw, self._attempt = raw, attempt
+        attempt.wire = attempt.wire or self
+
+    def read(self) -> bytes:
+        """What is here; nothing at the end."""
+        piece: bytes = _in_time(self._attempt, functools.partial(self._raw.read1, _PIECE, decode_content=False))
+        return piece
+
+    def cut(self) -> None:
+        """End the reads of whichever thread is inside one."""
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is closed already
+            self._raw.shutdown()
+
+    def leave(self) -> None:  # pragma: no cover: in forked children
+        """A parent's connection cannot be left by itself."""
 
 
 def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
@@ -3425,7 +3184,8 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             raise _Cut("the compressed body stops in the middle")
 
 
-_CertificateError: Any = vars(urllib3.connection)["CertificateError"]  # urllib3's own for another host's certificate
+# urllib3's own for another host's certificate
+_CertificateError: Any = getattr(urllib3.connection, "CertificateError", ssl.SSLCertVerificationError)
 _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
     ("mismatch|doesn't match", "it is for another host: check base_url"),
@@ -3486,6 +3246,376 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     if isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
+
+
+# -------------------------------------------------------------------------------------------------------- connections
+
+
+class _Adapter(HTTPAdapter):
+    """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
+
+    def __init__(self, retries: _Reconnect) -> None:
+        super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
+        _bind(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **{"socket_options": _KEEPALIVE, **kwargs})
+        _bind(manager)  # each time: another thread may have made it just now
+        return manager
+
+
+@functools.lru_cache(maxsize=1)
+def _can_bind() -> bool:
+    """Whether limits reach our own session's connections: else its requests are sent in threads."""
+    return all((hasattr(HTTPConnection, "_new_conn"), hasattr(HTTPConnection, "response_class"), hasattr(
+        urllib3.HTTPConnectionPool, "ConnectionCls"), hasattr(urllib3.poolmanager, "pool_classes_by_scheme")))
+
+
+def _bind(manager: Any) -> None:
+    """Have a manager make bounded pools, of the classes that it had, which may be somebody's own."""
+    manager.pool_classes_by_scheme = {
+        scheme: _bounded(kind, _Pool) for scheme, kind in getattr(manager, "pool_classes_by_scheme", {}).items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _bounded(kind: Any, limits: Any) -> Any:
+    """A class of urllib3's that keeps to an attempt's limits."""
+    return kind if issubclass(kind, limits) else type(kind.__name__, (limits, kind), {})
+
+
+class _Reconnect(urllib3.Retry):
+    """urllib3's `Retry` for connections that could not be opened; what happens after that is our own loop's."""
+
+    def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
+                  *args: Any, **kwargs: Any) -> _Reconnect:
+        if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
+            raise error  # the request was on its way
+        again: _Reconnect = super().increment(method, url, response, error, *args, **kwargs)
+        _chain(error)  # which urllib3 keeps
+        attempt: Any = _CURRENT.get()
+        if attempt is not None:  # None: a wrapper sends from a thread of its own
+            attempt.left(None)
+            delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
+            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
+        return again
+
+
+class _Idle(queue.LifoQueue):  # type: ignore[type-arg]
+    """A pool's idle connections, the last used first; it waits for no lock, which a fork may have left held."""
+
+    def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
+        try:
+            return self.queue.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Any, block: bool = True, timeout: Optional[float] = None) -> None:
+        if len(self.queue) >= self.maxsize:
+            raise queue.Full
+        self.queue.append(item)
+
+
+class _Kind:
+    """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
+
+    def __get__(self, pool: Any, owner: Any) -> Any:
+        kind = super(_Pool, owner).ConnectionCls  # type: ignore[misc]
+        if not kind.__module__.startswith("urllib3."):
+            return kind
+        return _bounded(kind, _SOCKSConnection if kind.__module__ == "urllib3.contrib.socks" else _Connection)
+
+
+class _Pool:
+    """urllib3's pool, whose connections keep to limits, where nobody has put himself in their place."""
+
+    ConnectionCls: Any = _Kind()
+    QueueCls = _Idle
+
+    def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **options: Any) -> Any:
+        attempt = _CURRENT.get()
+        if attempt is not None and attempt.road is None:
+            attempt.road = self, not url.startswith("/"), options
+        return super().urlopen(method, url, body, headers, *args, **options)  # type: ignore[misc]
+
+
+class _Connection:
+    """urllib3's connection, whose every step, from the name's addresses to the answer's head, keeps to limits."""
+
+    def connect(self: Any) -> None:
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            attempt = _CURRENT.get()
+            if attempt is not None:
+                attempt.sent, attempt.opened = False, _now()  # what was sent was for a proxy
+
+    def _new_conn(self: Any) -> Any:
+        """The open socket: address by address, for urllib3 gives each the whole connect timeout."""
+        attempt, error = _CURRENT.get(), None
+        if attempt is None:
+            return super()._new_conn()  # type: ignore[misc]
+        host, port = self._named()
+        if not host or not _is_own(getattr(urllib3.util.connection, "create_connection", None), "urllib3.util"):
+            self.timeout = attempt.left(attempt.call.connect)
+            return _in_time(attempt, super()._new_conn)  # type: ignore[misc]  # somebody says where names lead
+        try:
+            addresses = _addresses(host, port, attempt)
+        except socket.gaierror as caught:
+            raise urllib3.exceptions.NewConnectionError(self, str(caught)) from caught
+        for address in addresses:
+            self.timeout = attempt.left(attempt.call.connect)
+            try:
+                sock = self._opened(address, attempt)
+                break
+            except urllib3.exceptions.HTTPError as caught:
+                error = caught
+        else:
+            raise error or OSError("no address")
+        try:
+            sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _named(self: Any) -> Tuple[str, int]:
+        return getattr(self, "_dns_host", self.host), self.port  # which keeps a final dot
+
+    def _opened(self: Any, address: str, attempt: _Attempt) -> Any:
+        name, self.host = self._named()[0], address
+        try:
+            return super()._new_conn()  # type: ignore[misc]
+        finally:
+            self.host = name
+
+    def send(self: Any, data: Any) -> None:
+        attempt = _CURRENT.get()
+        if attempt is not None:
+            if getattr(self, "sock", attempt) is None:
+                self.connect()
+            if attempt.holds(data):
+                return
+            data, attempt.head = attempt.head + data if attempt.head else data, b""
+            sock = getattr(self, "sock", None)
+            if sock is not None:
+                sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
+            if not attempt.sent:
+                attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
+        super().send(data)  # type: ignore[misc]
+
+    def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
+        """http.client's response to this request, or to the one for a tunnel: read through the attempt's wire."""
+        attempt = _CURRENT.get()
+        if attempt is None:
+            return http.client.HTTPResponse(sock, *args, **kwargs)
+        attempt.wire = attempt.wire or _Wire(sock, attempt)
+        return _HTTPResponse(attempt.wire, *args, **kwargs)
+
+
+class _SOCKSConnection(_Connection):
+    """A connection through a SOCKS proxy: PySocks gives each read of its greeting the whole connect timeout."""
+
+    def _named(self: Any) -> Tuple[str, int]:
+        options = getattr(self, "_socks_options", {"proxy_host": "", "proxy_port": 0})
+        return options["proxy_host"], int(options["proxy_port"] or 1080)
+
+    def _opened(self: Any, address: str, attempt: _Attempt) -> Any:
+        socks, options = sys.modules["socks"], self._socks_options
+        host = self.host if options["rdns"] else _addresses(self.host, self.port, attempt)[0]
+        sock = socks.socksocket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        end = _now() + (math.inf if attempt.call.connect is None else attempt.call.connect)
+
+        def recv_into(*args: Any) -> int:
+            left = attempt.left(max(1e-6, end - _now()))
+            socket.socket.settimeout(sock, None if left == math.inf else left)
+            count: int = socket.socket.recv_into(sock, *args)
+            return count
+
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(self.timeout)
+            sock.set_proxy(options["socks_version"], address, self._named()[1], options["rdns"], options["username"],
+                           options["password"])
+            sock.recv_into = recv_into
+            sock.connect((host, self.port))
+            del sock.recv_into
+            return sock
+        except (OSError, UnicodeError) as error:
+            sock.close()
+            late = any(isinstance(item, socket.timeout) for item in _chain(error))
+            kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
+            down = isinstance(error, socks.ProxyConnectionError) and not late  # the proxy is, not the server
+            raise kind(self, f"SOCKS proxy: {error}") from (
+                urllib3.exceptions.ProxyError(str(error), error) if down else error)
+
+
+def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
+    """The addresses of a host, in the system's order; its resolver takes no timeout."""
+    def look_up() -> List[Any]:
+        try:
+            return socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM)
+        except UnicodeError as error:  # a label that is empty, or too long
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
+
+    is_quick = attempt.deadline == math.inf or _is_numeric(host)
+    found = look_up() if is_quick else _in_time(attempt, look_up, "name lookup")
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _is_numeric(host: str) -> bool:
+    """Whether a host is an address, which nobody has to look up."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, UnicodeError):
+            socket.inet_pton(family, host.strip("[]").partition("%")[0])
+            return True
+    return False
+
+
+class _Wire(io.RawIOBase):
+    """A socket whose reads end when the attempt's time is up, and whose head and bytes are counted."""
+
+    def __init__(self, sock: Any, attempt: _Attempt, in_head: bool = True) -> None:
+        self.sock, self._attempt, self.in_head = sock, attempt, in_head
+        self._file: Any = None
+        self._timeout: Optional[float] = -1.0  # not known: some sockets cannot be asked
+        self.received = 0
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        """What http.client reads from; a file of the socket keeps it open though the connection may let go of it."""
+        self._file = self.sock.makefile("rb", buffering=0)
+        return io.BufferedReader(self, _PIECE)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read once, within what is left of the time."""
+        if self._attempt.process is not _Process.here:  # pragma: no cover: in forked children
+            raise _Foreign("it is open in the process that this one was forked from")
+        timeout = self._attempt.left(self._attempt.read)
+        if timeout != self._timeout:
+            self.sock.settimeout(timeout)
+            self._timeout = timeout
+        try:
+            count: int = self.sock.recv_into(buffer)
+        except OSError:
+            raise
+        except Exception as error:  # what other TLS libraries and green sockets raise of their own
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
+        if self.in_head:
+            if not count and self.received:  # http.client would take the half head for a whole one
+                raise ConnectionResetError("connection closed inside the answer's head")
+            if self.received > _MAX_HEAD:
+                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
+        self.received += count
+        return count
+
+    def look(self) -> None:
+        """Look at the clock: what has come already is read without asking the socket."""
+        self._attempt.left(None)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def cut(self) -> None:
+        """End the reads of whichever thread is inside one."""
+        try:
+            socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
+        except OSError:  # closed already
+            pass
+        except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
+            with contextlib.suppress(OSError, ValueError), contextlib.closing(
+                    socket.fromfd(self.sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
+
+    def leave(self) -> None:  # pragma: no cover: in forked children
+        """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
+        sock = self.sock
+        with contextlib.suppress(OSError, AttributeError):  # closed already, or nothing that can be let go of
+            while not hasattr(sock, "detach"):  # TLS within TLS, and another library's, stand around a socket
+                sock = sock.socket
+            os.close(sock.detach())
+
+
+_HEAD_STATE = frozenset(("fp", "chunked", "chunk_left", "length", "will_close"))
+
+
+class _HTTPResponse(http.client.HTTPResponse):
+    """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
+
+    def __init__(self, wire: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(wire, *args, **kwargs)
+        self._wire = wire
+
+    def begin(self) -> None:
+        """Read the head as http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
+        if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
+                http.client.HTTPMessage, "set_raw")):
+            super().begin()
+            return
+        version, status, reason = self._read_status()
+        for _ in range(_MAX_INTERIM):
+            if not 100 <= status < 200 or status == 101:
+                break
+            self._read_headers()
+            self._wire.look()
+            version, status, reason = self._read_status()
+        else:
+            raise _TooLarge(f"over {_MAX_INTERIM} interim answers")
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise http.client.UnknownProtocol(version)
+        self.code = self.status = status
+        self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.headers = self.msg = self._read_headers()
+        self.chunked, self.length = _framing(self.headers, status)
+        self.chunk_left, tokens = None, self.headers.get("connection", "").lower()
+        self.will_close = ("close" in tokens if self.version == 11 else "keep-alive" not in tokens) or not (
+            self.chunked or self.length is not None)
+
+    def _read_headers(self) -> http.client.HTTPMessage:
+        lines = [b" "]
+        while lines[-1] not in (b"\r\n", b"\n", b""):
+            lines.append(self.fp.readline(_MAX_HEADER + 1))
+            if len(lines[-1]) > _MAX_HEADER or len(lines) > _MAX_HEADERS:
+                raise http.client.LineTooLong("header line" if len(lines[-1]) > _MAX_HEADER else "list of headers")
+        message = http.client.HTTPMessage()
+        folded = re.sub("\r?\n[ \t]+", " ", b"".join(lines[1:]).decode("latin-1"))  # a line goes on with the next
+        for name, colon, value in (line.partition(":") for line in folded.split("\n")):
+            if colon and name.strip():
+                message.set_raw(name.strip(), value.strip())
+        return message
+
+
+def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded step") -> Any:
+    """Do what keeps to no limit in a thread: that is the only way to leave it when the time is up."""
+    left = attempt.left(None)
+    if left is None:
+        return step()
+    done: List[Any] = []
+
+    def run() -> None:
+        try:
+            done.append(step())
+        except BaseException as error:
+            done.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
+    thread.start()
+    thread.join(left)
+    if not done:
+        if attempt.wire is not None:
+            attempt.wire.cut()
+            thread.join(_DRAIN)  # else it could hand the connection back while we close it
+        raise socket.timeout("out of time")
+    if isinstance(done[0], BaseException):
+        raise done[0]
+    return done[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- answers
