@@ -417,8 +417,8 @@ class _Deadline(NamedTuple):
     end: float = math.inf
     limit: Optional[float] = None
 
-    def error(self, why: str = "", **said: Any) -> DeadlineExceededError:
-        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s ran out", why=why, **said)
+    def error(self, why: str = "", what: str = "ran out", **said: Any) -> DeadlineExceededError:
+        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s {what}", why=why, **said)
 
 
 class Embeddings(NamedTuple):
@@ -984,13 +984,13 @@ class Client:
             self._failed(call)
             raise
         for client in self._fallbacks:
-            late = call.deadline - _now() <= _EPSILON
+            late = call.deadline.end - _now() <= _EPSILON
             bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
             if late or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
             call.before = error.attempts
-            until = min(_Deadline(call.deadline, call.limit), client._until(_UNSET))
+            until = min(call.deadline, client._until(_UNSET))
             own = headers if client._base_url == self._base_url else None  # they are meant for this address
             try:
                 return client._ask(way, asked, stream, None, timeout, until, own, after=call)
@@ -1013,7 +1013,7 @@ class Client:
         call.policy, call.key = self._retry, "" if callable(self._key) else self._key
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
-        call.deadline, call.limit = self._until(deadline)
+        call.deadline = self._until(deadline)
         call.headers = _with_headers(self._headers, _checked_headers(headers))
         return call
 
@@ -1050,8 +1050,8 @@ class Client:
         """Attempt after attempt until one holds: the only place that retries."""
         while True:
             try:
-                if _now() >= call.deadline:
-                    raise _Deadline(call.deadline, call.limit).error()
+                if _now() >= call.deadline.end:
+                    raise call.deadline.error()
                 self._gate.enter(call)
             except DeadlineExceededError as late:
                 self._report(call, _sealed(late, call))
@@ -1500,7 +1500,7 @@ def _read_schema(call: _Call, reply: Response) -> None:
     if call.schema is None or reply.tool_calls:
         return
     try:
-        reply.parsed = _parse_as(call.schema, reply.text, _Deadline(call.deadline, call.limit))
+        reply.parsed = _parse_as(call.schema, reply.text, call.deadline)
     except DeadlineExceededError as late:
         late.response = reply
         raise
@@ -1580,7 +1580,7 @@ def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
     """A hint without Annotated and NotRequired; the description and the requirement that these gave."""
     about, required = "", None
     while True:
-        form = getattr(get_origin(hint), "_name", None)
+        form = _form(hint)
         if hasattr(hint, "__metadata__"):
             about = about or next((note for note in hint.__metadata__ if isinstance(note, str)), "")
             hint = hint.__origin__
@@ -1591,6 +1591,11 @@ def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
             hint = hint.__supertype__
         else:
             return hint, about, required
+
+
+def _form(hint: Any) -> str:
+    """The name of a special form, whether typing's or typing_extensions': "Literal" of Literal["a"]."""
+    return repr(get_origin(hint)).rpartition(".")[2]
 
 
 def _inside(kind: Any, spot: _Spot) -> _Spot:
@@ -1642,7 +1647,7 @@ def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     base = get_origin(hint) or hint
     members: List[Any] = list(base) if isinstance(base, enum.EnumMeta) else []
     known = [member.value for member in members]
-    if getattr(base, "_name", "") == "Literal":
+    if _form(hint) == "Literal":
         members = known = list(get_args(hint))
     types = list(dict.fromkeys(_SCALARS.get(type(one)) for one in known))
     if not known or None in types:
@@ -1983,7 +1988,7 @@ class _Call:
         self.before = 0  # attempts of the clients before
         self.attempts = 0
         self.started = _now()
-        self.deadline, self.limit = _Deadline()
+        self.deadline = _Deadline()
         self.retries: Dict[str, int] = {}  # by the kind of failure
         self.due = -math.inf  # when its next attempt is, by its own backoff
         self.last_error: Optional[LLMError] = None
@@ -2021,7 +2026,7 @@ class _Attempt:
         self.call = call
         self.number = call.attempts
         self.started = _now()
-        self.deadline, self.read = call.deadline, call.read
+        self.deadline_at, self.read = call.deadline.end, call.read
         self.idle: Optional[float] = call.idle if call.streams else None
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
         self.process = _Process.look()
@@ -2038,7 +2043,7 @@ class _Attempt:
 
     def left(self, limit: Optional[float]) -> Optional[float]:
         """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
-        end = self.deadline if self.deadline < self.idle_at else self.idle_at
+        end = self.deadline_at if self.deadline_at < self.idle_at else self.idle_at
         if end == math.inf:
             return limit
         left = end - _now()
@@ -2148,15 +2153,11 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
         hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
         return error, 0.0, hint
     delay = policy._delay(kind, retry) if ask is None else ask
-    if _now() + delay > call.deadline:
+    if _now() + delay > call.deadline.end:
         due = "the next attempt is due in" if ask is None else "the server asks to wait"
         why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
-        return _too_late(call, why, retry_after=ask, last_error=error), delay, ""
+        return call.deadline.error(why, "would pass", retry_after=ask, last_error=error), delay, ""
     return None, delay, ""
-
-
-def _too_late(call: _Call, why: str, **more: Any) -> DeadlineExceededError:
-    return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", why=why, **more)
 
 
 class _Gate:
@@ -2180,9 +2181,9 @@ class _Gate:
             delay = self._delay(call)
             if delay <= 0:
                 return
-            if _now() + delay > call.deadline:
+            if _now() + delay > call.deadline.end:
                 why = f"the client's calls are held back for {delay:.1f} s more"
-                raise _too_late(call, why, retry_after=delay)
+                raise call.deadline.error(why, "would pass", retry_after=delay)
             time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
 
     def _delay(self, call: _Call) -> float:
@@ -2190,7 +2191,7 @@ class _Gate:
         if call.due > now:
             return call.due - now
         if until > now:
-            spare = max(0.0, call.deadline - until) / 2  # the spread must not eat what a deadline leaves
+            spare = max(0.0, call.deadline.end - until) / 2  # the spread must not eat what a deadline leaves
             return until - now + random.uniform(0, min(spread, spare))
         if not self._limited:
             return 0.0
@@ -2652,7 +2653,7 @@ def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
     try:
         text = data.decode()
         chunk, end = _scan_json(text, 0)
-    except (ValueError, StopIteration, RecursionError):
+    except (ValueError, RecursionError):
         return _unreadable(name, data.strip(), reader)
     if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
             and (not name or name in _PLAIN_NAMES)):
@@ -2729,11 +2730,8 @@ _PRIVATE = (
     ("http.client.HTTPResponse", "begin _read_status chunked chunk_left length will_close",
      "a head is read without the email parser", "http.client reads it, which is dearer"),
     ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
-    ("json.JSONDecoder", "scan_once", "the first of several texts of JSON in a row", "an ImportError"),
     ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
     ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
-    ("typing", "_name", "which form a hint has: Required, Literal, ...", "a TypeError for such a hint"),
-    ("typing.NewType", "__supertype__", "what a NewType stands for", "a TypeError for such a hint"),
     ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
     ("urllib3.connection.HTTPConnection", "_dns_host", "a host's name with its final dot", "without the dot"),
     ("urllib3.connection.HTTPConnection", "_new_conn", "an address after the other is tried, each within the limits",
@@ -3235,8 +3233,8 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     """The one place that turns what requests, urllib3, http.client and the socket raise into our errors."""
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
-    if _now() + _EPSILON >= attempt.deadline:
-        return _Deadline(attempt.deadline, call.limit).error(where, last_error=call.last_error)
+    if _now() + _EPSILON >= attempt.deadline_at:
+        return call.deadline.error(where, last_error=call.last_error)
     if _now() + _EPSILON >= attempt.idle_at:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
@@ -3461,7 +3459,7 @@ def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
         except UnicodeError as error:  # a label that is empty, or too long
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
 
-    is_quick = attempt.deadline == math.inf or _is_numeric(host)
+    is_quick = attempt.deadline_at == math.inf or _is_numeric(host)
     found = look_up() if is_quick else _in_time(attempt, look_up, "name lookup")
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -4319,8 +4317,7 @@ def _gather(body: JSON, key: str, piece: str) -> None:
 
 
 _JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
-# json.loads without the search for white space at both ends
-_scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_scan_json = json.JSONDecoder().raw_decode  # json.loads without the search for white space at both ends
 
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
