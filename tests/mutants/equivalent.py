@@ -1,0 +1,2 @@
+"""The drawn changes that change nothing, each with its reason."""
+EQUIVALENT = {}
