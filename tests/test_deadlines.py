@@ -555,6 +555,23 @@ def test_a_slow_name_lookup_is_left_in_time(monkeypatch):
     released.set()
 
 
+@pytest.mark.parametrize("host, deadline, here", [
+    ("localhost", None, True), ("localhost", 5, False), ("127.0.0.1", 5, True), ("127.0.0.1", None, True)])
+def test_only_a_lookup_that_a_deadline_bounds_has_a_thread(server, monkeypatch, host, deadline, here):
+    """A name is looked up in another thread where the call must be able to leave it; an address never is."""
+    threads, lookup = set(), socket.getaddrinfo
+
+    def watched(*args):
+        threads.add(threading.current_thread())
+        return lookup(*args)
+
+    monkeypatch.setattr(socket, "getaddrinfo", watched)
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url.replace("127.0.0.1", host), api_key="k", deadline=deadline) as llm:
+        assert llm.chat("Hi").text == "ok"
+    assert (threads == {threading.current_thread()}) is here
+
+
 @pytest.mark.parametrize("seconds, shown", [(1800, "1800"), (2500.5, "2500.5"), (12.5, "12.5"), (86400, "86400")])
 @beside
 def test_seconds_as_people_write_them(server, seconds, shown):

@@ -101,6 +101,16 @@ def test_kinds_are_counted_apart(server):
     assert (count, error.status_code) == (6, 500)
 
 
+def test_failures_of_all_sorts_use_up_the_same_retries(server):
+    """A lost connection and a silent stream are of one kind with server errors."""
+    server.raw(testing.RESET)
+    server.sse([": ping"], end="stall")
+    server.error(500)
+    server.reply("not reached")
+    error, count = fails(server, stream, idle_timeout=0.1)
+    assert (count, error.attempts) == (NORMAL, NORMAL)
+
+
 def test_same_request_again(server):
     """A retry sends the same bytes."""
     server.error(500, times=2)

@@ -247,7 +247,9 @@ def test_the_key_sent_back(server, caplog, tmp_path, name, mode):
         assert KEY.lower() not in file.read().lower()
 
 
-PLACEHOLDERS = ["ollama", "lm-studio", "not-needed", "EMPTY", "local", "none", "vllm", "test", "12345678"]
+PLACEHOLDERS = ["ollama", "lm-studio", "not-needed", "EMPTY", "local", "none", "vllm", "test", "12345678", "anything",
+                "changeme", "no-key", "no-key-required", "no_key", "none-needed", "not-required", "not-used",
+                "notneeded", "placeholder", "Whatever"]
 
 
 @pytest.mark.parametrize("key", PLACEHOLDERS)

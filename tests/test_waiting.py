@@ -224,6 +224,20 @@ def test_never_sooner_than_asked(server):
     assert min(gaps(server)) >= 0.03
 
 
+@pytest.mark.parametrize("make", [
+    lambda server: server.error(429, retry_after=0.5), lambda server: server.error(500)], ids=["ask", "own"])
+def test_waiting_takes_no_processor_time(server, make):
+    """A call that waits sleeps."""
+    make(server)
+    server.reply("ok")
+    policy = llmlite.RetryPolicy(backoff=0.5, jitter=0)
+    with client(server, policy) as llm:
+        before = time.thread_time()
+        assert llm.chat("hello").attempts == 2
+        assert time.thread_time() - before < 0.25
+    assert gaps(server)[0] >= 0.5
+
+
 def test_asks_in_a_stream(server):
     """An ask in a stream's first event is kept to as well."""
     server.sse([delay("0.1s")])

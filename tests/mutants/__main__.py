@@ -138,7 +138,8 @@ class Run:
     def batches(self, tests):
         """Tests of ever more files, for to collect all takes seconds: first those that are most about the change."""
         chosen, whole = (Counter(test.split("::")[0] for test in each) for each in (tests, self.weights))
-        files = sorted(chosen, key=lambda file: -chosen[file] / whole[file])
+        slow = {file: sum({self.weights[test] for test in tests if test.split("::")[0] == file}) for file in chosen}
+        files = sorted(chosen, key=lambda file: -chosen[file] / whole[file] / (1 + slow[file]))
         for first, last in ((0, 2), (2, 8), (8, len(files))):
             if files[first:last]:
                 yield [test for test in tests if test.split("::")[0] in files[first:last]]
