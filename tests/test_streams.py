@@ -531,6 +531,14 @@ def test_a_line_without_end_is_refused(server, llm, opening, late):
     assert most < 24 * MB
 
 
+def test_a_line_of_the_limit_is_taken(server, llm):
+    """A line of 16 MiB is none too long: it may come whole before its end does."""
+    line = data(HE).rstrip()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    server.raw(head + line + b" " * (16 * MB - len(line)), 0.2, b"\n\n" + data(LLO) + data(STOP))
+    assert "".join(llm.stream("Hi")) == "Hello"
+
+
 def test_an_event_of_lines_without_end_keeps_memory_flat(server, llm):
     """An event that is never dispatched is refused as well when it comes in short lines."""
     server.handle(lambda request: endless(block=b"data: " + b"x" * 65529 + b"\n"))

@@ -182,6 +182,15 @@ def test_reset_times(server, remaining, reset, make):
     assert 57 < asked(server, {remaining: "0", reset: make()}, None) <= 60.1
 
 
+def test_a_reset_on_the_second(server):
+    """A time without a fraction is that very second."""
+    began = time.time()
+    at = int(began) + 60
+    reset = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))}
+    wait = asked(server, reset, None)
+    assert at - time.time() <= wait <= at - began
+
+
 def test_reset_headers_in_the_body(server):
     """A router repeats the headers of the provider behind it in its error's metadata."""
     told = {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4"}
