@@ -165,6 +165,21 @@ def test_a_folded_header(llm, server):
     assert list(stream) == ["hi"] and stream.response.headers["x-long"] == "one two"
 
 
+@pytest.mark.parametrize("size, count, taken", [(1 << 16, 1, True), ((1 << 16) + 1, 1, False), (99, 200, True)])
+def test_the_limits_of_a_head(llm, server, size, count, taken):
+    """A header line of 64 KiB is taken, end and all, and two hundred of them; a line with one byte more is not."""
+    lines = [b"X-%03d: %s\r\n" % (number, b"x" * (size - 9)) for number in range(count - 1)]
+    last = b"Content-Length: %d\r\n" % len(WHOLE)
+    last = last if lines else b"Content-Length:%s%d\r\n" % (b" " * (size - 17 - len(str(len(WHOLE)))), len(WHOLE))
+    assert {len(line) for line in lines or [last]} == {size}
+    server.raw(b"HTTP/1.1 200 OK\r\n" + b"".join(lines) + last + b"\r\n" + WHOLE)
+    if taken:
+        assert list(llm.stream("Hi")) == ["hi"]
+    else:
+        with pytest.raises(llmlite.APIConnectionError, match="header line"):
+            llm.stream("Hi")
+
+
 def test_another_version_of_http(server):
     """An answer in a version that is not HTTP/1 is told apart."""
     server.raw(b"HTTP/3.0 200 OK\r\nContent-Length: 2\r\n\r\n{}")

@@ -634,6 +634,21 @@ def test_saved_files(server, tmp_path, dialect, mode):
     assert json.loads(text)["body"] == server.requests[0].json
 
 
+def test_a_saved_request_nested_deeper_than_is_masked(server, tmp_path):
+    """What no mask has looked at is not in the file: dots stand for it."""
+    deep = KEY
+    for _ in range(300):
+        deep = [deep]
+    server.error(400)
+    with client(server, save_failed=str(tmp_path)) as llm:
+        fails(llm, extra={"deep": deep})
+    path, = tmp_path.iterdir()
+    held = json.loads(path.read_text())["body"]["deep"]
+    while isinstance(held, list):
+        held, = held
+    assert held == "..."
+
+
 @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
 def test_saved_files_under_a_umask(server, tmp_path, umask):
     """Nobody else can read it even where the umask would let them."""
