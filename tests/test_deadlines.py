@@ -232,6 +232,20 @@ def test_a_connection_that_is_never_made(policy):
         assert llm.ledger.unknown == 0
 
 
+def test_a_slow_connect_and_a_tls_handshake_have_one_deadline(monkeypatch):
+    """What connecting took is not there for the handshake."""
+    class Slow(socket.socket):
+        def connect(self, address):
+            time.sleep(0.8)
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Slow)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with llmlite.Client("test", base_url=url, api_key="k", retry=None, deadline=1) as llm:
+            exceeded(lambda: llm.chat("Hi"), least=1, most=1 + GRACE)
+
+
 @beside
 def test_a_connect_timeout_is_its_own_error():
     """Without a deadline the connect timeout ends each attempt to connect."""
