@@ -209,6 +209,29 @@ def test_more_choices_or_calls_than_anybody_asks_for(server, delta):
     assert "over 1000" in str(caught.value) and caught.value.response.text == "hi"
 
 
+def test_as_many_calls_as_are_taken(llm, server):
+    """A thousand tool calls are, and are told in their order."""
+    calls = [{"index": at, "id": f"c{at}", "function": {"name": "f", "arguments": "{}"}} for at in range(1000)]
+    for chunk in (calls, calls + [{"index": 1000, "id": "c1000"}]):
+        server.sse([{"choices": [{"index": 0, "delta": {"content": "hi", "tool_calls": chunk}}]}, WHOLE.decode()])
+    stream = llm.stream("Hi")
+    assert list(stream)[0] == "hi" and [call.id for call in stream.response.tool_calls] == [one["id"] for one in calls]
+    with pytest.raises(llmlite.LLMError, match="over 1000 tool calls"):
+        list(llm.stream("Hi"))
+
+
+@pytest.mark.parametrize("depth, taken", [(100, True), (101, False)])
+def test_how_deep_a_reply_may_be(llm, server, depth, taken):
+    """A hundred levels, of which a text may say what it likes."""
+    odd = "[" * (depth - 1) + "]" * (depth - 1)
+    server.body(b'{"choices": [{"message": {"content": "[{["}}], "odd": %s, "more": [{}]}' % odd.encode())
+    if taken:
+        assert llm.chat("Hi").text == "[{["
+    else:
+        with pytest.raises(llmlite.ResponseError, match="broken JSON"):
+            llm.chat("Hi")
+
+
 def test_arguments_nested_too_deep(server):
     """Arguments that come as an object and cannot be written as JSON again are an invalid call, not a crash."""
     deep = json.loads("[" * 90 + "]" * 90)

@@ -113,6 +113,15 @@ def test_whole_body(server):
     assert len(str(error)) < 450
 
 
+def test_message_cut_short(server):
+    """Of a long message 64 Ki characters are kept, the whole of it on `body`."""
+    server.error(400, "x" * 100_000)
+    with llmlite.Client("test", base_url=server.url) as llm, pytest.raises(llmlite.BadRequestError) as caught:
+        llm.chat("hello")
+    error = caught.value
+    assert (error.message, len(error.body["error"]["message"])) == ("x" * 65_536, 100_000)
+
+
 def test_body_cut_short(server):
     """An error whose body is cut short is still that error, with what came."""
     server.error(401, "Incorrect key", truncate=20)
