@@ -379,6 +379,8 @@ PINGS = [  # whoever sends them; what is another dialect's empty chunk is nothin
     b'event: heartbeat\ndata: {"x":{"y":"no"}}\n\n', b'data: {"id":"x","choices":[],"usage":null}\n\n',
     b'data: {"id":"x","choices":[{"index":0,"delta":{}}]}\n\n', b'data: {"choices":[{"text":"","index":0}]}\n\n',
     b'data: {"choices":[{"index":0,"delta":{"content":"","tool_calls":[]},"finish_reason":null}]}\n\n',
+    b'data: {"id":"i","object":"o","created":1,"model":"m","system_fingerprint":"f","service_tier":"s","provider":"p",'
+    b'"index":1,"type":"t","event":"e","choices":[],"candidates":[],"content":""}\n\n',
     b'data: {"content":"","tokens":[],"stop":false}\n\n', b'data: {"candidates":[]}\n\n',
     b'data: {"candidates":[{"content":{"parts":[{"text":""}]}}]}\n\n',
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}\n\n']

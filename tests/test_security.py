@@ -275,7 +275,8 @@ SURE = ["X-Auth-Token", "X-AccessToken", "X-Accesstoken", "X-Access-Tokens", "x_
         "CF-Account-Key", "X-Accounts-Api-Key", "X-Max-Key", "X-CSRFToken", "X-Password", "X-Token-2", "X-Signature",
         "Ocp-Apim-Subscription-Key", "X-Vault-Token", "X-Jwt", "X-Masterkey", "X-User-Credentials"]
 DOUBTFUL = ["X-Auth-Account", "X-Auth-Mode", "Accept-Token-Format", "X-Key-Id", "AWSAccessKeyId", "X-Auth-Provider"]
-HARMLESS = ["X-Max-Tokens", "X-Token-Limit", "X-Token-Budget", "X-RateLimit-Remaining-Tokens", "X-Author",
+HARMLESS = ["X-Max-Tokens", "X-Token-Limit", "X-Token-Budget", "X-RateLimit-Remaining-Tokens", "X-Token-Count",
+            "X-Min-Tokens", "X-Tokens-Used", "X-Author",
             "X-Tokenizer", "X-Monkey", "X-Authenticated-User", "X-Keyboard", "X-Passage", "X-Secretary", "X-Team"]
 
 
