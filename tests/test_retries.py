@@ -167,7 +167,10 @@ def test_words_of_load(server, status, message, requests):
     (429, {"code": "organization_usage_limit_exceeded"}), (429, {"code": "insufficient_quota"}),
     (429, {"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}),
     (429, {"type": "rate_limit_error", "details": {"error_code": "contract_spend_limit_reached"}}),
-    (429, {"message": "Rate limit exceeded: free-models-per-day"}),
+    (429, {"message": "Rate limit exceeded: free-models-per-day"}), (402, {"code": "insufficient_quota"}),
+    (429, {"code": "billing_hard_limit_reached"}),
+    (400, {"message": "You have reached your specified API usage limits."}),
+    (429, {"message": "You exceeded your current quota, please check your plan and billing details."}),
     (429, {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerDayPerModel"}]}]})])
 def test_quota_is_final(server, call, status, error):
     """A quota that is used up is not asked for again."""
