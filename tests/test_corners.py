@@ -2,6 +2,7 @@
 import inspect
 import io
 import json
+import time
 import zlib
 
 import pytest
@@ -126,6 +127,14 @@ def test_bare_lines_beyond_the_limit(llm, server):
     with pytest.raises(llmlite.StreamError, match="answer refused: .*bare lines of over 16 MiB"):
         list(stream)
     assert stream.text == "hi"
+
+
+def test_bare_lines_that_never_come_to_an_end_take_no_time(llm, server):
+    """Lines that each might be the last of a JSON text are not read over and over."""
+    server.body(EVENT + b"[\n" + (b" " * 100 + b"}\n") * 20_000 + WHOLE, headers=SSE)
+    before = time.thread_time()
+    assert list(llm.stream("Hi")) == ["hi", "hi"]
+    assert time.thread_time() - before < 2
 
 
 @pytest.mark.parametrize("size, count", [(86, 763), (113, 580), (149, 440), (164, 400), (163, 6433)])
