@@ -554,6 +554,16 @@ def bomb(block, times):
     return first + again * (times - 1)
 
 
+def test_a_packet_that_unpacks_to_nothing_tears_no_line_end(server, llm):
+    """Between the CR and the LF of one line end may come compressed bytes that hold no text."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    first, last = b'data: {"choices":[{"index":0,\r', b'\ndata: "delta":{"content":"hi"}}]}\r\n\r\n' + data(STOP)
+    packets = [packer.compress(first) + packer.flush(zlib.Z_SYNC_FLUSH), b"\0\0\0\xff\xff",
+               packer.compress(last) + packer.flush()]
+    server.body(packets, headers={**GZIP, "Content-Type": "text/event-stream"}, gap=0.05)
+    assert list(llm.stream("Hi")) == ["hi"]
+
+
 def test_a_decompression_bomb_is_refused_with_memory_flat(server, llm):
     """A stream that unpacks to over 256 MiB ends in an error, and never stood in memory."""
     packed = gzip.compress(data(HE)) + bomb(b": " + b"x" * (MB - 3) + b"\n", 300)
