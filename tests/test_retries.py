@@ -101,13 +101,17 @@ def test_kinds_are_counted_apart(server):
     assert (count, error.status_code) == (6, 500)
 
 
-def test_failures_of_all_sorts_use_up_the_same_retries(server):
-    """A lost connection and a silent stream are of one kind with server errors."""
-    server.raw(testing.RESET)
-    server.sse([": ping"], end="stall")
-    server.error(500)
+@pytest.mark.parametrize("steps", [
+    (testing.RESET,), (testing.CLOSE,), (testing.STALL,), (b"SSH-2.0-OpenSSH\r\n",),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf",),
+    (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: ping\n\n", testing.STALL)],
+    ids=["reset", "close", "silence", "no HTTP", "half a body", "pings"])
+def test_failures_of_all_sorts_use_up_the_same_retries(server, steps):
+    """A lost connection, half an answer and a silent server are of one kind with server errors."""
+    server.raw(*steps)
+    server.error(500, times=2)
     server.reply("not reached")
-    error, count = fails(server, stream, idle_timeout=0.1)
+    error, count = fails(server, stream, timeout=(5, 0.2))
     assert (count, error.attempts) == (NORMAL, NORMAL)
 
 
