@@ -131,6 +131,14 @@ def test_public_annotations_can_be_evaluated():
     assert typing.get_type_hints(CLIENT.Client.__init__)["fallbacks"]
 
 
+def test_defaults():
+    """What holds where nothing is said."""
+    given = {name: parameter.default for name, parameter in inspect.signature(llmlite.Client).parameters.items()}
+    assert {name: given[name] for name in ("timeout", "retry", "fallbacks", "skip_bad_events")} == {
+        "timeout": (10, 600), "retry": llmlite.RetryPolicy(), "fallbacks": (), "skip_bad_events": False}
+    assert inspect.signature(llmlite.Client.run_tools).parameters["max_rounds"].default == 10
+
+
 def test_values_made_by_hand_are_empty():
     """What users make themselves, in their own tests say, has all of its fields, and they hold nothing."""
     assert vars(llmlite.Response()) == {
