@@ -113,6 +113,15 @@ def test_whole_body(server):
     assert len(str(error)) < 450
 
 
+@pytest.mark.parametrize("code, kept", [
+    ({"a": 1}, None), (["a"], None), (None, None), ("", None), (7, 7), (7.5, 7.5), ("x" * 301, "x" * 300)])
+def test_code_is_a_word_or_a_number(server, code, kept):
+    """A code is a number or the start of a text; whatever else a server puts there is on `body` alone."""
+    server.json({"error": {"message": "no", "code": code}}, status=400)
+    error = fails(server.url)
+    assert (error.code, error.body["error"]["code"], error.message) == (kept, code, "no")
+
+
 def test_message_cut_short(server):
     """Of a long message 64 Ki characters are kept, the whole of it on `body`."""
     server.error(400, "x" * 100_000)
