@@ -6,7 +6,8 @@ change.  Printed are the survivors and the score: killed, of all but those whose
 
 First each test file is played once under coverage, one test after the other, which takes minutes; that and every
 outcome is kept in a folder (--state): a run that was broken off goes on, and after new tests the survivors alone are
-played again.  Lines that no test runs here are another Python's or urllib3's: no mutant of them is drawn.
+played again.  What is explained is not played.  Lines that no test runs here are another Python's or urllib3's: no
+mutant of them is drawn.
 """
 import argparse
 import contextlib
@@ -195,13 +196,23 @@ def main():
     parser.add_argument("--state", default=os.path.join(tempfile.gettempdir(), "llmlite-mutants"))
     given = parser.parse_args()
     run, counted = Run(ROOT, "llmlite/client.py", "tests/test_*.py", given.state), Counter()
-    for mutant, killer in run.outcomes(run.sample(given.count, given.seed), given.jobs):
-        said, tests = mutant.described(run.source), run.tests_of(mutant)
-        reason = next((reason for start, reason in EQUIVALENT.items() if said.startswith(start)), None)
-        word, why = ("killed", killer) if killer else ("equivalent", reason) if reason else (
-            "survived", f"{len(tests)} tests of {len({test.split('::')[0] for test in tests})} files: {tests[0]}, ...")
+
+    def report(word, mutant, why):
         counted[word] += 1
-        print(f"{word:10} {mutant.line:5} {said} [{why}]", flush=True)
+        print(f"{word:10} {mutant.line:5} {mutant.described(run.source)} [{why}]", flush=True)
+
+    left = []
+    for mutant in run.sample(given.count, given.seed):
+        said = mutant.described(run.source)
+        reason = next((reason for start, reason in EQUIVALENT.items() if said.startswith(start)), None)
+        if reason:
+            report("equivalent", mutant, reason)
+        else:
+            left.append(mutant)
+    for mutant, killer in run.outcomes(left, given.jobs):
+        tests = run.tests_of(mutant)
+        files = {test.split("::")[0] for test in tests}
+        report("killed" if killer else "survived", mutant, killer or f"{len(tests)} tests of {len(files)} files")
     share = 100 * counted["killed"] / max(1, counted["killed"] + counted["survived"])
     print(", ".join(f"{count} {word}" for word, count in counted.items()) + f": {share:.1f} %")
 
