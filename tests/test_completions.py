@@ -292,6 +292,15 @@ def test_reply_of_llama_cpp(server, kind, finish):
     assert (seen(stream.response), stream.response.tokens) == (want, [Token(" hi", 7), Token("!", 8)])
 
 
+@pytest.mark.parametrize("said, raw, finish", [
+    ({"stopped_limit": True}, "limit", "length"), ({"stopped_limit": False, "stopped_eos": True}, "eos", "stop")])
+def test_how_an_older_llama_cpp_ends(server, said, raw, finish):
+    """Before it had a word for how it stopped, it had a flag for each way."""
+    server.json(native(" hi!", [7], True, **said))
+    answer = client(server, "llamacpp").complete("Once")
+    assert (answer.raw_finish_reason, answer.finish_reason) == (raw, finish)
+
+
 def test_log_probabilities_of_llama_cpp(server):
     """With n_probs each token has its log probability."""
     server.json(ended(" hi", [7], completion_probabilities=PROBS))

@@ -234,6 +234,20 @@ def test_a_connection_that_is_never_made(policy):
         assert llm.ledger.unknown == 0
 
 
+def test_a_slow_connect_and_a_tls_handshake_have_one_deadline(monkeypatch):
+    """What connecting took is not there for the handshake."""
+    class Slow(socket.socket):
+        def connect(self, address):
+            time.sleep(0.8)
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Slow)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with llmlite.Client("test", base_url=url, api_key="k", retry=None, deadline=1) as llm:
+            exceeded(lambda: llm.chat("Hi"), least=1, most=1 + GRACE)
+
+
 @beside
 def test_a_connect_timeout_is_its_own_error():
     """Without a deadline the connect timeout ends each attempt to connect."""
@@ -367,6 +381,8 @@ PINGS = [  # whoever sends them; what is another dialect's empty chunk is nothin
     b'event: heartbeat\ndata: {"x":{"y":"no"}}\n\n', b'data: {"id":"x","choices":[],"usage":null}\n\n',
     b'data: {"id":"x","choices":[{"index":0,"delta":{}}]}\n\n', b'data: {"choices":[{"text":"","index":0}]}\n\n',
     b'data: {"choices":[{"index":0,"delta":{"content":"","tool_calls":[]},"finish_reason":null}]}\n\n',
+    b'data: {"id":"i","object":"o","created":1,"model":"m","system_fingerprint":"f","service_tier":"s","provider":"p",'
+    b'"index":1,"type":"t","event":"e","choices":[],"candidates":[],"content":""}\n\n',
     b'data: {"content":"","tokens":[],"stop":false}\n\n', b'data: {"candidates":[]}\n\n',
     b'data: {"candidates":[{"content":{"parts":[{"text":""}]}}]}\n\n',
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}\n\n']
@@ -555,6 +571,23 @@ def test_a_slow_name_lookup_is_left_in_time(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     together(["far.example", "cafe", "beef.cafe", "1.2.3.4.5", "deadbeef"], case)
     released.set()
+
+
+@pytest.mark.parametrize("host, deadline, here", [
+    ("localhost", None, True), ("localhost", 5, False), ("127.0.0.1", 5, True), ("127.0.0.1", None, True)])
+def test_only_a_lookup_that_a_deadline_bounds_has_a_thread(server, monkeypatch, host, deadline, here):
+    """A name is looked up in another thread where the call must be able to leave it; an address never is."""
+    threads, lookup = set(), socket.getaddrinfo
+
+    def watched(*args):
+        threads.add(threading.current_thread())
+        return lookup(*args)
+
+    monkeypatch.setattr(socket, "getaddrinfo", watched)
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url.replace("127.0.0.1", host), api_key="k", deadline=deadline) as llm:
+        assert llm.chat("Hi").text == "ok"
+    assert (threads == {threading.current_thread()}) is here
 
 
 @pytest.mark.parametrize("seconds, shown", [(1800, "1800"), (2500.5, "2500.5"), (12.5, "12.5"), (86400, "86400")])

@@ -650,6 +650,9 @@ def test_what_is_no_image(data, kind, tmp_path):
     (tmp_path / "x.png").write_bytes(data)
     with pytest.raises(tools.ConfigurationError, match=f"^image '.*x.png' is {kind}: "):
         tools._image_part(tmp_path / "x.png")
+    for kept in (bytearray(data), memoryview(data)):
+        with pytest.raises(llmlite.ConfigurationError, match=f"^image is {kind}: "):
+            llmlite.user("Look", images=[kept])
 
 
 def test_an_image_that_is_not_there(tmp_path, monkeypatch):
