@@ -409,13 +409,12 @@ def test_a_large_error_says_what_its_first_members_say(server, name, status):
     """Of a large error 1 MiB is read, whatever its form and status: message and code are told, and it costs nothing."""
     body, message, code = LARGE[name]
     server.body(body, status=status, times=None)
-    with client(server) as llm:
-        error = fails(llm)
-        assert (llm.ledger.calls, error.status_code) == (0, 429 if code or status == 429 else 500)
-    assert error.message.startswith(message) and error.code == code
     with client(server, retry=llmlite.RetryPolicy(max_retries=1, rate_limit_max_retries=1, backoff=0,
                                                   rate_limit_backoff=0)) as llm:
-        assert fails(llm).attempts == 2
+        error = fails(llm)
+        assert (llm.ledger.calls, error.attempts, len(server.requests)) == (0, 2, 2)
+    assert error.status_code == (429 if code or status == 429 else 500)
+    assert error.message.startswith(message) and error.code == code
 
 
 @pytest.mark.parametrize("status", [200, 400])

@@ -16,7 +16,7 @@ from tests.pyodide import checks
 HERE = pathlib.Path(__file__).parent
 PYTHONS = {"3.14.2": "314.0.7", "3.15.0rc1": "315.0.0-alpha.2"}  # and the pyodide that has it
 NODE = "node@24"  # the first whose WebAssembly can wait for JavaScript
-pytestmark = pytest.mark.timeout(150)  # the first time, 70 MB come from the registry
+pytestmark = pytest.mark.timeout(300)  # the first time, 70 MB come from the registry
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def output(installed, python):
                installed / f"pyodide-{python}", HERE.parents[1], packages]
     with testing.Server() as server:
         server.handle(checks.provider())
-        return ended([*map(str, command), server.url], timeout=60).stdout
+        return ended([*map(str, command), server.url], timeout=120).stdout
 
 
 def ended(command, timeout):
