@@ -3580,7 +3580,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         lines = [b" "]
         while lines[-1] not in (b"\r\n", b"\n", b""):
             lines.append(self.fp.readline(_MAX_HEADER + 1))
-            if len(lines[-1]) > _MAX_HEADER or len(lines) > _MAX_HEADERS + 2:  # with the first and the last, no header's
+            if len(lines[-1]) > _MAX_HEADER or len(lines) > _MAX_HEADERS + 2:  # the first and the last are none
                 raise http.client.LineTooLong("header line" if len(lines[-1]) > _MAX_HEADER else "list of headers")
         message = http.client.HTTPMessage()
         folded = re.sub("\r?\n[ \t]+", " ", b"".join(lines[1:]).decode("latin-1"))  # a line goes on with the next
@@ -3604,8 +3604,11 @@ def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded st
             done.append(error)
 
     thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
-    thread.start()
-    thread.join(left)
+    try:
+        thread.start()
+        thread.join(left)
+    except RuntimeError:  # there are no threads, as in WebAssembly, or no more
+        run()
     if not done:
         if attempt.wire is not None:
             attempt.wire.cut()

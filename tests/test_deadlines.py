@@ -630,3 +630,18 @@ def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how, sc
     assert (error.response.text, error.response.parsed) == (text, None)
     assert error.response.usage.total_tokens == llm.ledger.usage.total_tokens > 0
     assert (llm.ledger.calls, llm.ledger.failed, len(server.requests)) == (1, 1, 1)
+
+
+def test_where_no_thread_starts(server, monkeypatch):
+    """A name is looked up all the same, though its look-up cannot be left in time."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "name lookup":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url.replace("127.0.0.1", "localhost"), deadline=10) as llm:
+        assert llm.chat("hi").text == "ok"
