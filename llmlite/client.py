@@ -10,15 +10,20 @@ This file works alone: copy it into a project under any name.  Its sections, top
     constants      limits and defaults, each with its reason
     errors         LLMError and everything below it
     values         Usage, ToolCall, Token, Event, Response, RetryPolicy, RateLimit
-    messages       user(), system(), assistant(), tool_result()
+    messages       user(), system(), assistant(), tool_result(); images
     client         Client, Ledger, Stream; chat() and stream() for one-liners
-    types          Python types as JSON: tools from functions, schemas, images
+    tools          tools from functions, schemas, and what a model made of them
+    types          Python types as JSON schemas, and values held against a schema
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
+    private names  what is touched of other packages without their promise, and what comes without it
     transport      the one place that sends, the one place that translates errors
+    connections    urllib3's pools, connections and sockets within an attempt's limits
     answers        what a body means: an error, a reply
-    arguments      what the user gave: checks, keys, providers, saved requests
-    JSON           reading what may be anything, folding pieces
+    secrets        what is shown and saved nowhere: keys, and what looks like one
+    arguments      what the user gave: checks, keys, providers
+    logging        what happened, for people: the log, failed requests as files
+    json           what is sent as bytes; what came, which may be anything; pieces folded
     readers        what an answer means: models, vectors, finish reasons, the message of a reply
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
     providers      the table: name, address, key variable, dialect, quirks
@@ -43,6 +48,7 @@ import math
 import mimetypes
 import operator
 import os
+import queue
 import random
 import re
 import socket
@@ -54,7 +60,7 @@ import time
 import weakref
 import zlib
 from collections import abc, deque
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
@@ -66,8 +72,7 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection
 
 __version__ = "0.1.0"
 __all__ = [
@@ -413,8 +418,8 @@ class _Deadline(NamedTuple):
     end: float = math.inf
     limit: Optional[float] = None
 
-    def error(self, why: str = "", **said: Any) -> DeadlineExceededError:
-        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s ran out", why=why, **said)
+    def error(self, why: str = "", what: str = "ran out", **said: Any) -> DeadlineExceededError:
+        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s {what}", why=why, **said)
 
 
 class Embeddings(NamedTuple):
@@ -437,11 +442,14 @@ def _so_far(replies: List[Response], last: Optional[Response], model: str) -> Re
                     attempts=sum(reply.attempts for reply in replies))
 
 
-_NUMBERS: Dict[type, str] = {int: "a whole number", float: "a finite number", bool: "True or False"}
+_NONE = type(None)
+_FORMS = {int: "a whole number", float: "a finite number", bool: "True or False", _NONE: "None"}
+_LARGEST = sys.float_info.max
+_ABOVE_ZERO = 5e-324  # the smallest number that is
 
 
-def _finite(value: Any, kind: type = float) -> Any:
-    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond all bounds."""
+def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
+    """A number of any library as Python's own; None for what is not of its kind, a bool, NaN or beyond the bounds."""
     if type(value) not in (bool, int, float):
         import numbers  # here: only what other libraries make their own needs it
         try:
@@ -450,7 +458,20 @@ def _finite(value: Any, kind: type = float) -> Any:
         except (ValueError, OverflowError):
             return None
     fits = type(value) is kind or (kind is float and type(value) is int)
-    return value if fits and abs(value) <= sys.float_info.max else None
+    return value if fits and least <= value <= _LARGEST else None
+
+
+def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
+    """An argument's value, if it is of one of these kinds; a number as Python's own, `least` or more."""
+    for kind in kinds:
+        if kind is int or kind is float:
+            number = _finite(value, kind, least)
+            if number is not None:
+                return number
+        elif isinstance(value, kind):
+            return value
+    form = form or " or ".join(_FORMS.get(kind) or f"a {kind.__name__}" for kind in kinds)
+    raise ConfigurationError(f"{name}={_shown(value)}: give {form}")
 
 
 @dataclass(frozen=True)
@@ -482,24 +503,22 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            number = _finite(value, kind)
-            if number is None or number < 0:
-                what = _NUMBERS[kind] + ("" if kind is bool else ", zero or more")
-                raise ConfigurationError(f"{field.name}={_shown(value)}: RetryPolicy takes {what}")
-            object.__setattr__(self, field.name, number)
+            name, kind = field.name, type(field.default)
+            form = "" if kind is bool else f"{_FORMS[kind]}, zero or more"
+            vars(self)[name] = _checked(f"RetryPolicy.{name}", getattr(self, name), (kind,), 0, form)
         if self.jitter > 1:
-            raise ConfigurationError(f"jitter={self.jitter!r}: RetryPolicy takes 0 to 1")
+            raise ConfigurationError(f"RetryPolicy.jitter={self.jitter!r}: give 0 to 1")
 
     def _limits(self, kind: str) -> Tuple[int, float, float]:
+        """Of a kind of failure: how many retries, and the first and the longest delay before one."""
         if kind == "rate":
             return self.rate_limit_max_retries, self.rate_limit_backoff, self.rate_limit_backoff_max
-        return self.max_retries, self.backoff, self.backoff_max
+        retried = kind == "normal" or (kind == "empty" and self.retry_empty)
+        return self.max_retries if retried else 0, self.backoff, self.backoff_max
 
     def _delay(self, kind: str, retry: int) -> float:
-        _, backoff, ceiling = self._limits(kind)
-        delay = min(backoff * 2.0 ** min(retry, 60), ceiling)
-        return delay * random.uniform(1 - self.jitter, 1 + self.jitter)
+        _, first, longest = self._limits(kind)
+        return min(first * 2.0 ** min(retry, 60), longest) * random.uniform(1 - self.jitter, 1 + self.jitter)
 
 
 class RateLimit:
@@ -509,10 +528,8 @@ class RateLimit:
         self.requests_per_minute: Optional[float] = requests_per_minute
         self.tokens_per_minute: Optional[float] = tokens_per_minute
         for name, value in vars(self).items():
-            rate = _finite(value)
-            if value is not None and (rate is None or rate <= 0):
-                raise ConfigurationError(f"{name}={_shown(value)}: RateLimit takes a number above zero, or None")
-            setattr(self, name, rate)
+            vars(self)[name] = _checked(f"RateLimit.{name}", value, (float, _NONE), _ABOVE_ZERO,
+                                        "a number above zero, or None")
 
     def __repr__(self) -> str:
         return f"RateLimit({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -604,99 +621,35 @@ def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> N
             raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
 
 
-def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
-    """A tool call's arguments: the dict, or why there is none."""
-    try:
-        arguments = json.loads(raw or "{}")
-        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)  # servers take no NaN, no half a surrogate
-        if not _is_shallow(text.encode()):
-            return {}, f"nested deeper than {_MAX_DEPTH} levels"
-    except (ValueError, RecursionError) as error:
-        return {}, f"not JSON: {error}"
-    if not isinstance(arguments, dict):
-        return {}, f"a JSON {type(arguments).__name__}, not an object"
-    return arguments, None
+_IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
+    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
+    rb"|(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)"
+    rb"|(?P<SVG>\s*(?:<\?xml[^>]*>\s*)?<svg)|(?P<HTML>\s*<(?i:!doctype html|html))")
 
 
-def _answered(call: ToolCall, functions: Mapping[str, Callable[..., Any]]) -> JSON:
-    """The message that answers a tool call: what the function returned, or the error to tell the model."""
-    try:
-        if call.name not in functions:
-            raise LookupError(f"there is no tool {call.name!r}; there are {', '.join(functions)}")
-        if call.invalid is not None:
-            raise ValueError(f"the arguments are {call.invalid}")
-        return tool_result(call, _call_function(functions[call.name], call.arguments))
-    except Exception as error:  # whatever a tool raises is for the model to read
-        return tool_result(call, f"{type(error).__name__}: {error}", is_error=True)
+def _image_part(image: Any) -> JSON:
+    """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
+    if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
+        return {"type": "image_url", "image_url": {"url": image}}
+    what, data = "image", image
+    if isinstance(image, (str, os.PathLike)):
+        what = f"image {_words(repr(os.fspath(image)))}"
+        try:
+            with open(image, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
+    data = bytes(data)
+    found = re.match(_IMAGE_MARKS, data[:1000], re.S)
+    kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
+    if kind not in ("png", "jpeg", "gif", "webp"):
+        raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {"type": "image_url", "image_url": {"url": uri}}
 
-
-class _Schema(NamedTuple):
-    """The shape asked of a reply; `json` is None for any JSON object."""
-
-    name: str
-    json: Optional[JSON]
-
-
-def _as_dicts(asked: JSON) -> JSON:
-    """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
-    empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
-    empty += ["tool_choice"] if "tools" in empty else []
-    asked = {name: value for name, value in asked.items() if name not in empty}
-    if "tools" in asked:
-        asked["tools"] = _tool_dicts(asked["tools"])
-    choice = asked.get("tool_choice")
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        asked["tool_choice"] = {"type": "function", "function": {"name": choice}}
-    if "schema" in asked:
-        asked["schema"] = _Schema(*_schema_dict(asked["schema"]))
-    return asked
-
-
-def _read_schema(call: _Call, reply: Response) -> None:
-    """Set `parsed`, where a schema was asked for and the reply is not about tools."""
-    if call.schema is None or reply.tool_calls:
-        return
-    try:
-        reply.parsed = _parse_as(call.schema, reply.text, _Deadline(call.deadline, call.limit))
-    except DeadlineExceededError as late:
-        late.response = reply
-        raise
-    except ValueError as error:
-        short = " (it was cut at the token limit)" if reply.truncated else ""
-        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
-                          response=reply) from None
-
-
-def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _arguments_of(function: JSON) -> JSON:
-    """The arguments of a call in the history, as an object: an empty one for what is none."""
-    given = function.get("arguments")
-    return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
-
-
-def _with_text(call: JSON, key: str) -> JSON:
-    """What holds a call of the history, its arguments as an object's JSON text: on any other servers choke."""
-    function = call.get(key)
-    if not isinstance(function, dict):
-        return call
-    found = _arguments_of(function)
-    whole = found and isinstance(function["arguments"], str)
-    return call if whole else {**call, key: {**function, "arguments": _json_text(found)}}
-
-
-def _with_object(call: JSON, key: str) -> JSON:
-    """A call of the history in a provider's own words, its arguments an object: an empty one for what is none."""
-    return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
-
-
-def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
-    """A ToolCall from what came over the wire: arguments as JSON text, or as an object already."""
-    raw = arguments if isinstance(arguments, str) else _json_text(arguments or {})
-    decoded, invalid = _decode_arguments(raw)
-    return ToolCall(_str(id), _str(name), decoded, raw, invalid)
 
 # --------------------------------------------------------------------------------------------------------------- client
 
@@ -763,70 +716,6 @@ class Ledger:
         return f"<Ledger {self.calls} calls, {self.attempts} attempts, {self.failed} failed, {self.usage}>"
 
 
-class _Section:
-    """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
-
-    What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
-    """
-
-    def __init__(self) -> None:
-        self._states: Dict[object, Any] = {}  # by process
-
-    def _state(self) -> Any:
-        here = _Process.here
-        return self._states.get(here) or self._states.setdefault(
-            here, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
-
-    def __enter__(self) -> None:
-        state = self._state()
-        state.lock.acquire()
-        state.depth += 1
-
-    def __exit__(self, *exc: object) -> None:
-        state = self._state()
-        try:
-            while state.depth == 1 and state.waiting:
-                change, args = state.waiting.popleft()
-                change(*args)
-        finally:
-            state.depth -= 1
-            state.lock.release()
-
-    def run(self, change: Callable[..., None], *args: Any) -> None:
-        """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
-        state = self._state()
-        with state.lock:
-            if state.depth:
-                state.waiting.append((change, args))
-            else:
-                with self:
-                    change(*args)
-
-
-class _Process:
-    """Which process this is, told by an object: numbers come again, and to ask for them each time is dear."""
-
-    here: object
-    _known: Dict[int, object] = {}
-
-    @classmethod
-    def look(cls) -> object:
-        """Ask the system, for of some forks (uWSGI's) Python is not told."""
-        cls.here = cls._known.setdefault(os.getpid(), object())
-        return cls.here
-
-    @classmethod
-    def forked(cls) -> None:  # pragma: no cover: in forked children
-        """Whatever has this process's number belongs to another that had it before."""
-        cls._known.clear()
-        cls.look()
-
-
-_Process.look()
-if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
-    os.register_at_fork(after_in_child=_Process.forked)
-
-
 def _is_empty(reply: Response) -> bool:
     return not (reply.text or reply.tool_calls or reply.reasoning) and reply.parsed is None
 
@@ -882,13 +771,13 @@ class Client:
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
         self._deadline = _checked_seconds("deadline", deadline)
-        self._retry = _checked_type("retry", retry, RetryPolicy)
+        self._retry = _checked("retry", retry, (RetryPolicy, _NONE))
         self._headers = _checked_headers(headers)
         self._session = _checked_session(session)
-        self._skip_bad_events = _checked_type("skip_bad_events", skip_bad_events, bool)
+        self._skip_bad_events = _checked("skip_bad_events", skip_bad_events, (bool, _NONE))
         self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
-        self._gate = _Gate(_checked_type("rate_limit", rate_limit, RateLimit))
+        self._gate = _Gate(_checked("rate_limit", rate_limit, (RateLimit, _NONE)))
         self._transports: Dict[object, _Transport] = {}  # by process: a forked child makes its own
         self._transport()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
@@ -916,7 +805,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, extra=extra)
-        reply: Response = self._ask("_chat", asked, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers)
         return reply
 
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
@@ -932,8 +821,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, extra=extra)
-        stream_: Stream = self._ask("_chat", asked, stream=True, model=model, timeout=timeout, deadline=deadline,
-                                    headers=headers)
+        stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -950,7 +838,7 @@ class Client:
         """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        reply: Response = self._ask("_raw", asked, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        reply: Response = self._ask("_raw", asked, False, model, timeout, deadline, headers)
         return reply
 
     def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -962,8 +850,7 @@ class Client:
         """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        stream_: Stream = self._ask("_raw", asked, stream=True, model=model, timeout=timeout, deadline=deadline,
-                                    headers=headers)
+        stream_: Stream = self._ask("_raw", asked, True, model, timeout, deadline, headers)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
@@ -982,9 +869,9 @@ class Client:
         done: List[Response] = []
         with self._as_one(done, lambda last: _so_far(done, last, self._model_for(model))):
             for batch in (texts[at:at + size] for at in range(0, len(texts), size)):
-                call = self._call(self._chat, model=model, timeout=timeout, deadline=until, headers=headers)
+                call = self._call(self._chat, model, timeout, until, headers)
                 call.asks_for(self._chat.embeddings(call.model, batch, more), _Vectors(len(batch)))
-                done.append(self._perform(call))
+                done.append(self._perform_alone(call))
         return _gathered(done, done[-1].model)
 
     @contextlib.contextmanager
@@ -1004,8 +891,8 @@ class Client:
         names: List[str] = []
         page, until = "", self._until(deadline)
         while True:
-            call = self._call(self._chat, timeout=timeout, deadline=until, headers=headers)
-            reply = self._perform(call.asks_for(self._chat.models(page), _ModelList()))
+            call = self._call(self._chat, None, timeout, until, headers)
+            reply = self._perform_alone(call.asks_for(self._chat.models(page), _ModelList()))
             names += reply.parsed
             page = _next_page(reply.raw)
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
@@ -1026,8 +913,9 @@ class Client:
         if (_finite(max_rounds, int) or 0) < 1:
             raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
         history, declared = _checked_messages(messages), _tool_dicts(tools)
-        functions = {told["function"]["name"]: tool for told, tool in zip(declared, tools) if callable(tool)}
-        others = {name for told in declared for name in _tool_names(told)} - set(functions)
+        functions = {tool["function"]["name"]: (given, tool["function"]["parameters"])
+                     for tool, given in zip(declared, tools) if callable(given)}
+        others = {name for tool in declared for name in _tool_names(tool)} - set(functions)
         until = self._until(deadline)
         replies: List[Response] = []
         with self._as_one(replies, lambda last: last or replies[-1]):
@@ -1078,48 +966,57 @@ class Client:
         client.ledger = self.ledger
         return client
 
-    def _ask(self, way: str, asked: JSON, *, stream: bool = False, model: Optional[str], timeout: Timeout,
-             deadline: Any, headers: Headers, after: Optional[_Call] = None) -> Any:
+    def _ask(self, way: str, asked: JSON, stream: bool, model: Optional[str], timeout: Timeout, deadline: Any,
+             headers: Headers, after: Optional[_Call] = None) -> Any:
         """A call of this client's `way` ("_chat" or "_raw"), or of the first fallback that does not fail.
 
         `after` is the call of the client before, where this one is a fallback.
         """
         dialect: _Dialect = getattr(self, way)
-        call = self._call(dialect, model=model, timeout=timeout, deadline=deadline, headers=headers)
+        call = self._call(dialect, model, timeout, deadline, headers)
         call.follows(after)
         call.schema = asked.get("schema")
         call.asks_for(dialect.request(call.model, _checked_asked(asked), stream), dialect, stream)
-        call.in_turn = True
         try:
-            result = self._perform(call)
-            call.in_turn = False
-            return result
+            return self._perform(call)
         except LLMError as caught:
-            if not call.in_turn:  # what its key's owner raised, who is no provider that failed
-                raise
             error = caught
+        except Exception:  # of the key's owner
+            self._failed(call)
+            raise
         for client in self._fallbacks:
-            late = call.deadline - _now() <= _EPSILON
+            late = call.deadline.end - _now() <= _EPSILON
             bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
             if late or bad and not isinstance(error, ContextLengthError):
                 break
             _log.warning("%s; %r is next", error, client)
             call.before = error.attempts
+            until = min(call.deadline, client._until(_UNSET))
+            own = headers if client._base_url == self._base_url else None  # they are meant for this address
             try:
-                return client._ask(
-                    way, asked, stream=stream, model=None, timeout=timeout, after=call,
-                    deadline=min(_Deadline(call.deadline, call.limit), client._until(_UNSET)),  # its own bounds it too
-                    headers=headers if client._base_url == self._base_url else None)  # they are for this address
+                return client._ask(way, asked, stream, None, timeout, until, own, after=call)
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
                 caught.last_error = caught.last_error or error
                 error = caught
-        self._count_failed(call)
+        self._failed(call)
         try:
             raise error
         finally:
             del error
+
+    def _call(self, dialect: _Dialect, model: Optional[str] = None, timeout: Timeout = _UNSET,
+              deadline: Any = _UNSET, headers: Headers = None) -> _Call:
+        """A call under this client's terms, or what a method's caller wants instead; it asks for nothing yet."""
+        call = _Call(self._provider, self._base_url, self._model_for(model), dialect)
+        call.ledgers = (self.ledger,)
+        call.policy, call.key = self._retry, "" if callable(self._key) else self._key
+        call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
+        call.idle = self._idle_timeout or call.read
+        call.deadline = self._until(deadline)
+        call.headers = _with_headers(self._headers, _checked_headers(headers))
+        return call
 
     def _until(self, deadline: Any) -> _Deadline:
         """The deadline of a call, or of the longer one that it is a part of."""
@@ -1128,33 +1025,8 @@ class Client:
         limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
         return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
-    def _call(self, dialect: _Dialect, *, model: Optional[str] = None, timeout: Timeout = _UNSET,
-              deadline: Any = _UNSET, headers: Headers = None) -> _Call:
-        """A call under this client's terms, or what a method's caller wants instead; it asks for nothing yet."""
-        call = _Call(self._provider, self._base_url, self._model_for(model), dialect)
-        call.ledgers = (self.ledger,)
-        call.policy, call.key = self._retry, "" if callable(self._key) else self._key
-        call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
-        call.idle = self._idle_timeout or call.read
-        call.deadline, call.limit = self._until(deadline)
-        call.headers = _with_headers(self._headers, _checked_headers(headers))
-        return call
-
-    def _fresh_key(self, call: _Call) -> str:
-        """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
-        try:
-            return _checked_key(self._key())  # type: ignore[operator]
-        except Exception as error:
-            call.in_turn = False
-            self._count_failed(call)
-            if isinstance(error, ConfigurationError):
-                _sealed(error, call)
-            elif call.is_fallback:  # which is passed over
-                raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
-            raise
-
     def _model_for(self, model: Optional[str]) -> str:
-        _checked_type("model", model, str)
+        _checked("model", model, (str, _NONE))
         if model is None:
             return self.model
         prefix, _, rest = model.partition("/")
@@ -1167,15 +1039,23 @@ class Client:
                 f"Client({model!r}); Client(..., provider={row.name!r}) sends any id as it is")
         return model
 
+    def _perform_alone(self, call: _Call) -> Any:
+        """A call that no other client is asked after."""
+        try:
+            return self._perform(call)
+        except Exception:
+            self._failed(call)
+            raise
+
     def _perform(self, call: _Call) -> Any:
         """Attempt after attempt until one holds: the only place that retries."""
         while True:
             try:
-                if _now() >= call.deadline:
-                    raise _Deadline(call.deadline, call.limit).error()
+                if _now() >= call.deadline.end:
+                    raise call.deadline.error()
                 self._gate.enter(call)
             except DeadlineExceededError as late:
-                self._fail(call, _sealed(late, call))
+                self._report(call, _sealed(late, call))
                 raise
             if callable(self._key):
                 call.key = self._fresh_key(call)
@@ -1188,6 +1068,18 @@ class Client:
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
             self._wait_to_retry(call)
+
+    def _fresh_key(self, call: _Call) -> str:
+        """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
+        try:
+            return _checked_key(self._key())  # type: ignore[operator]
+        except ConfigurationError as error:
+            _sealed(error, call)
+            raise
+        except Exception as error:
+            if call.after is None:
+                raise
+            raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -1223,7 +1115,9 @@ class Client:
             if attempt.billed is not None:
                 self._gate.spent(attempt.billed.usage)
         if error is not None:
-            self._fail(attempt.call, _sealed(error, attempt.call))
+            for ledger in attempt.call.ledgers:
+                ledger._failed_one()
+            self._report(attempt.call, _sealed(error, attempt.call))
 
     def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
@@ -1231,29 +1125,26 @@ class Client:
         ask, policy = error.retry_after, self._retry
         if policy is not None and error._kind and ask is not None and ask <= policy.retry_after_max:
             self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
-        final, delay = _decide(policy, call, error)
+        final, delay, hint = _decide(policy, call, error)
         if final is not None:
-            call.last_error = None
+            call.last_error, final.hint = None, hint
             try:
-                raise self._fail(call, final if final is error else _sealed(final, call))
+                raise self._report(call, final if final is error else _sealed(final, call))
             finally:
                 del error, final
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
-        if ask is None:
-            time.sleep(delay)
+        call.retries[error._kind] = call.retries.get(error._kind, 0) + 1
+        call.due = _now() + delay if ask is None else -math.inf  # what a server asks for, all the client's calls wait
 
-    def _fail(self, call: _Call, error: LLMError) -> LLMError:
-        """A call has ended in an error: count it, log it, save it."""
-        for ledger in () if call.in_turn else call.ledgers:
-            ledger._failed_one()
+    def _report(self, call: _Call, error: LLMError) -> LLMError:
+        """Log and save a call that has failed."""
         _log.info("%s", error)
         if self._save_failed:
             _save(self._save_failed, call, error)
         return error
 
-    def _count_failed(self, call: _Call) -> None:
-        """Count a failure that another client might have mended: the ledgers of those before do so themselves."""
-        if call.is_own:
+    def _failed(self, call: _Call) -> None:
+        if call.after is None or self.ledger not in call.after.ledgers:  # else the client before counts it
             self.ledger._failed_one()
 
     def _transport(self) -> _Transport:
@@ -1332,10 +1223,1230 @@ def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Itera
             raise
 
 
+def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
+         base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Response:
+    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
+    with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
+        return client.chat(messages, **options)
+
+
+def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
+           base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Stream:
+    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
+    return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
+
+
+def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
+    """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
+
+    The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
+
+    Raises:
+        ConfigurationError: the file is not one of those.
+        LLMError: the request failed again.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            saved = json.load(file)
+        request = _Request(str(saved["method"]), str(saved["path"]), saved["body"])
+        provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
+        if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
+            raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
+                                     hint="give api_key=: a file must not send your key where it likes")
+        given = {name: value for name, value in _checked_headers(saved.get("given")).items() if value != "***"}
+        options["headers"] = _with_headers(given, _checked_headers(options.get("headers")))
+        client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{path} is no saved request: {error}") from None
+    dialect = client._raw if saved.get("task") == "completion" else client._chat
+    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList()}
+    reader = readers.get(saved.get("task"), dialect)
+    with client:
+        result = client._perform_alone(client._call(dialect).asks_for(request, reader, bool(saved.get("stream"))))
+        if isinstance(result, Stream):
+            deque(result.events(), maxlen=0)
+            result = result.response
+        return result  # type: ignore[no-any-return]
+
+
+def providers() -> List[Tuple[str, str, str]]:
+    """The provider table: (name, base URL, environment variable of the key) of each."""
+    return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
+
+
+# ---------------------------------------------------- tools: functions as tools, schemas, and what a model made of them
+
+
+class _Schema(NamedTuple):
+    """The shape asked of a reply; `json` is None for any JSON object."""
+
+    name: str
+    json: Optional[JSON]
+
+
+def _as_dicts(asked: JSON) -> JSON:
+    """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
+    empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
+    empty += ["tool_choice"] if "tools" in empty else []
+    asked = {name: value for name, value in asked.items() if name not in empty}
+    if "tools" in asked:
+        asked["tools"] = _tool_dicts(asked["tools"])
+    choice = asked.get("tool_choice")
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        asked["tool_choice"] = {"type": "function", "function": {"name": choice}}
+    if "schema" in asked:
+        asked["schema"] = _schema_dict(asked["schema"])
+    return asked
+
+
+def _tool_dicts(tools: Any) -> List[JSON]:
+    """The tools of a call: dicts as they are, functions described."""
+    if not isinstance(tools, (list, tuple)):
+        raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
+    dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
+    names = [name for tool in dicts for name in _tool_names(tool)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
+    return dicts
+
+
+def _tool_names(tool: JSON) -> List[str]:
+    """The names under which a model can call a tool dict, in the shape of any provider."""
+    inner = [tool, _dict(tool.get("function")), _dict(tool.get("custom")), *_list(tool.get("functionDeclarations"))]
+    return [one["name"] for one in map(_dict, inner) if _str(one.get("name"))]
+
+
+def _function_tool(function: Any) -> JSON:
+    """A Python function as a tool dict; TypeError for a parameter that cannot be described to a model."""
+    target, bound, keywords = _unbound(function)
+    name = _checked_tool(target, str(getattr(function, "__name__", getattr(target, "__name__", type(target).__name__))))
+    routine = inspect.unwrap(target)
+    if not hasattr(routine, "__globals__"):  # an object that has __call__
+        routine = inspect.unwrap(type(routine).__call__)
+    doc = inspect.cleandoc((target if hasattr(target, "__name__") else routine).__doc__ or target.__doc__ or "")
+    try:
+        signature = inspect.signature(target)
+        given = signature.bind_partial(*bound, **keywords).arguments
+    except (NameError, TypeError, ValueError) as error:
+        raise TypeError(f"{name}(): its parameters cannot be read ({error}): wrap it in a function") from error
+    texts, where = _doc_texts(doc), f"{name}(): parameter "
+    members = {key: _parameter(parameter, where + key, texts.get(key, ""), routine)
+               for key, parameter in signature.parameters.items() if key not in given}
+    about = " ".join(re.split(_DOC_SECTION, doc, maxsplit=1, flags=re.M)[0].split())
+    described = {"name": name, "description": about, "parameters": _fields_shape(members, _Spot(where))}
+    return {"type": "function", "function": {key: value for key, value in described.items() if value}}
+
+
+def _unbound(function: Any, /, *bound: Any, **keywords: Any) -> Tuple[Any, Tuple[Any, ...], JSON]:
+    """What functools.partial wraps, and what it has bound: the model neither sees nor gives that."""
+    if not isinstance(function, functools.partial):
+        return function, bound, keywords
+    return _unbound(function.func, *function.args, *bound, **{**function.keywords, **keywords})
+
+
+def _checked_tool(target: Any, name: str) -> str:
+    if isinstance(target, type) or not callable(target):
+        raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
+        raise TypeError(f"{name}(): is async, this client is not: give a function that returns its result")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise TypeError(f"{name}(): providers take names of ASCII letters, digits, _ and -, 64 at most: use a def")
+    return name
+
+
+def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: Any) -> _Field:
+    """A parameter of a function, its annotation evaluated among the names of the module that has the function."""
+    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
+    hint = Any if parameter.annotation is parameter.empty else parameter.annotation
+    shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    space = SimpleNamespace(__annotations__={"hint": hint})
+    hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
+    return _Field(hint, parameter.default is parameter.empty, parameter.default, about)
+
+
+# How Google, NumPy and reST docstrings list parameters: what holds the list, and one item of it.
+_DOC_FORMS = (
+    (r"^(?:Args|Arguments|Parameters|Params):\n((?:[ \t]+.*\n|\n)+)",
+     r"^([ \t]+)(?P<names>\**\w+)[ \t]*(?:\(.*?\))?:(?P<text>.*(?:\n\1[ \t]+.*|\n(?=\n))*)"),
+    (r"^Parameters\n-{3,}\n((?:(?!.+\n-{3,}\n).*\n)*)",
+     r"^(?P<names>\**\w+(?:, *\**\w+)*)[ \t]*(?::.*)?\n(?P<text>(?:[ \t]+.*\n|\n)*)"),
+    (r"([\s\S]+)", r"^:param[ \t]+(?:[^:\n]*[ \t])?(?P<names>\**\w+):(?P<text>.*(?:\n[ \t]+\S.*)*)"))
+_DOC_SECTION = r"\n[ \t]*\n|^(?:Args|Arguments|Parameters|Params|Returns|Raises|Yields):?$|^:\w+[^:\n]*:"
+
+
+def _doc_texts(doc: str) -> Dict[str, str]:
+    """What a docstring says of each parameter."""
+    texts: Dict[str, str] = {}
+    for part, item in _DOC_FORMS:
+        for found in (found for part in re.findall(part, doc + "\n", re.M) for found in re.finditer(item, part, re.M)):
+            for name in re.findall(r"\w+", found["names"]):
+                texts.setdefault(name, " ".join(found["text"].split()))
+    return texts
+
+
+def _schema_dict(schema: Any) -> _Schema:
+    """A `schema` as its name and the JSON schema that is sent."""
+    if schema is dict:
+        return _Schema("answer", None)
+    sent = _json_schema(schema)
+    name = _str(sent.get("title")) if sent is schema else schema.__name__
+    return _Schema(re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", sent)
+
+
+def _json_schema(schema: Any) -> JSON:
+    """The JSON schema that an answer is held against."""
+    if isinstance(schema, dict):
+        return schema
+    if schema is dict:
+        return {"type": "object"}
+    shape: Optional[JSON] = schema.model_json_schema() if _is_model(schema) else _object_shape(
+        schema, _Spot("schema", strict=True))
+    if shape is None:
+        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict "
+                        "or a class with model_json_schema and model_validate_json")
+    return shape
+
+
+def _is_model(schema: Any) -> bool:
+    return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
+
+
+def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
+    if isinstance(schema, list):
+        return depth > 0 and all(_is_strict(part, depth - 1) for part in schema)
+    if not isinstance(schema, dict):
+        return True
+    inner = [part for key, value in schema.items()
+             for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
+    closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
+        map(_str, _list(schema.get("required"))))
+    return (bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed)
+            and _is_strict(inner, depth - 1))
+
+
+def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
+    """A ToolCall from what came over the wire: arguments as JSON text, or as an object already."""
+    raw = arguments if isinstance(arguments, str) else _json_text(arguments or {})
+    decoded, invalid = _decode_arguments(raw)
+    return ToolCall(_str(id), _str(name), decoded, raw, invalid)
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
+    """A tool call's arguments: the dict, or why there is none."""
+    try:
+        arguments = json.loads(raw or "{}")
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)  # servers take no NaN, no half a surrogate
+        if not _is_shallow(text.encode()):
+            return {}, f"nested deeper than {_MAX_DEPTH} levels"
+    except (ValueError, RecursionError) as error:
+        return {}, f"not JSON: {error}"
+    if not isinstance(arguments, dict):
+        return {}, f"a JSON {type(arguments).__name__}, not an object"
+    return arguments, None
+
+
+def _arguments_of(function: JSON) -> JSON:
+    """The arguments of a call in the history, as an object: an empty one for what is none."""
+    given = function.get("arguments")
+    return given if isinstance(given, dict) else _decode_arguments(_str(given))[0]
+
+
+def _with_text(call: JSON, key: str) -> JSON:
+    """What holds a call of the history, its arguments as an object's JSON text: on any other servers choke."""
+    function = call.get(key)
+    if not isinstance(function, dict):
+        return call
+    found = _arguments_of(function)
+    whole = found and isinstance(function["arguments"], str)
+    return call if whole else {**call, key: {**function, "arguments": _json_text(found)}}
+
+
+def _with_object(call: JSON, key: str) -> JSON:
+    """A call of the history in a provider's own words, its arguments an object: an empty one for what is none."""
+    return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
+
+
+def _answered(call: ToolCall, functions: Mapping[str, Tuple[Callable[..., Any], JSON]]) -> JSON:
+    """The message that answers a call of one of the functions, each with its parameters: its result, or the error."""
+    try:
+        if call.name not in functions:
+            raise LookupError(f"there is no tool {call.name!r}; there are {', '.join(functions)}")
+        if call.invalid is not None:
+            raise ValueError(f"the arguments are {call.invalid}")
+        function, parameters = functions[call.name]
+        return tool_result(call, function(**_fitted_arguments(call, parameters)))
+    except Exception as error:  # whatever a tool raises is for the model to read
+        return tool_result(call, f"{type(error).__name__}: {error}", is_error=True)
+
+
+def _fitted_arguments(call: ToolCall, parameters: JSON) -> JSON:
+    """A call's arguments as its function wants them; TypeError, in words the model can act on, where they misfit."""
+    try:
+        return _fitted(call.arguments, parameters)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise TypeError(f"{call.name}(): {error}") from None
+
+
+def _read_schema(call: _Call, reply: Response) -> None:
+    """Set `parsed`, where a schema was asked for and the reply is not about tools."""
+    if call.schema is None or reply.tool_calls:
+        return
+    try:
+        reply.parsed = _parse_as(call.schema, reply.text, call.deadline)
+    except DeadlineExceededError as late:
+        late.response = reply
+        raise
+    except ValueError as error:
+        short = " (it was cut at the token limit)" if reply.truncated else ""
+        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
+                          response=reply) from None
+
+
+def _parse_as(schema: Any, text: str, deadline: Optional[_Deadline] = None) -> Any:
+    """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s(.*)```\s*", text, re.S | re.I)
+    text = (fenced[1] if fenced else text).strip()
+    if _is_model(schema):
+        try:
+            return schema.model_validate_json(text)
+        except ValueError as error:
+            raise ValueError(_words(str(error))) from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
+    return _fitted(value, _json_schema(schema), deadline)
+
+
+# ---------------------------------------------------------- types: Python types as schemas, values held against schemas
+
+_MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
+           "dict[str, T], a TypedDict or a dataclass")
+_SCALARS: Dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_JSON_KINDS: Dict[str, List[type]] = {  # of Python, by the name of a JSON type
+    **{name: [kind] for kind, name in _SCALARS.items()}, "number": [int, float], "array": [list], "object": [dict]}
+_ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
+                           abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
+_DEEP = frozenset(("properties", "additionalProperties", "items", "allOf", "anyOf", "oneOf", "$ref"))  # of a schema
+_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a key in a TypedDict
+
+
+class _Shape(Dict[str, Any]):
+    """A type's JSON schema; what makes its object of a value that fits; keywords that count `here` and are not sent."""
+
+    def __init__(self, schema: JSON, make: Optional[Callable[[Any], Any]] = None, **here: Any) -> None:
+        super().__init__(schema)
+        self.make, self.here = make, here
+
+
+class _Field(NamedTuple):
+    """A parameter of a function, a field of a dataclass, a key of a TypedDict."""
+
+    hint: Any
+    required: bool
+    default: Any = MISSING
+    about: str = ""
+
+
+class _Spot(NamedTuple):
+    """Where a hint stands, in words; whether its schema is for strict mode; the classes it stands in."""
+
+    where: str
+    strict: bool = False
+    inside: Tuple[Any, ...] = ()
+
+
+def _shape(hint: Any, spot: _Spot) -> _Shape:
+    """A type hint as JSON; TypeError if it has no such form."""
+    bare, about, _ = _bare(hint)
+    for make in (_alias_shape, _plain_shape, _union_shape, _choice_shape, _object_shape):
+        shape = make(bare, spot)
+        if shape is not None:
+            if about:
+                shape["description"] = about
+            return shape
+    raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has no JSON form: use {_MAPPED}")
+
+
+def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
+    """A hint without Annotated and NotRequired; the description and the requirement that these gave."""
+    about, required = "", None
+    while True:
+        form = _form(hint)
+        if hasattr(hint, "__metadata__"):
+            about = about or next((note for note in hint.__metadata__ if isinstance(note, str)), "")
+            hint = hint.__origin__
+        elif form in _QUALIFIERS:
+            required = _QUALIFIERS[form] if required is None else required
+            hint = get_args(hint)[0]
+        elif hasattr(hint, "__supertype__"):  # a NewType
+            hint = hint.__supertype__
+        else:
+            return hint, about, required
+
+
+def _form(hint: Any) -> str:
+    """The name of a special form, whether typing's or typing_extensions': "Literal" of Literal["a"]."""
+    return repr(get_origin(hint)).rpartition(".")[2]
+
+
+def _inside(kind: Any, spot: _Spot) -> _Spot:
+    """A place inside a class or an alias; TypeError if it is there already."""
+    if kind in spot.inside:
+        raise TypeError(f"{spot.where}: {kind.__name__} holds itself, which has no JSON form here: use dict or Any")
+    return spot._replace(inside=(*spot.inside, kind))
+
+
+def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    """What a `type X = ...` of Python 3.12 stands for; of `X[int]`, with the int in its place."""
+    alias, args = get_origin(hint) or hint, get_args(hint)
+    if type(alias).__name__ != "TypeAliasType":
+        return None
+    try:
+        meant = alias.__value__[args] if args else alias.__value__
+    except Exception as error:  # the text of an alias is code: it may raise anything
+        raise TypeError(f"{spot.where}: the alias {hint} cannot be read: {error}") from error
+    return _shape(meant, _inside(hint, spot))
+
+
+def _plain_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    """The shape of what JSON has too: scalars, arrays, objects with any keys; of Any."""
+    base, args = get_origin(hint) or (hint if isinstance(hint, type) else None), get_args(hint)
+    if base in _SCALARS:
+        return _Shape({"type": _SCALARS[base]}, make=int if base is int else None)  # of 2.0, which fits too
+    if base in _ARRAYS and not (base is tuple and args and args[1:] != (...,)):
+        return _Shape({"type": "array", "items": _shape(args[0] if args else Any, spot)}, make=_making(_ARRAYS[base]))
+    if base in (dict, abc.Mapping, abc.MutableMapping):
+        key, item = (_shape(part, spot) for part in args or (str, Any))
+        if key.get("type") != "string" or "enum" in key:
+            raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
+        return _Shape({"type": "object", "additionalProperties": item or True}, make=dict, additionalProperties=item)
+    return _Shape({}) if hint is Any or hint is object else None
+
+
+def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    if get_origin(hint) is not Union and type(hint).__name__ != "UnionType":
+        return None
+    return _any_of([_shape(arm, spot) for arm in get_args(hint)])
+
+
+def _any_of(arms: List[_Shape]) -> _Shape:
+    """What fits any of these; the first that fits reads it."""
+    return _Shape({} if {} in arms else {"anyOf": arms}, anyOf=arms)
+
+
+def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    base = get_origin(hint) or hint
+    members: List[Any] = list(base) if isinstance(base, enum.EnumMeta) else []
+    known = [member.value for member in members]
+    if _form(hint) == "Literal":
+        members = known = list(get_args(hint))
+    types = list(dict.fromkeys(_SCALARS.get(type(one)) for one in known))
+    if not known or None in types:
+        return None
+    meant = dict(zip(map(_key, known), members))
+    return _Shape({"type": types if len(types) > 1 else types[0], "enum": known}, lambda value: meant[_key(value)])
+
+
+def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
+    if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
+        return None
+    where = f"{spot.where}: {hint.__name__}"
+    return _fields_shape(_class_fields(hint, where), _inside(hint, spot)._replace(where=where + "."),
+                         _making(lambda values: hint(**values)))
+
+
+def _class_fields(kind: Any, where: str) -> Dict[str, _Field]:
+    """The fields of a dataclass or the keys of a TypedDict."""
+    hints = _hints(kind, where)
+    if is_dataclass(kind):
+        return {field.name: _Field(hints[field.name], field.default is field.default_factory is MISSING, field.default)
+                for field in fields(kind) if field.init}
+    needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
+    said = {name: _bare(hint)[2] for name, hint in hints.items()}  # Python loses it when annotations are strings
+    return {name: _Field(hint, name in needed if said[name] is None else bool(said[name]))
+            for name, hint in hints.items()}
+
+
+def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
+    """The annotations of a class or namespace, evaluated."""
+    options: JSON = {"include_extras": True} if sys.version_info >= (3, 9) else {}
+    try:
+        return get_type_hints(thing, names, **options)
+    except Exception as error:  # the text of an annotation is code: it may raise anything
+        raise TypeError(f"{where}: the annotation cannot be read ({error}): use a name of the module, "
+                        f"and types that Python {sys.version_info[0]}.{sys.version_info[1]} has") from error
+
+
+def _fields_shape(members: Dict[str, _Field], spot: _Spot, make: Optional[Callable[[JSON], Any]] = None) -> _Shape:
+    """A closed object; in strict mode every key is required, also one with a default, because OpenAI wants it so."""
+    needed = [name for name, field in members.items() if field.required]
+    properties = {name: _field_shape(field, spot._replace(where=spot.where + name)) for name, field in members.items()}
+    return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
+                   "additionalProperties": False}, required=needed, make=make)
+
+
+def _field_shape(field: _Field, spot: _Spot) -> _Shape:
+    """A field's shape with its description and, where strict mode does not forbid it, its default."""
+    shape = _shape(field.hint, spot)
+    if field.default is None and not _takes_null(shape):  # def f(x: int = None) means Optional[int]
+        shape = _any_of([shape, _shape(type(None), spot)])
+    if field.about and not _bare(field.hint)[1]:  # Annotated speaks before the docstring
+        shape["description"] = field.about
+    if not spot.strict:
+        with contextlib.suppress(AttributeError, TypeError, ValueError):  # no default, or one that JSON cannot say
+            shape["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
+    return shape
+
+
+def _takes_null(shape: JSON) -> bool:
+    return any(map(_takes_null, shape["anyOf"])) if "anyOf" in shape else "null" in shape.get("type", "null")
+
+
+def _fitted(value: Any, schema: JSON, deadline: Optional[_Deadline] = None) -> Any:
+    """What a schema makes of a value: the value itself, unless the schema is a type's; ValueError if it misfits."""
+    fit = _Fit(schema, deadline or _Deadline())
+    try:
+        return fit.of(schema)(value)
+    except RecursionError:
+        raise ValueError("it is nested too deep to be held against the schema") from None
+    finally:
+        fit.made.clear()  # checks that lead back to it would hold it, and the value, in a cycle
+
+
+_Check = Callable[[Any], Any]  # gives what is made of a value; raises _Misfit for one that does not fit
+
+
+class _Fit:
+    """Checks made of a JSON schema, as far as its keywords are known; each part of it is read once."""
+
+    def __init__(self, root: JSON, deadline: _Deadline) -> None:
+        self.root, self.deadline = root, deadline
+        self.made: Dict[int, _Check] = {}  # by schema
+        self.met: Dict[Tuple[int, int], Any] = {}  # what is made of a value or wrong with it, by schema and value
+
+    def of(self, schema: Any) -> _Check:
+        """What checks a value against a schema."""
+        if id(schema) not in self.made:
+            self.made[id(schema)] = self.make(schema)
+        return self.made[id(schema)]
+
+    def make(self, schema: Any) -> _Check:
+        if schema is False:
+            return _unless(lambda value: False, lambda value: f"nothing may stand here, but there is {_shown(value)}")
+        words, make = {**_dict(schema), **getattr(schema, "here", {})}, getattr(schema, "make", None)
+        deep = [] if _DEEP.isdisjoint(words) else [*self.parts(words), *self.others(words)]
+        checks = [*_plain_checks(words), *deep, *([make] if make else [])]
+        nullable, deadline, met = words.get("nullable") is True, self.deadline, self.met  # the first as OpenAPI has it
+
+        def check(value: Any) -> Any:
+            if _now() > deadline.end:
+                raise deadline.error("the reply is here, but not held against its schema to the end")
+            if not (nullable and value is None):
+                for one in checks:
+                    value = one(value)
+            return value
+
+        def check_once(value: Any) -> Any:
+            pair = id(schema), id(value)
+            if pair not in met:
+                met[pair] = value  # a schema that leads back to itself asks nothing more of the same value
+                try:
+                    met[pair] = check(value)
+                except _Misfit as misfit:
+                    met[pair] = misfit.again()
+            found = met[pair]
+            if type(found) is _Misfit:
+                raise found.again()
+            return found
+
+        return check_once if deep else check
+
+    def parts(self, words: JSON) -> Iterator[_Check]:
+        """What checks the members of an object and the items of an array."""
+        if "properties" in words or "additionalProperties" in words:
+            named = {name: self.of(part) for name, part in _dict(words.get("properties")).items()}
+            rest = None if "patternProperties" in words else words.get("additionalProperties")
+            other = self.of(rest) if isinstance(rest, dict) else None
+            yield _each(lambda value: [(name, item, named.get(name, other)) for name, item in _dict(value).items()
+                                       if other or name in named])
+        if "items" in words:
+            items, first = words["items"], len(_list(words.get("prefixItems")))
+            checks = [self.of(part) for part in items] if isinstance(items, list) else itertools.repeat(self.of(items))
+            yield _each(lambda value: zip(itertools.count(first), _list(value)[first:], checks))
+
+    def others(self, words: JSON) -> Iterator[_Check]:
+        """What holds the value itself against other schemas."""
+        yield from map(self.of, _list(words.get("allOf")))
+        for word, enough in ("anyOf", 1), ("oneOf", math.inf):
+            if _list(words.get(word)):
+                yield self.some_of(words[word], enough)
+        ref = _str(words.get("$ref"))
+        if ref == "#" or ref.startswith("#/"):  # any other points out of the schema
+            target = _pointed(self.root, unquote(ref).split("/")[1:])
+            lost = _unless(lambda value: False, lambda value: f"the $ref {_shown(ref)} of the schema leads nowhere")
+            yield lost if target is _UNSET else lambda value: self.of(target)(value)  # made late: it may lead back here
+
+    def some_of(self, schemas: List[Any], enough: float) -> _Check:
+        """What fits one of the schemas, the first that does reads it; it is asked no further once it fits `enough`."""
+        null = {"type": "null"}
+        arms = sorted(((self.of(arm), bool(arm == null)) for arm in schemas), key=operator.itemgetter(1))
+
+        def check(value: Any) -> Any:
+            made: List[Any] = []
+            misfits: List[_Misfit] = []
+            for one, is_null in arms:
+                try:
+                    made.append(one(value))
+                    if len(made) == enough:
+                        break
+                except _Misfit as misfit:
+                    if not misfits or not is_null:  # what is wrong with an optional value is the other arm's word
+                        misfits.append(misfit.again())
+            if not made:
+                raise _Misfit(misfits)
+            if len(made) > 1:
+                raise _Misfit(lambda: f"{_shown(value)} fits {len(made)} of the schemas of which it may fit one")
+            return made[0]
+
+        return check
+
+
+class _Misfit(ValueError):
+    """A value that does not fit: why, put into words if anybody asks, and where, from the outermost value down."""
+
+    def __init__(self, why: Union[Callable[[], str], List[_Misfit]], at: str = "") -> None:
+        self.why, self.at = why, at
+
+    def __str__(self) -> str:
+        return _words("; or ".join(itertools.islice(self.lines(""), _MAX_WORDS)))
+
+    def lines(self, above: str) -> Iterator[str]:
+        if callable(self.why):
+            yield f"{above}{self.at}: {self.why()}".lstrip(".: ")
+        else:
+            for one in self.why:
+                yield from one.lines(above + self.at)
+
+    def again(self) -> _Misfit:
+        """The same, to be kept or raised elsewhere: without the frames that a raised one holds."""
+        return _Misfit(self.why, self.at)
+
+
+def _unless(fits: Callable[[Any], bool], why: Callable[[Any], str]) -> _Check:
+    def check(value: Any) -> Any:
+        if not fits(value):
+            raise _Misfit(lambda: why(value))
+        return value
+    return check
+
+
+def _each(parts: Callable[[Any], Iterable[Tuple[Any, Any, Any]]]) -> _Check:
+    """What checks parts of a value; each has the name or the number under which it stands there."""
+    def check(value: Any) -> Any:
+        whole = value
+        for step, part, one in parts(value):
+            try:
+                made = one(part)
+            except _Misfit as misfit:
+                misfit.at = (f"[{step}]" if type(step) is int else f".{step}") + misfit.at
+                raise
+            if made is not part:
+                whole = value.copy() if whole is value else whole  # the answer stays as it came
+                whole[step] = made
+        return whole
+    return check
+
+
+def _making(make: Callable[[Any], Any]) -> _Check:
+    """What makes an object of a value that fits; what the object's own checks say is a misfit too."""
+    def check(value: Any) -> Any:
+        try:
+            return make(value)
+        except (TypeError, ValueError) as error:
+            why = str(error)
+            raise _Misfit(lambda: why) from error
+    return check
+
+
+def _plain_checks(words: JSON) -> Iterator[_Check]:
+    """What looks at no part of a value, and at no other schema."""
+    choices, types = words.get("enum"), words.get("type")
+    if isinstance(choices, list):
+        yield _unless(_one_of(choices), lambda value: f"{_shown(value)} is not one of {_listed(choices)}")
+    names: List[Any] = types if isinstance(types, list) else [types]
+    if names and _JSON_KINDS.keys() >= set(map(_str, names)):  # Google's "STRING" says nothing
+        yield _unless(_of_type(names), lambda value: f"{_shown(value)} is not of type {' or '.join(names)}")
+    if "const" in words:
+        yield _unless(_one_of([words["const"]]), lambda value: f"{_shown(value)} is not {_shown(words['const'])}")
+    closed = words.get("additionalProperties") is False and "patternProperties" not in words  # which is not looked at
+    if closed or "required" in words:
+        yield _names_check(words, closed)
+
+
+def _names_check(words: JSON, closed: bool) -> _Check:
+    """What checks that an object has the names it must have; if it is closed, that it has no others than known ones."""
+    needed = {name: True for name in _list(words.get("required")) if isinstance(name, str)}.keys()
+    known = _dict(words.get("properties")).keys()
+
+    def why(value: JSON) -> str:
+        odd = {"missing": [name for name in needed if name not in value],
+               "unexpected": [name for name in value if closed and name not in known]}
+        return " and ".join(f"{what} {_listed(names)}" for what, names in odd.items() if names)
+
+    return _unless(lambda value: type(value) is not dict or (
+        needed <= value.keys() and (not closed or value.keys() <= known)), why)
+
+
+def _of_type(names: List[str]) -> Callable[[Any], bool]:
+    kinds, whole = {kind for name in names for kind in _JSON_KINDS[name]}, "integer" in names  # which 2.0 is too
+    return lambda value: type(value) in kinds or (whole and type(value) is float and value.is_integer())
+
+
+def _listed(values: List[Any]) -> str:
+    return ", ".join(map(_shown, values[:20]))
+
+
+def _one_of(choices: List[Any]) -> Callable[[Any], bool]:
+    keys, flat = set(map(_key, choices)), not any(isinstance(one, (list, dict)) for one in choices)
+    return lambda value: not (flat and isinstance(value, (list, dict))) and _key(value) in keys
+
+
+def _key(value: Any) -> Any:
+    """What two JSON values have in common if they are equal as JSON has it: True is not 1, but 1 is 1.0."""
+    if isinstance(value, list):
+        return tuple(map(_key, value))
+    if isinstance(value, dict):
+        return frozenset((name, _key(item)) for name, item in value.items())
+    return isinstance(value, bool), value
+
+
+def _pointed(root: Any, parts: List[str]) -> Any:
+    for part in parts:
+        members = _dict(root) or {str(at): item for at, item in enumerate(_list(root))}
+        root = members.get(part.replace("~1", "/").replace("~0", "~"), _UNSET)
+    return root
+
+
+def _shown(value: Any) -> str:
+    """The repr of a value, or how it begins: no more of it is written than is shown."""
+    text = "".join(itertools.islice(_shown_pieces(value), 61))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown_pieces(value: Any) -> Iterator[str]:
+    if type(value) not in (list, dict) or not value:
+        yield repr(value[:61] if type(value) is str else value)
+        return
+    first, last = "[]" if type(value) is list else "{}"
+    for at, item in enumerate(value):
+        yield ", " if at else first
+        if type(value) is dict:
+            yield f"{_shown(item)}: "
+            item = value[item]
+        yield from _shown_pieces(item)
+    yield last
+
+
+# --------------------------------------------------------------------------------------------------- calls and attempts
+
+class _Request(NamedTuple):
+    """What is sent, less the address, the headers and the key."""
+
+    method: str
+    path: str
+    body: Optional[JSON] = None
+
+
+class _Call:
+    """One call of the user's: what is sent, how long it may take, what has happened so far."""
+
+    def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
+        self.provider, self.base_url, self.model = provider, base_url, model
+        self.key_headers = dialect.headers
+        self.reader: _Reader = dialect  # of the answer
+        self.streams = False
+        self.method, self.path, self.url = "POST", "", ""
+        self.payload: Optional[bytes] = None
+        self.schema: Any = None
+        self.headers: Dict[str, Optional[str]] = {}
+        self.key = ""
+        self.connect: Optional[float] = None
+        self.read: Optional[float] = None
+        self.idle: Optional[float] = None
+        self.policy: Optional[RetryPolicy] = None
+        self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
+        self.after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
+        self.before = 0  # attempts of the clients before
+        self.attempts = 0
+        self.started = _now()
+        self.deadline = _Deadline()
+        self.retries: Dict[str, int] = {}  # by the kind of failure
+        self.due = -math.inf  # when its next attempt is, by its own backoff
+        self.last_error: Optional[LLMError] = None
+
+    def follows(self, after: Optional[_Call]) -> None:
+        """Take over the story of the call that this one is a fallback for, if it is one."""
+        if after is not None:
+            self.after, self.before, self.started = after, after.before, after.started
+            self.ledgers = tuple(dict.fromkeys(self.ledgers + after.ledgers))
+
+    def asks_for(self, request: _Request, reader: _Reader, streams: bool = False) -> _Call:
+        """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
+        self.method, self.path, body = request
+        self.url = _joined(self.base_url, self.path, reader.at_root)
+        self.payload = None if body is None else _encode(body)
+        self.reader, self.streams = reader, streams
+        return self
+
+    def mask(self) -> _Mask:
+        """What must show nowhere: the key, and the values of headers that are named like one."""
+        named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
+            re.fullmatch(_PLAIN_WORDS, value))]
+        return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
+
+    def words(self, text: Any) -> str:
+        """The server's own words, fit for one line, without a key that it echoes."""
+        return _words(self.mask().of(text, room=_MAX_MESSAGE))
+
+
+class _Attempt:
+    """One request: its clock, its socket, its place in the ledger."""
+
+    def __init__(self, call: _Call) -> None:
+        call.attempts += 1
+        self.call = call
+        self.number = call.attempts
+        self.started = _now()
+        self.deadline_at, self.read = call.deadline.end, call.read
+        self.idle: Optional[float] = call.idle if call.streams else None
+        self.idle_at = math.inf if self.idle is None else self.started + self.idle
+        self.process = _Process.look()
+        self.ended = self.empty = False
+        self.sent: Optional[bool] = None  # None: nobody has told
+        self.sent_at = -math.inf
+        self.head = b""  # the request's own, until its body goes out with it
+        self.opened = 0.0  # when its connection was, if it needed a new one
+        self.road: Any = None  # how requests asked urllib3 for it: the pool, if by the whole URL, with what else
+        self.status = 0
+        self.billed: Any = None  # what the ledger counts of its reply
+        self.answer: Optional[_Answer] = None
+        self.wire: Union[None, _Wire, _Hidden] = None
+
+    def left(self, limit: Optional[float]) -> Optional[float]:
+        """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
+        end = self.deadline_at if self.deadline_at < self.idle_at else self.idle_at
+        if end == math.inf:
+            return limit
+        left = end - _now()
+        if left <= 0:
+            raise socket.timeout("out of time")
+        return left if limit is None or left < limit else limit
+
+    def holds(self, data: Any) -> bool:
+        """Keep a request's head back for its body, if that is small: one packet is cheaper than two for both sides."""
+        if len(self.call.payload or b"") in range(1, _PIECE) and data[-4:] == b"\r\n\r\n" and data[:8] != b"CONNECT ":
+            self.head = data
+        return self.head is data
+
+    def is_stale(self) -> bool:
+        """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
+        return (not self.opened and "stale" not in self.call.retries and not (self.wire and self.wire.received)
+                and _now() - self.sent_at < _STALE)
+
+    def is_foreign(self) -> bool:
+        """Whether this is a forked child, and the connection its parent's."""
+        return self.process is not _Process.look()
+
+    def end(self) -> None:
+        """Give the connection back."""
+        self.ended = True
+        if self.answer is not None:
+            self.answer.release()
+        self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
+
+
+class _Section:
+    """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
+
+    What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._states: Dict[object, Any] = {}  # by process
+
+    def _state(self) -> Any:
+        here = _Process.here
+        return self._states.get(here) or self._states.setdefault(
+            here, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
+
+    def __enter__(self) -> None:
+        state = self._state()
+        state.lock.acquire()
+        state.depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        state = self._state()
+        try:
+            while state.depth == 1 and state.waiting:
+                change, args = state.waiting.popleft()
+                change(*args)
+        finally:
+            state.depth -= 1
+            state.lock.release()
+
+    def run(self, change: Callable[..., None], *args: Any) -> None:
+        """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
+        state = self._state()
+        with state.lock:
+            if state.depth:
+                state.waiting.append((change, args))
+            else:
+                with self:
+                    change(*args)
+
+
+class _Process:
+    """Which process this is, told by an object: numbers come again, and to ask for them each time is dear."""
+
+    here: object
+    _known: Dict[int, object] = {}
+
+    @classmethod
+    def look(cls) -> object:
+        """Ask the system, for of some forks (uWSGI's) Python is not told."""
+        cls.here = cls._known.setdefault(os.getpid(), object())
+        return cls.here
+
+    @classmethod
+    def forked(cls) -> None:  # pragma: no cover: in forked children
+        """Whatever has this process's number belongs to another that had it before."""
+        cls._known.clear()
+        cls.look()
+
+
+_Process.look()
+if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
+    os.register_at_fork(after_in_child=_Process.forked)
+
+
+# -------------------------------------------------------------------------------------------------------------- waiting
+
+
+def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float, str]:
+    """What follows a failed attempt: the error that is final, or None; the seconds to wait; a hint for the error."""
+    kind, ask = error._kind, error.retry_after
+    if kind == "stale":
+        return None, 0.0, ""
+    retry = call.retries.get(kind, 0)
+    if policy is None or retry >= policy._limits(kind)[0]:
+        return error, 0.0, error.hint
+    if ask is not None and ask > policy.retry_after_max:
+        hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
+        return error, 0.0, hint
+    delay = policy._delay(kind, retry) if ask is None else ask
+    if _now() + delay > call.deadline.end:
+        due = "the next attempt is due in" if ask is None else "the server asks to wait"
+        why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
+        return call.deadline.error(why, "would pass", retry_after=ask, last_error=error), delay, ""
+    return None, delay, ""
+
+
+class _Gate:
+    """What holds a client's calls back: the cool-down a server asked for, and the user's `RateLimit`."""
+
+    def __init__(self, limit: Optional[RateLimit]) -> None:
+        self._section = _Section()
+        self._pause = 0.0, 0.0  # until when; how far apart calls start again
+        self._limited = limit is not None
+        limit = limit or RateLimit()
+        self._requests, self._tokens = _Bucket(limit.requests_per_minute), _Bucket(limit.tokens_per_minute)
+
+    def pause(self, delay: float) -> None:
+        """Make every call of the client wait `delay` seconds from now."""
+        pause = _now() + delay, delay * _SPREAD
+        self._section.run(lambda: setattr(self, "_pause", max(self._pause, pause)))
+
+    def enter(self, call: _Call) -> None:
+        """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
+        while True:
+            delay = self._delay(call)
+            if delay <= 0:
+                return
+            if _now() + delay > call.deadline.end:
+                why = f"the client's calls are held back for {delay:.1f} s more"
+                raise call.deadline.error(why, "would pass", retry_after=delay)
+            time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
+
+    def _delay(self, call: _Call) -> float:
+        now, (until, spread) = _now(), self._pause
+        if call.due > now:
+            return call.due - now
+        if until > now:
+            spare = max(0.0, call.deadline.end - until) / 2  # the spread must not eat what a deadline leaves
+            return until - now + random.uniform(0, min(spread, spare))
+        if not self._limited:
+            return 0.0
+        with self._section:
+            delay = max(self._requests.delay(now), self._tokens.delay(now))
+            if delay <= 0:
+                self._requests.take(1)
+        return delay
+
+    def spent(self, usage: Usage) -> None:
+        """Count an answer's tokens against the rate limit."""
+        if self._limited:
+            self._section.run(self._tokens.take, usage.total_tokens)
+
+
+class _Bucket:
+    """A token bucket that fills evenly and holds one second's worth; emptied below one token, it makes calls wait."""
+
+    def __init__(self, per_minute: Optional[float]) -> None:
+        self.rate = (per_minute or math.inf) / 60
+        self.slack = max(0.0, 1 - 1 / self.rate)  # seconds: so long before it is full it holds a token
+        self.full_at = _now()
+
+    def delay(self, now: float) -> float:
+        return max(0.0, self.full_at - self.slack - now)
+
+    def take(self, amount: float) -> None:
+        self.full_at = max(self.full_at, _now()) + amount / self.rate
+
+
+def _brief(seconds: Any) -> str:
+    """A number of seconds as people write it.
+
+        >>> [_brief(seconds) for seconds in (1800.0, 12.5, 0.25, 1 / 3, 0.0001)]
+        ['1800', '12.5', '0.25', '0.333', '0.0001']
+    """
+    return f"{round(seconds, 3) or seconds:.15g}"
+
+
+_SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
+_DURATION = r"(?a)\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*"
+_DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
+_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
+_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
+_IN_TEXT = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
+
+
+def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
+    """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
+    return next((ask for ask in _asks(headers, trouble, now) if ask and ask > 0), None)
+
+
+def _asks(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Iterator[Optional[float]]:
+    """Each way a server has to ask for a wait, the most exact one first."""
+    after = headers.get("retry-after")
+    yield (_number(headers.get("retry-after-ms")) or 0) / 1000
+    yield _seconds(after)
+    yield (_timestamp(after) or -math.inf) - (_timestamp(headers.get("date")) or now)  # by the server's own clock
+    yield _seconds(trouble.retry_delay)
+    found = re.search(_IN_TEXT, trouble.message)
+    yield _seconds(found[1].split(" ")[0].rstrip(".")) if found else _reset(headers, now)
+
+
+def _number(value: Optional[str]) -> Optional[float]:
+    """A plain decimal: float() alone would take "nan", "inf", "1_000" and foreign digits."""
+    found = re.fullmatch(_SECONDS, value[:40]) if value else None
+    return float(found.group(1)) if found else None
+
+
+def _seconds(value: Optional[str]) -> Optional[float]:
+    """Seconds from a decimal or a duration as Go writes it.
+
+        >>> [_seconds(text) for text in ("12.5", "20ms", "1h2m3s", "soon")]
+        [12.5, 0.02, 3723.0, None]
+    """
+    if value and re.fullmatch(_DURATION, value[:60]):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, value))
+    return _number(value)
+
+
+def _timestamp(value: Optional[str]) -> Optional[float]:
+    """An HTTP-date in any of its three forms."""
+    try:
+        parts = email.utils.parsedate_tz(value) if value else None
+        if parts is None or not (0 < parts[1] < 13 and 0 < parts[2] < 32):
+            return None
+        return float(email.utils.mktime_tz(parts))
+    except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
+        return None
+
+
+def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
+    """Seconds until the last of the spent limits is reset: those whose "remaining" header is 0."""
+    waits = []
+    for name, value in headers.items():
+        name = name.lower()
+        if re.match(_REMAINING, name) and _number(value) == 0:
+            waits.append(_reset_in(headers.get(name.replace("remaining", "reset")), now) or 0.0)
+    return max([0.0, *waits]) or None
+
+
+def _reset_in(value: Optional[str], now: float) -> Optional[float]:
+    """A reset header's seconds: a duration, seconds, RFC 3339, or Unix time in seconds or milliseconds."""
+    seconds = _seconds(value)
+    if seconds is None:
+        seconds = _rfc3339(value)
+        return None if seconds is None else seconds - now
+    if seconds > 1e11:
+        return seconds / 1000 - now
+    return seconds - now if seconds > 1e8 else seconds
+
+
+def _rfc3339(value: Optional[str]) -> Optional[float]:
+    found = re.fullmatch(_RFC3339, value) if value else None
+    if found is None:
+        return None
+    *parts, fraction, sign, hours, minutes = found.groups()
+    try:
+        at = calendar.timegm(tuple(int(part) for part in parts)) + float(fraction or 0)
+    except ValueError:  # a thirteenth month
+        return None
+    shift = 3600 * int(hours or 0) + 60 * int(minutes or 0)
+    return at + shift if sign == "-" else at - shift
+
+
+# --------------------------------------------------------------------------------------------------------------- events
+
+
+class _LineDecoder:
+    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR, at once, ends a line."""
+
+    def __init__(self) -> None:
+        self._tail: List[bytes] = []
+        self._size = 0
+        self._after_cr = False
+        self._first = True
+
+    def feed(self, piece: bytes) -> List[bytes]:
+        if self._after_cr and piece[:1] == b"\n":
+            piece = piece[1:]
+        last = piece[-1:]
+        self._after_cr = last == b"\r"
+        lines = piece.splitlines()  # of bytes: at CRLF, LF and CR only, never at U+2028
+        ends = last == b"\n" or self._after_cr
+        if self._tail and lines and (ends or len(lines) > 1):
+            lines[0] = b"".join(self._tail) + lines[0]
+            self._tail, self._size = [], 0
+        if lines and not ends:
+            self._tail.append(lines.pop())
+            self._size += len(self._tail[-1])
+            if self._size > _MAX_LINE:
+                raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
+        if self._first and lines:
+            self._first = False
+            if lines[0][:3] == b"\xef\xbb\xbf":  # a byte order mark may open the stream
+                lines[0] = lines[0][3:]
+        return lines
+
+
+class _EventDecoder:
+    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (name, data, at_end); `_BARE` names bare JSON.
+
+    Beyond the standard: an event the end of the stream cut off is handed on too, with `at_end`, and so is JSON that
+    stands between events without "data:" (servers report errors so).  `stray` keeps the start of what is neither.
+    `joined` makes data of several lines: the standard has them be one.
+    """
+
+    def __init__(self, joined: Callable[[bytes, List[bytes]], List[bytes]] = lambda name, lines: [b"\n".join(lines)],
+                 ) -> None:
+        self.joined = joined
+        self.at_end = False
+        self.stray = b""
+
+    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[bytes, bytes, bool]]:
+        """The events, each as soon as its bytes are here."""
+        feed, bare = _LineDecoder().feed, _BareJSON()
+        data: List[bytes] = []
+        name, size = b"", 0
+        for piece in self._to_the_end(pieces):
+            for line in feed(piece):
+                if line[:6] == b"data: " and not data:
+                    data.append(line[6:])
+                elif not line:
+                    if len(data) == 1:
+                        yield name, data.pop(), self.at_end
+                    elif data:
+                        yield from ((name, one, self.at_end) for one in self.joined(name, data))
+                        data = []
+                    name, size = b"", 0
+                elif line[:6] == b"event:":
+                    name = line[6:].strip()
+                elif line[:5] == b"data:" or line == b"data":
+                    data.append(line[6:] if line[5:6] == b" " else line[5:])
+                    size += len(line)
+                    if size > _MAX_LINE:
+                        raise _TooLarge(f"an event of over {_MAX_LINE >> 20} MiB")
+                elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
+                    found = bare.feed(line)
+                    if found is not None:
+                        yield _BARE, found, self.at_end
+                    self.stray += line[:max(0, 2048 - len(self.stray))]
+        if bare.rest():
+            yield _BARE, bare.rest(), True
+
+    def _to_the_end(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        yield from pieces
+        self.at_end = True
+        yield b"\n\n"  # ends the line and the event that the stream's end cut off, if any
+
+
+def _values_of(name: bytes, lines: List[bytes]) -> List[bytes]:
+    """The data of an event of several lines: one value, or, of a proxy that leaves out the blank lines, one a line."""
+    data = b"\n".join(lines)
+    return [data] if name == b"error" or _json_or(_UNSET, data) is not _UNSET else lines
+
+
+class _BareJSON:
+    """Lines of JSON that stand where a field should, gathered until they parse."""
+
+    def __init__(self) -> None:
+        self._lines: List[bytes] = []
+        self._size = self._tried = 0
+
+    def feed(self, line: bytes) -> Optional[bytes]:
+        """The whole JSON text, when `line` completes it."""
+        if not self._lines and line.lstrip()[:1] not in (b"{", b"["):
+            return None
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size > _MAX_LINE:
+            raise _TooLarge(f"bare lines of over {_MAX_LINE >> 20} MiB")
+        if line.rstrip()[-1:] not in (b"}", b"]") or self._tried > _MAX_ERROR:  # bytes: what the tries have cost
+            return None
+        self._tried += self._size
+        text = self.rest()
+        try:
+            json.loads(text.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return None
+        self._lines, self._size, self._tried = [], 0, 0
+        return text
+
+    def rest(self) -> bytes:
+        return b"\n".join(self._lines)
+
+
+# -------------------------------------------------------------------------------------------------------------- streams
+
 _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
 _OPENED = Event("opened")
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
+_CHUNK = "chunk"  # what nearly every event is
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
 _PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
 _PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
@@ -1381,19 +2492,19 @@ class _Flow:
 
     def _folded(self) -> Iterator[Any]:
         reader, body, decoder, told = self.call.reader, self.body, _EventDecoder(_values_of), False
-        parse_event = reader.parse_event
+        parse_event, count = reader.parse_event, 0
         for name, data, at_end in decoder.decode(self._received()):
             kind, chunk = _classified(name, data, reader)
-            if kind != "chunk":
+            if kind is not _CHUNK:
                 self._take(kind, chunk, data, at_end)
                 if self.ended:
                     break
                 continue
             events = parse_event(chunk, body)
-            if not events and (_is_hollow(chunk, self.events > 0) or _is_ping(b"", chunk)):
+            if not events and (_is_hollow(chunk, count > 0) or _is_ping(b"", chunk)):
                 continue
-            self.events += 1
-            if self.events == 1:
+            self.events = count = count + 1
+            if count == 1:
                 yield _OPENED
             for event in events:
                 if event is _FINISH:
@@ -1543,11 +2654,11 @@ def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
     try:
         text = data.decode()
         chunk, end = _scan_json(text, 0)
-    except (ValueError, StopIteration, RecursionError):
+    except (ValueError, RecursionError):
         return _unreadable(name, data.strip(), reader)
     if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
             and (not name or name in _PLAIN_NAMES)):
-        return "chunk", chunk
+        return _CHUNK, chunk
     if (text[end:] and not text[end:].isspace()) or (end > _LARGE and not _is_shallow(data)):
         return _unreadable(name, data.strip(), reader)
     return _odd(name, chunk, reader)
@@ -1578,12 +2689,12 @@ def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
     if _holds_error(chunk, reader):
         return "error", chunk
     if name != _BARE:
-        return "chunk", chunk
+        return _CHUNK, chunk
     if reader.mark not in chunk:
         return "skip", ""
     try:  # a JSON body where a stream was asked for, as the chunk that holds it all
         reader.check(chunk)
-        return "chunk", chunk
+        return _CHUNK, chunk
     except ResponseError as error:
         return "no reply", str(error.args[0])
 
@@ -1610,1132 +2721,31 @@ def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
     yield Event("finish", usage=reply.usage, finish_reason=reply.finish_reason)
 
 
-def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-         base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Response:
-    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
-    with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
-        return client.chat(messages, **options)
-
-
-def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-           base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Stream:
-    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
-    return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
-
-
-def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
-    """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
-
-    The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
-
-    Raises:
-        ConfigurationError: the file is not one of those.
-        LLMError: the request failed again.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            saved = json.load(file)
-        request = _Request(str(saved["method"]), str(saved["path"]), saved["body"])
-        provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
-        if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
-            raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
-                                     hint="give api_key=: a file must not send your key where it likes")
-        given = {name: value for name, value in _checked_headers(saved.get("given")).items() if value != "***"}
-        options["headers"] = _with_headers(given, _checked_headers(options.get("headers")))
-        client = Client(saved["model"], provider=provider, base_url=saved["base_url"], api_key=api_key, **options)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"{path} is no saved request: {error}") from None
-    dialect = client._raw if saved.get("task") == "completion" else client._chat
-    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList()}
-    reader = readers.get(saved.get("task"), dialect)
-    with client:
-        result = client._perform(client._call(dialect).asks_for(request, reader, bool(saved.get("stream"))))
-        if isinstance(result, Stream):
-            deque(result.events(), maxlen=0)
-            result = result.response
-        return result  # type: ignore[no-any-return]
-
-
-def providers() -> List[Tuple[str, str, str]]:
-    """The provider table: (name, base URL, environment variable of the key) of each."""
-    return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
-
-
-# ------------------------------------------------------------------- types: Python types as JSON, for tools and schemas
-
-_MAPPED = ("str, int, float, bool, None, Any, Literal, Enum, Optional, Union, list[T], tuple[T, ...], set[T], "
-           "dict[str, T], a TypedDict or a dataclass")
-_SCALARS: Dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-_JSON_NAMES: Dict[Any, str] = {**_SCALARS, list: "array", dict: "object"}
-_ARRAYS: Dict[Any, Any] = {list: list, tuple: tuple, set: set, frozenset: frozenset, abc.Set: set, abc.Sequence: list,
-                           abc.MutableSequence: list, abc.Collection: list, abc.Iterable: list}
-_QUALIFIERS = {"Required": True, "NotRequired": False, "ReadOnly": None}  # of a key in a TypedDict
-
-# How Google, NumPy and reST docstrings list parameters: what holds the list, and one item of it.
-_DOC_FORMS = (
-    (r"^(?:Args|Arguments|Parameters|Params):\n((?:[ \t]+.*\n|\n)+)",
-     r"^([ \t]+)(?P<names>\**\w+)[ \t]*(?:\(.*?\))?:(?P<text>.*(?:\n\1[ \t]+.*|\n(?=\n))*)"),
-    (r"^Parameters\n-{3,}\n((?:(?!.+\n-{3,}\n).*\n)*)",
-     r"^(?P<names>\**\w+(?:, *\**\w+)*)[ \t]*(?::.*)?\n(?P<text>(?:[ \t]+.*\n|\n)*)"),
-    (r"([\s\S]+)", r"^:param[ \t]+(?:[^:\n]*[ \t])?(?P<names>\**\w+):(?P<text>.*(?:\n[ \t]+\S.*)*)"))
-_DOC_SECTION = r"\n[ \t]*\n|^(?:Args|Arguments|Parameters|Params|Returns|Raises|Yields):?$|^:\w+[^:\n]*:"
-
-
-class _Shape(NamedTuple):
-    """A type as JSON: its schema, and how a value is read; `read(value, at)` raises ValueError."""
-
-    schema: JSON
-    read: Callable[[Any, str], Any]
-
-
-class _Field(NamedTuple):
-    """A parameter of a function, a field of a dataclass, a key of a TypedDict."""
-
-    hint: Any
-    required: bool
-    default: Any = _UNSET
-    about: str = ""
-
-
-class _Spot(NamedTuple):
-    """Where a hint stands, in words; whether its schema is for strict mode; the classes it stands in."""
-
-    where: str
-    strict: bool = False
-    inside: Tuple[Any, ...] = ()
-
-
-def _shape(hint: Any, spot: _Spot) -> _Shape:
-    """A type hint as JSON; TypeError if it has no such form."""
-    bare, about, _ = _bare(hint)
-    for make in (_alias_shape, _scalar_shape, _union_shape, _choice_shape, _array_shape, _mapping_shape, _object_shape):
-        shape = make(bare, spot)
-        if shape is not None:
-            return shape._replace(schema={**shape.schema, "description": about}) if about else shape
-    raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has no JSON form: use {_MAPPED}")
-
-
-def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
-    """A hint without Annotated and NotRequired; the description and the requirement that these gave."""
-    about, required = "", None
-    while True:
-        form = getattr(get_origin(hint), "_name", None)
-        if hasattr(hint, "__metadata__"):
-            about = about or next((note for note in hint.__metadata__ if isinstance(note, str)), "")
-            hint = hint.__origin__
-        elif form in _QUALIFIERS:
-            required = _QUALIFIERS[form] if required is None else required
-            hint = get_args(hint)[0]
-        elif hasattr(hint, "__supertype__"):  # a NewType
-            hint = hint.__supertype__
-        else:
-            return hint, about, required
-
-
-def _inside(kind: Any, spot: _Spot) -> _Spot:
-    """A place inside a class or an alias; TypeError if it is there already."""
-    if kind in spot.inside:
-        raise TypeError(f"{spot.where}: {kind.__name__} holds itself, which has no JSON form here: use dict or Any")
-    return spot._replace(inside=(*spot.inside, kind))
-
-
-def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    """What a `type X = ...` of Python 3.12 stands for; of `X[int]`, with the int in its place."""
-    alias, args = get_origin(hint) or hint, get_args(hint)
-    if type(alias).__name__ != "TypeAliasType":
-        return None
-    try:
-        meant = alias.__value__[args] if args else alias.__value__
-    except Exception as error:  # the text of an alias is code: it may raise anything
-        raise TypeError(f"{spot.where}: the alias {hint} cannot be read: {error}") from error
-    return _shape(meant, _inside(hint, spot))
-
-
-def _base(hint: Any) -> Any:
-    """The class behind a hint (`list` of `List[int]`), or None."""
-    return get_origin(hint) or (hint if isinstance(hint, type) else None)
-
-
-def _scalar_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if hint is Any or hint is object:
-        return _Shape({}, lambda value, at: value)
-    name = _SCALARS.get(_base(hint))
-    if name is None:
-        return None
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, (name,), at)
-        return int(value) if hint is int else value
-
-    return _Shape({"type": name}, read)
-
-
-def _check_type(value: Any, names: Sequence[Any], at: str) -> None:
-    """Raise ValueError unless a value has one of these JSON types; 2.0 is an integer too, as JSON Schema has it."""
-    name = _JSON_NAMES.get(type(value))
-    also = "number" if name == "integer" else "integer" if name == "number" and value.is_integer() else name
-    if name not in names and also not in names:
-        raise _Misfit(at, lambda: f"{_shown(value)} is not of type {' or '.join(map(str, names))}")
-
-
-class _Misfit(ValueError):
-    """A value that does not fit: where, from the outermost value down, and why, put into words if anybody asks."""
-
-    def __init__(self, at: str, why: Union[str, Callable[[], str]]) -> None:
-        self.at, self.why = at, why
-
-    def __str__(self) -> str:
-        self.why = self.why() if callable(self.why) else self.why
-        return _words(f"{self.at}: {self.why}".lstrip(".: "))
-
-
-def _shown(value: Any) -> str:
-    """The repr of a value, or how it begins: no more of it is written than is shown."""
-    text = ""
-    for piece in _shown_pieces(value):
-        text += piece
-        if len(text) > 60:
-            return text[:57] + "..."
-    return text
-
-
-def _shown_pieces(value: Any) -> Iterator[str]:
-    if type(value) is list:
-        for at, item in enumerate(value):
-            yield ", " if at else "["
-            yield from _shown_pieces(item)
-        yield "]" if value else "[]"
-    elif type(value) is dict:
-        for at, (name, item) in enumerate(value.items()):
-            yield f"{', ' if at else '{'}{_shown(name)}: "
-            yield from _shown_pieces(item)
-        yield "}" if value else "{}"
-    else:
-        yield repr(value[:61] if type(value) is str else value)
-
-
-def _union_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if get_origin(hint) is not Union and type(hint).__name__ != "UnionType":
-        return None
-    return _any_of([_shape(arm, spot) for arm in get_args(hint)])
-
-
-def _any_of(shapes: List[_Shape]) -> _Shape:
-    """What fits any of these; the first that fits reads it."""
-    def read(value: Any, at: str) -> Any:
-        errors = []
-        for shape in shapes:
-            try:
-                return shape.read(value, at)
-            except ValueError as error:
-                if shape.schema != {"type": "null"}:  # what is wrong with an Optional is the other arm's word
-                    errors.append(str(error))
-        raise ValueError("; or ".join(errors))
-
-    schemas = [shape.schema for shape in shapes]
-    return _Shape({} if {} in schemas else {"anyOf": schemas}, read)
-
-
-def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    choices = _choices(hint)
-    types = list(dict.fromkeys(_SCALARS.get(type(known)) for known, _ in choices))
-    if not choices or None in types:
-        return None
-
-    def read(value: Any, at: str) -> Any:
-        for known, result in choices:
-            if known == value and type(known) is type(value):  # True is not 1
-                return result
-        raise _Misfit(at, f"{_shown(value)} is not one of {', '.join(repr(known) for known, _ in choices)}")
-
-    return _Shape({"type": types if len(types) > 1 else types[0], "enum": [known for known, _ in choices]}, read)
-
-
-def _choices(hint: Any) -> List[Tuple[Any, Any]]:
-    """What a Literal or an Enum allows: (JSON value, what it stands for)."""
-    base = _base(hint)
-    if getattr(base, "_name", "") == "Literal":
-        return [(value, value) for value in get_args(hint)]
-    members: List[enum.Enum] = list(base) if isinstance(base, enum.EnumMeta) else []
-    return [(member.value, member) for member in members]
-
-
-def _array_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    make, args = _ARRAYS.get(_base(hint)), get_args(hint)
-    if make is None or (make is tuple and args and args[1:] != (...,)):
-        return None
-    item = _shape(args[0] if args else Any, spot)
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, ("array",), at)
-        return _made(make, [item.read(part, f"{at}[{index}]") for index, part in enumerate(value)], at)
-
-    return _Shape({"type": "array", "items": item.schema}, read)
-
-
-def _mapping_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if _base(hint) not in (dict, abc.Mapping, abc.MutableMapping):
-        return None
-    key, of = get_args(hint) or (str, Any)
-    if _shape(key, spot).schema.get("type") != "string" or "enum" in _shape(key, spot).schema:
-        raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
-    item = _shape(of, spot)
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, ("object",), at)
-        return {name: item.read(part, f"{at}.{name}") for name, part in value.items()}
-
-    return _Shape({"type": "object", "additionalProperties": item.schema or True}, read)
-
-
-def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
-        return None
-    spot = _inside(hint, spot)
-    where = f"{spot.where}: {hint.__name__}"
-    return _fields_shape(_class_fields(hint, where), lambda values: hint(**values), where + ".", spot)
-
-
-def _class_fields(kind: Any, where: str) -> Dict[str, _Field]:
-    """The fields of a dataclass or the keys of a TypedDict."""
-    hints = _hints(kind, where)
-    if not is_dataclass(kind):
-        needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
-        said = {name: _bare(hint)[2] for name, hint in hints.items()}  # Python loses it when annotations are strings
-        return {name: _Field(hint, name in needed if said[name] is None else bool(said[name]))
-                for name, hint in hints.items()}
-    return {field.name: _Field(hints[field.name], field.default is MISSING and field.default_factory is MISSING,
-                               _UNSET if field.default is MISSING else field.default)
-            for field in fields(kind) if field.init}
-
-
-def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
-    """The annotations of a class or namespace, evaluated."""
-    options: JSON = {"include_extras": True} if sys.version_info >= (3, 9) else {}
-    try:
-        return get_type_hints(thing, names, **options)
-    except Exception as error:  # the text of an annotation is code: it may raise anything
-        raise TypeError(f"{where}: the annotation cannot be read ({error}): use a name of the module, "
-                        f"and types that Python {sys.version_info[0]}.{sys.version_info[1]} has") from error
-
-
-def _fields_shape(members: Dict[str, _Field], make: Callable[[JSON], Any], where: str, spot: _Spot) -> _Shape:
-    """A closed object; in strict mode every key is required, also one with a default, because OpenAI wants it so."""
-    shapes = {name: _field_shape(field, spot._replace(where=where + name)) for name, field in members.items()}
-    needed = [name for name, field in members.items() if field.required]
-    properties = {name: _property(shapes[name].schema, field, spot.strict) for name, field in members.items()}
-
-    def read(value: Any, at: str) -> Any:
-        _check_type(value, ("object",), at)
-        odd = {"missing": [repr(name) for name in needed if name not in value],
-               "unexpected": [_shown(name) for name in value if name not in members]}
-        if any(odd.values()):
-            raise _Misfit(at, " and ".join(f"{what} {', '.join(names)}" for what, names in odd.items() if names))
-        return _made(make, {name: shapes[name].read(part, f"{at}.{name}") for name, part in value.items()}, at)
-
-    return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
-                   "additionalProperties": False}, read)
-
-
-def _field_shape(field: _Field, spot: _Spot) -> _Shape:
-    shape = _shape(field.hint, spot)
-    if field.default is None:  # def f(x: int = None) means Optional[int]
-        try:
-            shape.read(None, "")
-        except ValueError:
-            return _any_of([shape, _shape(type(None), spot)])
-    return shape
-
-
-def _property(schema: JSON, field: _Field, strict: bool) -> JSON:
-    """A field's schema with its description and, where strict mode does not forbid it, its default."""
-    about = "" if _bare(field.hint)[1] else field.about  # Annotated speaks before the docstring
-    schema = {"description": about, **schema} if about else dict(schema)
-    if not strict:
-        with contextlib.suppress(AttributeError, TypeError, ValueError):  # no default, or one that JSON cannot say
-            schema["default"] = json.loads(json.dumps(field.default, default=lambda it: it.value, allow_nan=False))
-    return schema
-
-
-def _made(make: Callable[[Any], Any], values: Any, at: str) -> Any:
-    """An object of the user's type; what its own checks say is a misfit too."""
-    try:
-        return make(values)
-    except (TypeError, ValueError) as error:
-        raise _Misfit(at, str(error)) from error
-
-def _tool_dicts(tools: Any) -> List[JSON]:
-    """The tools of a call: dicts as they are, functions described."""
-    if not isinstance(tools, (list, tuple)):
-        raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
-    dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
-    names = [name for tool in dicts for name in _tool_names(tool)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"tools has {names.count(name)} tools named {name!r}: a name may stand there once")
-    return dicts
-
-
-def _tool_names(tool: JSON) -> List[str]:
-    """The names under which a model can call a tool dict, in the shape of any provider."""
-    inner = [tool, _dict(tool.get("function")), _dict(tool.get("custom")), *_list(tool.get("functionDeclarations"))]
-    return [one["name"] for one in map(_dict, inner) if _str(one.get("name"))]
-
-
-def _function_tool(function: Any) -> JSON:
-    """A Python function as a tool dict; TypeError for a parameter that cannot be described to a model."""
-    name, about, shape = _described(function)
-    described = {"name": name, "description": about, "parameters": shape.schema}
-    return {"type": "function", "function": {key: value for key, value in described.items() if value}}
-
-
-def _call_function(function: Any, arguments: Any) -> Any:
-    """Call a function with a model's arguments; TypeError, in words the model can act on, where they do not fit."""
-    name, _, shape = _described(function)
-    try:
-        values = shape.read(arguments, "")
-    except ValueError as error:
-        raise TypeError(f"{name}(): {error}") from None
-    return function(**values)
-
-
-def _described(function: Any) -> Tuple[str, str, _Shape]:
-    """A function's name, the first paragraph of its docstring, and the shape of its arguments."""
-    target, bound, keywords = _unbound(function)
-    name = _checked_tool(target, str(getattr(function, "__name__", getattr(target, "__name__", type(target).__name__))))
-    routine = inspect.unwrap(target)
-    if not hasattr(routine, "__globals__"):  # an object that has __call__
-        routine = inspect.unwrap(type(routine).__call__)
-    doc = inspect.cleandoc((target if hasattr(target, "__name__") else routine).__doc__ or target.__doc__ or "")
-    try:
-        parameters = inspect.signature(target).parameters
-        given = inspect.signature(target).bind_partial(*bound, **keywords).arguments
-    except (NameError, TypeError, ValueError) as error:
-        raise TypeError(f"{name}(): its parameters cannot be read ({error}): wrap it in a function") from error
-    texts = _doc_texts(doc)
-    members = {key: _parameter(parameter, f"{name}(): parameter {key}", texts.get(key, ""), routine)
-               for key, parameter in parameters.items() if key not in given}
-    first = re.split(_DOC_SECTION, doc, maxsplit=1, flags=re.M)[0]
-    return name, " ".join(first.split()), _fields_shape(members, dict, f"{name}(): parameter ", _Spot(name))
-
-
-def _unbound(function: Any) -> Tuple[Any, Tuple[Any, ...], JSON]:
-    """What functools.partial wraps, and what it has bound: the model neither sees nor gives that."""
-    bound: Tuple[Any, ...] = ()
-    keywords: JSON = {}
-    while isinstance(function, functools.partial):
-        bound, keywords = function.args + bound, {**function.keywords, **keywords}
-        function = function.func
-    return function, bound, keywords
-
-
-def _checked_tool(target: Any, name: str) -> str:
-    if isinstance(target, type) or not callable(target):
-        raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
-        raise TypeError(f"{name}(): is async, this client is not: give a function that returns its result")
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise TypeError(f"{name}(): providers take names of ASCII letters, digits, _ and -, 64 at most: use a def")
-    return name
-
-
-def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: Any) -> _Field:
-    """A parameter of a function, its annotation evaluated among the names of the module that has the function."""
-    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-        raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
-    required, hint = parameter.default is parameter.empty, parameter.annotation
-    hint = Any if hint is parameter.empty else hint
-    shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-    space = SimpleNamespace(__annotations__={"hint": hint})
-    hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
-    return _Field(hint, required, _UNSET if required else parameter.default, about)
-
-
-def _doc_texts(doc: str) -> Dict[str, str]:
-    """What a docstring says of each parameter."""
-    texts: Dict[str, str] = {}
-    for part, item in _DOC_FORMS:
-        for found in (found for part in re.findall(part, doc + "\n", re.M) for found in re.finditer(item, part, re.M)):
-            for name in re.findall(r"\w+", found["names"]):
-                texts.setdefault(name, " ".join(found["text"].split()))
-    return texts
-
-def _schema_dict(schema: Any) -> Tuple[str, Optional[JSON]]:
-    """A `schema` as its name and JSON schema; the schema is None for `dict`, which means any JSON object."""
-    if schema is dict:
-        return "answer", None
-    shape = schema if isinstance(schema, dict) else (
-        schema.model_json_schema() if _is_model(schema) else _schema_shape(schema).schema)
-    name = _str(schema.get("title")) if isinstance(schema, dict) else schema.__name__
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64].strip("_") or "answer", shape
-
-
-def _schema_shape(schema: Any) -> _Shape:
-    shape = _object_shape(schema, _Spot("schema", strict=True))
-    if shape is None:
-        raise TypeError(f"schema is {_shown(schema)}: give a JSON-schema dict, dict, a dataclass, a TypedDict "
-                        "or a class with model_json_schema and model_validate_json")
-    return shape
-
-
-def _is_model(schema: Any) -> bool:
-    return isinstance(schema, type) and hasattr(schema, "model_json_schema") and hasattr(schema, "model_validate_json")
-
-
-def _is_strict(schema: Any, depth: int = _MAX_DEPTH) -> bool:
-    """Whether OpenAI's strict mode takes a schema: every object closed, with all of its keys required."""
-    if isinstance(schema, list):
-        return depth > 0 and all(_is_strict(part, depth - 1) for part in schema)
-    if not isinstance(schema, dict):
-        return True
-    inner = [part for key, value in schema.items()
-             for part in (_dict(value).values() if key in ("properties", "$defs", "definitions") else [value])]
-    closed = schema.get("additionalProperties") is False and set(_dict(schema.get("properties"))) == set(
-        map(_str, _list(schema.get("required"))))
-    return (bool(schema) and "default" not in schema and (schema.get("type") != "object" or closed)
-            and _is_strict(inner, depth - 1))
-
-
-def _parse_as(schema: Any, text: str, deadline: Optional[_Deadline] = None) -> Any:
-    """The value that an answer's text holds, as `schema` wants it; ValueError says in one line what does not fit."""
-    fenced = re.fullmatch(r"\s*```(?:json)?\s(.*)```\s*", text, re.S | re.I)
-    text = (fenced[1] if fenced else text).strip()
-    if _is_model(schema):
-        try:
-            return schema.model_validate_json(text)
-        except ValueError as error:
-            raise ValueError(_words(str(error))) from error
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}" if text else "the answer is empty") from error
-    if schema is not dict and not isinstance(schema, dict):
-        return _schema_shape(schema).read(value, "")
-    wanted: JSON = schema if isinstance(schema, dict) else {"type": "object"}
-    try:
-        _Fit(wanted, deadline or _Deadline()).of(wanted)(value)
-    except RecursionError:
-        raise ValueError("it is nested too deep to be held against the schema") from None
-    return value
-
-
-_Check = Callable[[Any], None]  # raises _Misfit for a value that does not fit, or that the deadline has passed
-
-
-class _Fit:
-    """Checks made of a JSON schema, as far as the keywords of `_KEYWORDS` go; each part of it is read once."""
-
-    def __init__(self, root: JSON, deadline: _Deadline) -> None:
-        self.root, self.deadline = root, deadline
-        self.made: Dict[int, _Check] = {}  # by schema
-        self.met: Dict[Tuple[int, int], Optional[Tuple[str, Any]]] = {}  # what is wrong, by schema and value
-
-    def of(self, schema: Any) -> _Check:
-        """What checks a value against a schema."""
-        if id(schema) not in self.made:
-            self.made[id(schema)] = self.make(schema)
-        return self.made[id(schema)]
-
-    def make(self, schema: Any) -> _Check:
-        if schema is False:
-            return _unless(lambda value: False, lambda value: f"nothing may stand here, but there is {_shown(value)}")
-        words = {word: _dict(schema)[word] for word in _KEYWORDS if word in _dict(schema)}
-        checks = [check for check in (_KEYWORDS[word](self, words[word], schema) for word in words) if check]
-        nullable = _dict(schema).get("nullable") is True  # as OpenAPI has it
-
-        def check(value: Any) -> None:
-            if _now() > self.deadline.end:
-                raise self.deadline.error("the reply is here, but not held against its schema to the end")
-            if not (nullable and value is None):
-                for one in checks:
-                    one(value)
-
-        def check_once(value: Any) -> None:
-            pair = id(schema), id(value)
-            if pair not in self.met:
-                self.met[pair] = None  # a schema that leads back to itself asks nothing more of the same value
-                try:
-                    check(value)
-                except _Misfit as misfit:
-                    self.met[pair] = misfit.at, misfit.why
-            found = self.met[pair]
-            if found is not None:
-                raise _Misfit(*found)
-
-        return check if _FLAT.issuperset(words) else check_once
-
-    def type(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        names = wanted if isinstance(wanted, list) else [wanted]
-        known = names and all(name in _JSON_NAMES.values() for name in names)  # Google's "STRING" says nothing
-        return (lambda value: _check_type(value, names, "")) if known else None
-
-    def enum(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        if not isinstance(wanted, list):
-            return None
-        plain = {(isinstance(one, bool), one) for one in wanted if isinstance(one, _PLAIN_JSON)}  # True is not 1
-        inner = [one for one in wanted if not isinstance(one, _PLAIN_JSON)]
-        return _unless(lambda value: (isinstance(value, bool), value) in plain if isinstance(value, _PLAIN_JSON) else
-                       any(_same(value, one) for one in inner),
-                       lambda value: f"{_shown(value)} is not one of {', '.join(map(_shown, wanted[:20]))}")
-
-    def const(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        return _unless(lambda value: _same(value, wanted), lambda value: f"{_shown(value)} is not {_shown(wanted)}")
-
-    def required(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        names = [name for name in _list(wanted) if isinstance(name, str)]
-        return _unless(lambda value: type(value) is not dict or all(name in value for name in names),
-                       lambda value: f"missing {', '.join(repr(name) for name in names if name not in value)}")
-
-    def properties(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        checks = [(name, self.of(part)) for name, part in _dict(wanted).items()]
-        return _each(lambda value: [(name, value[name], check) for name, check in checks if name in _dict(value)])
-
-    def additional(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        if "patternProperties" in schema:  # which says what else is no surprise, and is not looked at
-            return None
-        known, check = _dict(schema.get("properties")), self.of(wanted)
-        if wanted is not False:
-            return _each(lambda value: [(name, value[name], check) for name in _dict(value) if name not in known])
-        return _unless(lambda value: type(value) is not dict or value.keys() <= known.keys(), lambda value:
-                       "unexpected " + ", ".join([_shown(name) for name in value if name not in known][:20]))
-
-    def items(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        first = len(_list(schema.get("prefixItems")))
-        checks = [self.of(part) for part in wanted] if isinstance(wanted, list) else None  # one a place, as once was
-        return _each(lambda value: zip(itertools.count(first), _list(value)[first:],
-                                       itertools.repeat(self.of(wanted)) if checks is None else checks))
-
-    def all_of(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        checks = [self.of(arm) for arm in _list(wanted)]
-        return _each(lambda value: [("", value, check) for check in checks])
-
-    def any_of(self, wanted: Any, schema: JSON, enough: float = 1) -> Optional[_Check]:
-        """What fits one of the schemas; it is asked no further once it fits `enough` of them."""
-        null = {"type": "null"}
-        arms = sorted(((self.of(arm), bool(arm == null)) for arm in _list(wanted)), key=operator.itemgetter(1))
-
-        def check(value: Any) -> None:
-            fits = 0
-            misfits: List[Tuple[str, Any]] = []
-            for one, is_null in arms:
-                try:
-                    one(value)
-                    fits += 1
-                    if fits == enough:
-                        break
-                except _Misfit as misfit:
-                    if not misfits or not is_null:  # what is wrong with an optional value is the other arm's word
-                        misfits.append((misfit.at, misfit.why))
-            if misfits and not fits:
-                raise _Misfit("", lambda: "; or ".join(str(_Misfit(*misfit)) for misfit in misfits))
-            if fits > 1:
-                raise _Misfit("", lambda: f"{_shown(value)} fits {fits} of the schemas of which it may fit one")
-
-        return check
-
-    def ref(self, wanted: Any, schema: JSON) -> Optional[_Check]:
-        if not isinstance(wanted, str) or wanted != "#" and not wanted.startswith("#/"):
-            return None  # it points out of the schema
-        target = _pointed(self.root, unquote(wanted[2:]).split("/") if wanted != "#" else [])
-        if target is _UNSET:
-            return _unless(lambda value: False, lambda value: f"the $ref {_shown(wanted)} of the schema leads nowhere")
-        return lambda value: self.of(target)(value)  # made when it is needed: it may lead back here
-
-
-def _unless(fits: Callable[[Any], bool], why: Callable[[Any], str]) -> _Check:
-    def check(value: Any) -> None:
-        if not fits(value):
-            raise _Misfit("", lambda: why(value))
-    return check
-
-
-def _each(parts: Callable[[Any], Iterable[Tuple[Any, Any, _Check]]]) -> _Check:
-    """What checks parts of a value; each has the name or the number under which it stands there."""
-    def check(value: Any) -> None:
-        for step, part, one in parts(value):
-            try:
-                one(part)
-            except _Misfit as misfit:
-                misfit.at = (f"[{step}]" if type(step) is int else step and f".{step}") + misfit.at
-                raise
-    return check
-
-
-_PLAIN_JSON = (str, int, float, type(None))
-_FLAT = frozenset(("type", "enum", "const", "required"))  # what looks at no part of a value, and at no other schema
-_KEYWORDS: Dict[str, Callable[[_Fit, Any, JSON], Optional[_Check]]] = {
-    "type": _Fit.type, "enum": _Fit.enum, "const": _Fit.const, "required": _Fit.required,
-    "additionalProperties": _Fit.additional, "properties": _Fit.properties, "items": _Fit.items, "allOf": _Fit.all_of,
-    "anyOf": _Fit.any_of, "oneOf": functools.partial(_Fit.any_of, enough=math.inf), "$ref": _Fit.ref}
-
-
-def _pointed(root: Any, parts: List[str]) -> Any:
-    for part in parts:
-        members = _dict(root) or {str(at): item for at, item in enumerate(_list(root))}
-        root = members.get(part.replace("~1", "/").replace("~0", "~"), _UNSET)
-    return root
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal as JSON has it: True is not 1, but 1 is 1.0."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
-
-_IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
-    rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
-    rb"|(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)"
-    rb"|(?P<SVG>\s*(?:<\?xml[^>]*>\s*)?<svg)|(?P<HTML>\s*<(?i:!doctype html|html))")
-
-
-def _image_part(image: Any) -> JSON:
-    """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
-    if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
-        return {"type": "image_url", "image_url": {"url": image}}
-    what, data = "image", image
-    if isinstance(image, (str, os.PathLike)):
-        what = f"image {_words(repr(os.fspath(image)))}"
-        try:
-            with open(image, "rb") as file:
-                data = file.read()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
-    data = bytes(data)
-    found = re.match(_IMAGE_MARKS, data[:1000], re.S)
-    kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
-    if kind not in ("png", "jpeg", "gif", "webp"):
-        raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return {"type": "image_url", "image_url": {"url": uri}}
-
-
-# -------------------------------------------------------------------------------------------------------------- waiting
-
-class _Request(NamedTuple):
-    """What is sent, less the address, the headers and the key."""
-
-    method: str
-    path: str
-    body: Optional[JSON] = None
-
-
-class _Call:
-    """One call of the user's: what is sent, how long it may take, what has happened so far."""
-
-    def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
-        self.provider, self.base_url, self.model = provider, base_url, model
-        self.key_headers = dialect.headers
-        self.reader: _Reader = dialect  # of the answer
-        self.streams = False
-        self.method, self.path, self.url = "POST", "", ""
-        self.payload: Optional[bytes] = None
-        self.schema: Any = None
-        self.headers: Dict[str, Optional[str]] = {}
-        self.key = ""
-        self.connect: Optional[float] = None
-        self.read: Optional[float] = None
-        self.idle: Optional[float] = None
-        self.policy: Optional[RetryPolicy] = None
-        self.replaced = False  # whether a stale connection has been replaced: once a call
-        self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
-        self.is_fallback = False
-        self.is_own = True  # whether the first ledger is no other client's too
-        self.before = 0  # attempts of the clients before
-        self.in_turn = False  # whether another may be asked when it fails: then `_ask` counts the failure
-        self.attempts = 0
-        self.started = _now()
-        self.deadline, self.limit = _Deadline()
-        self.retries: Dict[str, int] = {}
-        self.last_error: Optional[LLMError] = None
-
-    def follows(self, before: Optional[_Call]) -> None:
-        """Take over the story of the call that this one is a fallback for, if it is one."""
-        if before is not None:
-            self.is_fallback, self.is_own = True, self.ledgers[0] not in before.ledgers
-            self.ledgers = tuple(dict.fromkeys(self.ledgers + before.ledgers))
-            self.before, self.started = before.before, before.started
-
-    def asks_for(self, request: _Request, reader: _Reader, streams: bool = False) -> _Call:
-        """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
-        self.method, self.path, body = request
-        self.url = _joined(self.base_url, self.path, reader.at_root)
-        self.payload = None if body is None else _encode(body)
-        self.reader, self.streams = reader, streams
-        return self
-
-    def mask(self) -> _Mask:
-        """What must show nowhere: the key, and the values of headers that are named like one."""
-        named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
-            re.fullmatch(_PLAIN_WORDS, value))]
-        return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
-
-    def words(self, text: Any) -> str:
-        """The server's own words, fit for one line, without a key that it echoes."""
-        return _words(self.mask().of(text, room=_MAX_MESSAGE))
-
-
-class _Attempt:
-    """One request: its clock, its socket, its place in the ledger."""
-
-    def __init__(self, call: _Call) -> None:
-        call.attempts += 1
-        self.call = call
-        self.number = call.attempts
-        self.started = _now()
-        self.deadline, self.read = call.deadline, call.read
-        self.idle: Optional[float] = call.idle if call.streams else None
-        self.idle_at = math.inf if self.idle is None else self.started + self.idle
-        self.process = _Process.look()
-        self.ended = self.empty = False
-        self.sent: Optional[bool] = None  # None: nobody has told
-        self.sent_at = -math.inf
-        self.head = b""  # the request's own, until its body goes out with it
-        self.opened = 0.0  # when its connection was, if it needed a new one
-        self.straight = False  # whether nobody but us is to see the request
-        self.reused = False  # until the pool has handed out a connection that was in use before
-        self.status = 0
-        self.billed: Any = None  # what the ledger counts of its reply
-        self.answer: Optional[_Answer] = None
-        self.wire: Optional[_Wire] = None
-
-    def left(self, limit: Optional[float]) -> Optional[float]:
-        """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
-        end = self.deadline if self.deadline < self.idle_at else self.idle_at
-        if end == math.inf:
-            return limit
-        left = end - _now()
-        if left <= 0:
-            raise socket.timeout("out of time")
-        return left if limit is None or left < limit else limit
-
-    def holds(self, data: Any) -> bool:
-        """Keep a request's head back for its body, if that is small: one packet is cheaper than two for both sides."""
-        if len(self.call.payload or b"") in range(1, _PIECE) and data[-4:] == b"\r\n\r\n" and data[:8] != b"CONNECT ":
-            self.head = data
-        return self.head is data
-
-    def is_stale(self) -> bool:
-        """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
-        return (self.reused and not self.call.replaced and not (self.wire and self.wire.received)
-                and _now() - self.sent_at < _STALE)
-
-    def is_foreign(self) -> bool:
-        """Whether this is a forked child, and the connection its parent's."""
-        return self.process is not _Process.look()
-
-    def end(self) -> None:
-        """Give the connection back."""
-        self.ended = True
-        if self.answer is not None:
-            self.answer.release()
-        self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-
-
-def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float]:
-    """What follows a failed attempt: the error that is final, or None and the seconds to wait before the next."""
-    kind = error._kind
-    if kind == "stale":
-        call.replaced = True
-        return None, 0.0
-    if policy is None or not kind or (kind == "empty" and not policy.retry_empty):
-        return error, 0.0
-    retry = call.retries.get(kind, 0)
-    if retry >= policy._limits(kind)[0]:
-        return error, 0.0
-    ask = error.retry_after
-    if ask is not None and ask > policy.retry_after_max:
-        error.hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
-        return error, 0.0
-    delay = policy._delay(kind, retry) if ask is None else ask
-    if _now() + delay > call.deadline:
-        words = "the server asks to wait" if ask is not None else "the next attempt is due in"
-        return DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=ask,
-                                     why=f"{words} {delay:.1f} s; {error.args[0]}: {error.why}",
-                                     last_error=error), delay
-    call.retries[kind] = retry + 1
-    return None, delay
-
-
-class _Gate:
-    """What holds a client's calls back: the cool-down a server asked for, and the user's `RateLimit`."""
-
-    def __init__(self, limit: Optional[RateLimit]) -> None:
-        self._section = _Section()
-        self._pause = 0.0, 0.0  # until when; how far apart calls start again
-        self._buckets = {name.partition("_")[0]: _Bucket(rate) for name, rate in vars(limit or RateLimit()).items()
-                         if rate is not None}
-
-    def pause(self, delay: float) -> None:
-        """Make every call of the client wait `delay` seconds from now."""
-        pause = _now() + delay, delay * _SPREAD
-        self._section.run(lambda: setattr(self, "_pause", max(self._pause, pause)))
-
-    def enter(self, call: _Call) -> None:
-        """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
-        while True:
-            delay = self._delay(call)
-            if delay <= 0:
-                return
-            if _now() + delay > call.deadline:
-                raise DeadlineExceededError(f"deadline of {_brief(call.limit)} s would pass", retry_after=delay,
-                                            why=f"the client's calls are held back for {delay:.1f} s more")
-            time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
-
-    def _delay(self, call: _Call) -> float:
-        now, (until, spread) = _now(), self._pause
-        if until > now:
-            spare = max(0.0, call.deadline - until) / 2  # the spread must not eat what a deadline leaves
-            return until - now + random.uniform(0, min(spread, spare))
-        if not self._buckets:
-            return 0.0
-        with self._section:
-            delay = max(bucket.delay(now) for bucket in self._buckets.values())
-            if delay <= 0 and "requests" in self._buckets:
-                self._buckets["requests"].take(1)
-        return delay
-
-    def spent(self, usage: Usage) -> None:
-        """Count an answer's tokens against the rate limit."""
-        if "tokens" in self._buckets:
-            self._section.run(self._buckets["tokens"].take, usage.total_tokens)
-
-
-class _Bucket:
-    """A token bucket that fills evenly and holds one second's worth; it may go below zero, and then calls wait."""
-
-    def __init__(self, per_minute: float) -> None:
-        self.rate = per_minute / 60
-        self.size = max(1.0, self.rate)
-        self.level = self.size
-        self.at = _now()
-
-    def delay(self, now: float) -> float:
-        self.level = min(self.size, self.level + (now - self.at) * self.rate)
-        self.at = now
-        return max(0.0, (min(1.0, self.size) - self.level) / self.rate)
-
-    def take(self, amount: float) -> None:
-        self.level -= amount
-
-
-def _brief(seconds: Any) -> str:
-    """A number of seconds as people write it.
-
-        >>> [_brief(seconds) for seconds in (1800.0, 12.5, 0.25, 1 / 3, 0.0001)]
-        ['1800', '12.5', '0.25', '0.333', '0.0001']
-    """
-    return f"{round(seconds, 3) or seconds:.15g}"
-
-
-_SECONDS = r"(?a)\s*\+?(\d+\.?\d*|\.\d+)\s*"
-_DURATION = r"(?a)\s*((?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|m|s|us|\u00b5s|ns))+\s*"
-_DURATION_PART = r"(?a)(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|\u00b5s|ns)"
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
-_RFC3339 = r"(?a)(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):?(\d\d))"
-_REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
-_IN_WORDS = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
-
-
-def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
-    """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
-    asks = [(_number(headers.get("retry-after-ms")) or 0) / 1000, _seconds(headers.get("retry-after")),
-            # a date, by the clock of the server where it tells it
-            (_timestamp(headers.get("retry-after")) or -math.inf) - (_timestamp(headers.get("date")) or now),
-            _seconds(trouble.retry_delay)]
-    for ask in asks:
-        if ask is not None and ask > 0:
-            return ask
-    words = re.search(_IN_WORDS, trouble.message) if trouble.message else None
-    return (_seconds(words[1].split(" ")[0].rstrip(".")) or None) if words else _reset(headers, now)
-
-
-def _number(value: Optional[str]) -> Optional[float]:
-    """A plain decimal: float() alone would take "nan", "inf", "1_000" and foreign digits."""
-    found = re.fullmatch(_SECONDS, value[:40]) if value else None
-    return float(found.group(1)) if found else None
-
-
-def _seconds(value: Optional[str]) -> Optional[float]:
-    """Seconds from a decimal or a duration as Go writes it.
-
-        >>> [_seconds(text) for text in ("12.5", "20ms", "1h2m3s", "soon")]
-        [12.5, 0.02, 3723.0, None]
-    """
-    if value and re.fullmatch(_DURATION, value[:60]):
-        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, value))
-    return _number(value)
-
-
-def _timestamp(value: Optional[str]) -> Optional[float]:
-    """An HTTP-date in any of its three forms."""
-    try:
-        parts = email.utils.parsedate_tz(value) if value else None
-        if parts is None or not (0 < parts[1] < 13 and 0 < parts[2] < 32):
-            return None
-        return float(email.utils.mktime_tz(parts))
-    except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
-        return None
-
-
-def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
-    """Seconds until the last of the spent limits is reset: those whose "remaining" header is 0."""
-    waits = []
-    for name, value in headers.items():
-        name = name.lower()
-        if re.match(_REMAINING, name) and _number(value) == 0:
-            waits.append(_reset_in(headers.get(name.replace("remaining", "reset")), now) or 0.0)
-    return max([0.0, *waits]) or None
-
-
-def _reset_in(value: Optional[str], now: float) -> Optional[float]:
-    """A reset header's seconds: a duration, seconds, RFC 3339, or Unix time in seconds or milliseconds."""
-    seconds = _seconds(value)
-    if seconds is None:
-        seconds = _rfc3339(value)
-        return None if seconds is None else seconds - now
-    if seconds > 1e11:
-        return seconds / 1000 - now
-    return seconds - now if seconds > 1e8 else seconds
-
-
-def _rfc3339(value: Optional[str]) -> Optional[float]:
-    found = re.fullmatch(_RFC3339, value) if value else None
-    if found is None:
-        return None
-    *parts, fraction, sign, hours, minutes = found.groups()
-    try:
-        at = calendar.timegm(tuple(int(part) for part in parts)) + float(fraction or 0)
-    except ValueError:  # a thirteenth month
-        return None
-    shift = 3600 * int(hours or 0) + 60 * int(minutes or 0)
-    return at + shift if sign == "-" else at - shift
-
-
-# --------------------------------------------------------------------------------------------------------------- events
-
-
-class _LineDecoder:
-    """Bytes to lines, by the rules for event streams (WHATWG HTML, 9.2.6): CRLF, LF or CR, at once, ends a line."""
-
-    def __init__(self) -> None:
-        self._tail: List[bytes] = []
-        self._size = 0
-        self._after_cr = False
-        self._first = True
-
-    def feed(self, piece: bytes) -> List[bytes]:
-        if self._after_cr and piece[:1] == b"\n":
-            piece = piece[1:]
-        last = piece[-1:]
-        self._after_cr = last == b"\r"
-        lines = piece.splitlines()  # of bytes: at CRLF, LF and CR only, never at U+2028
-        ends = last == b"\n" or self._after_cr
-        if self._tail and lines and (ends or len(lines) > 1):
-            lines[0] = b"".join(self._tail) + lines[0]
-            self._tail, self._size = [], 0
-        if lines and not ends:
-            self._tail.append(lines.pop())
-            self._size += len(self._tail[-1])
-            if self._size > _MAX_LINE:
-                raise _TooLarge(f"a line of over {_MAX_LINE >> 20} MiB")
-        if self._first and lines:
-            self._first = False
-            if lines[0][:3] == b"\xef\xbb\xbf":  # a byte order mark may open the stream
-                lines[0] = lines[0][3:]
-        return lines
-
-
-class _EventDecoder:
-    """Bytes to server-sent events (WHATWG HTML, 9.2.6), as (name, data, at_end); `_BARE` names bare JSON.
-
-    Beyond the standard: an event the end of the stream cut off is handed on too, with `at_end`, and so is JSON that
-    stands between events without "data:" (servers report errors so).  `stray` keeps the start of what is neither.
-    `joined` makes data of several lines: the standard has them be one.
-    """
-
-    def __init__(self, joined: Callable[[bytes, List[bytes]], List[bytes]] = lambda name, lines: [b"\n".join(lines)],
-                 ) -> None:
-        self.joined = joined
-        self.at_end = False
-        self.stray = b""
-
-    def decode(self, pieces: Iterable[bytes]) -> Iterator[Tuple[bytes, bytes, bool]]:
-        """The events, each as soon as its bytes are here."""
-        feed, bare = _LineDecoder().feed, _BareJSON()
-        data: List[bytes] = []
-        name, size = b"", 0
-        for piece in self._to_the_end(pieces):
-            for line in feed(piece):
-                if line[:6] == b"data: " and not data:
-                    data.append(line[6:])
-                elif not line:
-                    if data:
-                        for one in data if len(data) == 1 else self.joined(name, data):
-                            yield name, one, self.at_end
-                        data, size = [], 0
-                    name = b""
-                elif line[:6] == b"event:":
-                    name = line[6:].strip()
-                elif line[:5] == b"data:" or line == b"data":
-                    data.append(line[6:] if line[5:6] == b" " else line[5:])
-                    size += len(line)
-                    if size > _MAX_LINE:
-                        raise _TooLarge(f"an event of over {_MAX_LINE >> 20} MiB")
-                elif line[:1] != b":" and line.partition(b":")[0] not in (b"id", b"retry", b"event"):
-                    found = bare.feed(line)
-                    if found is not None:
-                        yield _BARE, found, self.at_end
-                    self.stray += line[:max(0, 2048 - len(self.stray))]
-        if bare.rest():
-            yield _BARE, bare.rest(), True
-
-    def _to_the_end(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        yield from pieces
-        self.at_end = True
-        yield b"\n\n"  # ends the line and the event that the stream's end cut off, if any
-
-
-def _values_of(name: bytes, lines: List[bytes]) -> List[bytes]:
-    """The data of an event of several lines: one value, or, of a proxy that leaves out the blank lines, one a line."""
-    data = b"\n".join(lines)
-    return [data] if name == b"error" or _json_or(_UNSET, data) is not _UNSET else lines
-
-
-class _BareJSON:
-    """Lines of JSON that stand where a field should, gathered until they parse."""
-
-    def __init__(self) -> None:
-        self._lines: List[bytes] = []
-        self._size = self._tried = 0
-
-    def feed(self, line: bytes) -> Optional[bytes]:
-        """The whole JSON text, when `line` completes it."""
-        if not self._lines and line.lstrip()[:1] not in (b"{", b"["):
-            return None
-        self._lines.append(line)
-        self._size += len(line)
-        if self._size > _MAX_LINE:
-            raise _TooLarge(f"bare lines of over {_MAX_LINE >> 20} MiB")
-        if line.rstrip()[-1:] not in (b"}", b"]") or self._tried > _MAX_ERROR:  # bytes: what the tries have cost
-            return None
-        self._tried += self._size
-        text = self.rest()
-        try:
-            json.loads(text.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            return None
-        self._lines, self._size, self._tried = [], 0, 0
-        return text
-
-    def rest(self) -> bytes:
-        return b"\n".join(self._lines)
+# -------------------------------------------------------------------------------------------------------- private names
+
+# All that is touched of other packages without a promise of theirs: whose, which names, what for, what comes without.
+_PRIVATE = (
+    ("http.client.HTTPConnection", "response_class", "an answer is read through a wire", "it is asked for in a thread"),
+    ("http.client.HTTPConnection", "sock", "the time to send is bounded by itself", "by the connect timeout"),
+    ("http.client.HTTPResponse", "fp", "the file that a body comes through", "each read is in a thread"),
+    ("http.client.HTTPResponse", "begin _read_status chunked chunk_left length will_close",
+     "a head is read without the email parser", "http.client reads it, which is dearer"),
+    ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
+    ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
+    ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
+    ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
+    ("urllib3.connection.HTTPConnection", "_dns_host", "a host's name with its final dot", "without the dot"),
+    ("urllib3.connection.HTTPConnection", "_new_conn", "an address after the other is tried, each within the limits",
+     "all is sent in a thread"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "ConnectionCls", "connections are ours", "all is sent in a thread"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "QueueCls", "idle connections wait for no lock", "urllib3's own do"),
+    ("urllib3.contrib.socks.SOCKSConnection", "_socks_options", "the proxy's greeting keeps to the limits",
+     "it is in a thread"),
+    ("urllib3.poolmanager", "pool_classes_by_scheme", "pools are ours", "all is sent in a thread"),
+    ("urllib3.response.HTTPResponse", "_fp", "http.client's response under urllib3's", "each read is in a thread"),
+    ("urllib3.util.connection", "create_connection", "whether somebody else says where names lead",
+     "a connection is opened in a thread"),
+)
 
 
 # ------------------------------------------------------------------------------------------------------------ transport
@@ -2768,489 +2778,87 @@ _WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError
 _CURRENT: ContextVar[Optional[_Attempt]] = ContextVar("llmlite attempt", default=None)
 
 
-class _Wire:
-    """A socket whose reads end when the attempt's time is up, and whose head and bytes are counted."""
-
-    def __init__(self, sock: Any, attempt: _Attempt, in_head: bool) -> None:
-        self._sock, self._attempt, self.in_head = sock, attempt, in_head
-        self._timeout: Optional[float] = -1.0  # not known: some sockets cannot be asked
-        self.received = 0
-        attempt.wire = self
-
-    def makefile(self, *args: Any, **kwargs: Any) -> io.BufferedReader:
-        """What http.client reads from; it keeps the socket open though the connection may let go of it."""
-        raw = self._sock.makefile("rb", buffering=0)
-        raw._sock = self
-        return io.BufferedReader(raw, _PIECE)
-
-    def recv_into(self, buffer: Any, *args: Any) -> int:
-        """Read once, within what is left of the time."""
-        if self._attempt.process is not _Process.here:  # pragma: no cover: in forked children
-            raise _Foreign("it is open in the process that this one was forked from")
-        timeout = self._attempt.left(self._attempt.read)
-        if timeout != self._timeout:
-            self._sock.settimeout(timeout)
-            self._timeout = timeout
-        try:
-            count: int = self._sock.recv_into(buffer, *args)
-        except OSError:
-            raise
-        except Exception as error:  # what other TLS libraries and green sockets raise of their own
-            raise ConnectionError(f"{type(error).__name__}: {error}") from error
-        if self.in_head:
-            if not count and self.received:  # http.client would take the half head for a whole one
-                raise ConnectionResetError("connection closed inside the answer's head")
-            if self.received > _MAX_HEAD:
-                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
-        self.received += count
-        return count
-
-    def look(self) -> None:
-        """Look at the clock: what has come already is read without asking the socket."""
-        self._attempt.left(None)
-
-    def cut(self) -> None:
-        """End the reads of whichever thread is inside one."""
-        try:
-            socket.SocketType.shutdown(self._sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
-        except OSError:  # closed already
-            pass
-        except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
-            with contextlib.suppress(OSError, ValueError), contextlib.closing(
-                    socket.fromfd(self._sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
-                twin.shutdown(socket.SHUT_RDWR)
-
-    def leave(self) -> None:  # pragma: no cover: in forked children
-        """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
-        sock = self._sock
-        with contextlib.suppress(OSError, AttributeError):  # closed already, or nothing that can be let go of
-            while not hasattr(sock, "detach"):  # TLS within TLS, and another library's, stand around a socket
-                sock = sock.socket
-            os.close(sock.detach())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-
-class _HTTPResponse(http.client.HTTPResponse):
-    """http.client's response over a `_Wire`."""
-
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.wire = sock
-
-    def begin(self) -> None:
-        """Read the head as http.client does, less the email parser, which takes a fifth of a call's time."""
-        version, status, reason = self._read_status()  # type: ignore[attr-defined]
-        for _ in range(_MAX_INTERIM):  # interim answers (RFC 9110, 15.2): the real one follows
-            if not 100 <= status < 200 or status == 101:
-                break
-            self._read_headers()
-            self.wire.look()
-            version, status, reason = self._read_status()  # type: ignore[attr-defined]
-        else:
-            raise _TooLarge(f"over {_MAX_INTERIM} interim answers")
-        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
-            raise http.client.UnknownProtocol(version)
-        self.code = self.status = status
-        self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
-        self.headers = self.msg = self._read_headers()
-        self.chunked = self.msg.get("transfer-encoding", "").lower() == "chunked"
-        self.chunk_left = None
-        length = self.msg.get("content-length", "")
-        self.length = int(length) if not self.chunked and re.fullmatch("[0-9]{1,18}", length) else None
-        if status in (101, 204, 304) or self._method == "HEAD":  # type: ignore[attr-defined]
-            self.length = 0
-        self.will_close = self._check_close() or not (self.chunked or self.length is not None)  # type: ignore[attr-defined]
-        self.wire.in_head = False
-
-    def _read_headers(self) -> http.client.HTTPMessage:
-        message, name, value = http.client.HTTPMessage(), "", ""
-        while True:
-            line = self.fp.readline(_MAX_HEADER + 1)
-            if len(line) > _MAX_HEADER or len(message) > _MAX_HEADERS:
-                raise http.client.LineTooLong("header line" if len(line) > _MAX_HEADER else "list of headers")
-            text = line.decode("latin-1")
-            if name and text[:1] in (" ", "\t"):  # a folded line goes on with the value before
-                value += " " + text.strip()
-                continue
-            if name:
-                message.set_raw(name, value)
-            name, colon, value = text.partition(":")
-            name, value = name.strip() if colon else "", value.strip()
-            if line in (b"\r\n", b"\n", b""):
-                return message
-
-    def read1(self, n: int = -1) -> bytes:
-        """What is here: of a chunked body all the chunks that have come whole, not one a call."""
-        whole = self._whole_chunks() if self.chunked and not self.chunk_left and self.fp else b""
-        return whole or super().read1(n)
-
-    def _read_next_chunk_size(self) -> int:
-        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
-        if size < 0:
-            raise ValueError("a chunk size below zero")
-        return size
-
-    def _whole_chunks(self) -> bytes:
-        source: Any = self.fp
-        buffered, chunks, at = source.peek(), [], 0 if self.chunk_left is None else 2  # 2: the last chunk's CRLF
-        while True:
-            start = buffered.find(b"\r\n", at, at + 20) + 2
-            try:
-                end = start + int(buffered[at:start], 16)
-            except ValueError:  # the size line is cut, has an extension or is broken: http.client sees to it
-                break
-            if end <= start or buffered[end:end + 2] != b"\r\n":
-                break
-            chunks.append(buffered[start:end])
-            at = end + 2
-        if chunks:
-            source.read(at)
-            self.chunk_left = None
-        return b"".join(chunks)
-
-
-class _Bounded:
-    """A connection whose every step, from the name's addresses to the answer's head, keeps to the attempt's limits."""
-
-    def _new_conn(self: Any) -> Any:
-        attempt, error = _CURRENT.get(), None
-        if attempt is None:
-            return super()._new_conn()  # type: ignore[misc]
-        attempt.sent = False
-        if not _is_own(urllib3.util.connection.create_connection, urllib3.util.connection):
-            self.timeout = attempt.left(attempt.call.connect)
-            return super()._new_conn()  # type: ignore[misc]  # somebody says where names lead
-        try:
-            host, port = self._named()
-            addresses = _addresses(host, port, attempt)
-        except socket.gaierror as caught:
-            raise urllib3.exceptions.NewConnectionError(self, str(caught)) from caught
-        for address in addresses:
-            try:
-                self.timeout = attempt.left(attempt.call.connect)
-                sock = self._connected(address, attempt)
-                break
-            except urllib3.exceptions.HTTPError as caught:
-                error = caught
-        else:
-            raise error or OSError("no address")
-        try:
-            sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
-        except OSError:
-            sock.close()
-            raise
-        attempt.opened = _now()
-        return sock
-
-    def _named(self: Any) -> Tuple[str, int]:
-        return self._dns_host, self.port
-
-    def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
-        host, self._dns_host = self._dns_host, address
-        try:
-            return super()._new_conn()  # type: ignore[misc]
-        finally:
-            self._dns_host = host
-
-    def send(self: Any, data: Any) -> None:
-        attempt = _CURRENT.get()
-        if attempt is not None:
-            if self.sock is None:
-                self.connect()
-            if attempt.holds(data):
-                return
-            data, attempt.head = attempt.head + data if attempt.head else data, b""
-            self.sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
-            if not attempt.sent:
-                attempt.sent, attempt.sent_at = True, _now()
-        super().send(data)  # type: ignore[misc]
-
-    def _tunnel(self: Any) -> None:
-        try:
-            super()._tunnel()  # type: ignore[misc]
-        finally:
-            attempt = _CURRENT.get()
-            if attempt is not None:
-                attempt.sent = False  # that was for the proxy
-
-    def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
-        attempt = _CURRENT.get()
-        if attempt is None:
-            return http.client.HTTPResponse(sock, *args, **kwargs)
-        return _HTTPResponse(_Wire(sock, attempt, in_head=True), *args, **kwargs)
-
-
-class _BoundedSOCKS(_Bounded):
-    """A connection through a SOCKS proxy: PySocks gives each read of its greeting the whole connect timeout."""
-
-    def _named(self: Any) -> Tuple[str, int]:
-        return self._socks_options["proxy_host"], int(self._socks_options["proxy_port"] or 1080)
-
-    def _connected(self: Any, address: str, attempt: _Attempt) -> Any:
-        socks, options = sys.modules["socks"], self._socks_options
-        host = self.host if options["rdns"] else _addresses(self.host, self.port, attempt)[0]
-        sock = socks.socksocket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-        end = _now() + (math.inf if attempt.call.connect is None else attempt.call.connect)
-
-        def recv_into(*args: Any) -> int:
-            left = attempt.left(max(1e-6, end - _now()))
-            socket.socket.settimeout(sock, None if left == math.inf else left)
-            count: int = socket.socket.recv_into(sock, *args)
-            return count
-
-        try:
-            for option in self.socket_options or ():
-                sock.setsockopt(*option)
-            sock.settimeout(self.timeout)
-            sock.set_proxy(options["socks_version"], address, self._named()[1], options["rdns"], options["username"],
-                           options["password"])
-            sock.recv_into = recv_into
-            sock.connect((host, self.port))
-            del sock.recv_into
-            return sock
-        except (OSError, UnicodeError) as error:
-            sock.close()
-            late = any(isinstance(item, socket.timeout) for item in _chain(error))
-            kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
-            down = isinstance(error, socks.ProxyConnectionError) and not late  # the proxy is, not the server
-            raise kind(self, f"SOCKS proxy: {error}") from (
-                urllib3.exceptions.ProxyError(str(error), error) if down else error)
-
-
-def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
-    """The addresses of a host, in the system's order; urllib3 alone would give each the whole connect timeout."""
-    found: List[Any] = []
-
-    def look_up() -> None:
-        try:
-            found.extend(socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM))
-        except OSError as error:
-            found.append(error)
-        except UnicodeError as error:  # a label that is empty, or too long
-            found.append(socket.gaierror(socket.EAI_NONAME, str(error)))
-
-    if attempt.deadline == math.inf or _is_numeric(host):
-        look_up()
-    else:  # the system's resolver takes no timeout: a thread is the only way to leave it in time
-        thread = threading.Thread(target=look_up, name="name lookup", daemon=True)
-        thread.start()
-        thread.join(attempt.left(None))
-        attempt.left(None)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def _is_numeric(host: str) -> bool:
-    """Whether a host is an address, which nobody has to look up."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError, UnicodeError):
-            socket.inet_pton(family, host.strip("[]").partition("%")[0])
-            return True
-    return False
-
-
-def _true(kind: Any) -> Any:
-    """The class that urllib3 itself defines, where a recorder of cassettes has put a subclass in its place."""
-    return next((base for base in kind.__mro__ if base.__module__.startswith("urllib3.")), kind)
-
-
-class _BoundedKind:
-    """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
-
-    def __get__(self, pool: Any, owner: Any) -> Any:
-        kind = super(_BoundedPool, owner).ConnectionCls  # type: ignore[misc]
-        return owner.bounded.get(kind, kind)
-
-
-class _BoundedPool:
-    """A pool whose connections keep to limits, where nobody has put himself in their place."""
-
-    bounded: Dict[Any, Any] = {kind: type(kind.__name__, (_Bounded, kind), {})
-                               for kind in map(_true, (HTTPConnection, HTTPSConnection))}
-    ConnectionCls: Any = _BoundedKind()
-
-    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
-        connection, attempt = super()._get_conn(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
-        if attempt is not None:
-            attempt.reused = getattr(connection, "sock", None) is not None
-        return connection
-
-
-_POOLS: Dict[Any, Any] = {kind: type(kind.__name__, (_BoundedPool, kind), {})
-                          for kind in (HTTPConnectionPool, HTTPSConnectionPool)}
-
-
-def _pool_class(kind: Any) -> Any:
-    """The bounded kind of a manager's pools: the usual two, one made for a SOCKS proxy's, or for somebody's own."""
-    if kind in _POOLS:
-        return _POOLS[kind]
-    connection = _true(kind.ConnectionCls)
-    limits = _BoundedSOCKS if connection.__module__ == "urllib3.contrib.socks" else _Bounded
-    bounded = {connection: type(connection.__name__, (limits, connection), {})}
-    return type(kind.__name__, (_BoundedPool, kind), {"bounded": bounded})
-
-
-class _Reconnect(urllib3.Retry):
-    """urllib3's `Retry` for connections that could not be opened; what happens after that is our own loop's."""
-
-    def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
-                  _pool: Any = None, _stacktrace: Any = None) -> _Reconnect:
-        if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
-            raise error  # the request was on its way
-        again: _Reconnect = super().increment(method, url, response, error, _pool, _stacktrace)
-        _chain(error)  # which urllib3 keeps
-        attempt: Any = _CURRENT.get()
-        if attempt is not None:  # None: a wrapper sends from a thread of its own
-            attempt.left(None)
-            delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
-            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
-        return again
-
-
-def _is_straight() -> bool:
-    attempt = _CURRENT.get()
-    return attempt is not None and attempt.straight
-
-
-class _Adapter(HTTPAdapter):
-    """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
-
-    def __init__(self, retries: _Reconnect) -> None:
-        self._made: List[Callable[[], Any]] = []  # weak references to the pools
-        self._last: Tuple[Tuple[Any, ...], Any] = ((), None)  # what the last pool was asked for with, and the pool
-        super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
-        self._bind(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, **kwargs)
-        self._bind(manager)  # each time: another thread may have made it just now
-        manager.connection_pool_kw.setdefault("socket_options", _KEEPALIVE)
-        return manager
-
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """What requests makes of urllib3's answer, less the cookies, which are not kept."""
-        if not _is_straight():
-            return super().build_response(req, resp)
-        response = requests.Response()
-        response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        merged = getattr(resp.headers, "itermerged", resp.headers.items)  # one item a name, at half the cost
-        response.headers = requests.structures.CaseInsensitiveDict(merged())
-        response.url, response.request, response.connection = req.url, req, self  # type: ignore[assignment]
-        return response
-
-    def get_connection_with_tls_context(self, request: Any, verify: Any, proxies: Any = None, cert: Any = None) -> Any:
-        """The pool for a request; found anew it costs as much as a tenth of the call."""
-        asked = (request.url.split("/", 3)[:3], verify, proxies, cert)
-        last, pool = self._last  # read once: other threads write it
-        if asked != last or pool.pool is None or not _is_straight():  # None: closed
-            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-            self._last = asked, pool
-        return pool
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        """The URL as it goes into the request line: without a proxy that is its path."""
-        if proxies or not _is_straight():
-            return str(super().request_url(request, proxies))
-        return "/" + str(request.url).split("/", 3)[3].partition("#")[0]
-
-    def close(self) -> None:
-        self._last = ((), None)
-        for pool in self.pools():  # a reply that somebody holds must not keep its pool open
-            pool.close()
-        super().close()
-
-    def pools(self) -> List[Any]:
-        return [pool for pool in (made() for made in list(self._made)) if pool is not None]
-
-    def _bind(self, manager: Any) -> None:
-        def made(kind: Any, *args: Any, **kwargs: Any) -> Any:
-            pool = kind(*args, **kwargs)
-            self._made.append(weakref.ref(pool))
-            return pool
-
-        manager.pool_classes_by_scheme = {
-            scheme: kind if isinstance(kind, functools.partial) else functools.partial(made, _pool_class(kind))
-            for scheme, kind in manager.pool_classes_by_scheme.items()}
-
-
 class _Transport:
-    """Sends requests, over a session of its own or the user's; one for each process."""
+    """Sends requests, over a session of its own or the user's; one for each process.
+
+    A session asks its adapter, that urllib3's pool, that a connection, that a socket.  Of the way of our own session
+    the last three keep to an attempt's limits: `_Pool` hands out `_Connection`s, these are opened address by address,
+    send within what is left of the time, and have head and body read through a `_Wire`.  Of a user's session only the
+    body is: `_reader` puts a wire under it.
+    """
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._settings: JSON = {}
+        self._roads: Dict[Tuple[str, bool], Tuple[Any, bool, JSON]] = {}
         self._own = session is None
-        self._ours = self._own and vars(requests.sessions)["HTTPAdapter"] is HTTPAdapter  # else another's is there
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
             parent.forget()
         if self._own:
             retries = _Reconnect(total=None, connect=policy.connect_retries if policy else 0, read=0, redirect=0,
                                  status=0, other=0, backoff_factor=0, respect_retry_after_header=False)
-            for prefix in ("https://", "http://") if self._ours else ():
-                self._session.mount(prefix, _Adapter(retries))
+            for prefix, adapter in list(self._session.adapters.items()):
+                if type(adapter) is HTTPAdapter:  # else it is somebody else's
+                    self._session.mount(prefix, _Adapter(retries))
+            self._session.headers.clear()
             self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
-            self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session)
+            self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session, self._roads)
 
     def forget(self) -> None:  # pragma: no cover: in forked children
-        """Let go of a parent's connections: its pools' locks may be held here for ever, even by their finalizers."""
+        """Let go of a parent's connections."""
         if self._own:
             self._finalizer.detach()
+        self._roads.clear()
         for adapter in self._session.adapters.values():
-            if isinstance(adapter, _Adapter):
-                for pool in adapter.pools():
-                    pool.pool.__init__(pool.pool.maxsize)  # empty, with new locks
-            elif isinstance(adapter, HTTPAdapter):
+            if isinstance(adapter, HTTPAdapter):
                 adapter.__setstate__(adapter.__getstate__())  # new pools: the old ones hold the parent's sockets
 
     def close(self) -> None:
         """Close the pooled connections, where the session is our own."""
         if self._own:
-            self._session.close()
+            _close_in(_Process.here, self._session, self._roads)
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers, session = _request_headers(call), self._session
-        attempt.straight = self._ours and "send" not in vars(session) and _are_own(_SESSION_STEPS(
-            type(session)) + _REQUEST_STEPS(requests.sessions) + _ADAPTER_STEPS(HTTPAdapter))
+        headers, origin = _request_headers(call), "/".join(call.url.split("/", 3)[:3])
+        alone = self._own and _can_bind() and _is_untouched(self._session)
+        road = self._roads.get((origin, True)) if alone else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
-            send = self._send_own if attempt.straight else self._send_theirs
-            response = send(call, attempt, headers)
-        except OSError as error:
+            again = road and self._send_again(road, call, attempt, headers)
+            attempt.answer = answer = again or self._send_anew(call, attempt, headers)
+        except (OSError, urllib3.exceptions.HTTPError) as error:
             if attempt.sent is None:
                 attempt.sent = not any(isinstance(item, _UNSENT) for item in _chain(error))
             raise
         finally:
             _CURRENT.reset(token)
-        attempt.answer = answer = _Answer(response, attempt)
+            if attempt.road:
+                self._roads[origin, alone], attempt.road = attempt.road, None
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
 
-    def _send_own(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
-        """What `Session.send` comes down to, without what it looks up anew each time."""
-        request = requests.PreparedRequest()
-        request.method, request.url, request.body = call.method, call.url, call.payload
-        length: Dict[str, Optional[str]] = {} if call.payload is None else {"Content-Length": str(len(call.payload))}
-        request.headers = _with_headers(headers, length)  # type: ignore
-        request.hooks = {"response": []}
-        origin = "/".join(call.url.split("/", 3)[:3])
-        if origin not in self._settings:
-            self._settings[origin] = _session_settings(self._session, call.url)
+    def _send_again(self, road: Tuple[Any, bool, JSON], call: _Call, attempt: _Attempt,
+                    headers: Dict[str, str]) -> Optional[_Answer]:
+        """Ask urllib3 as requests has asked it before, which takes a third of the time; None: that pool is closed."""
+        pool, is_whole, options = attempt.road = road
+        url = call.url.partition("#")[0]
+        if call.payload is not None:
+            headers["Content-Length"] = str(len(call.payload))
         timeout = urllib3.Timeout(connect=attempt.left(call.connect), read=attempt.left(call.read))
-        adapter: Any = self._session.get_adapter(call.url)
-        response: requests.Response = adapter.send(request, timeout=timeout, **self._settings[origin])
-        return response
+        try:
+            raw = pool.urlopen(call.method, url if is_whole else "/" + url.split("/", 3)[3], call.payload, headers,
+                               **{**options, "timeout": timeout})
+        except urllib3.exceptions.ClosedPoolError:
+            attempt.road = None
+            return None
+        merged = getattr(raw.headers, "itermerged", raw.headers.items)  # one item a name, at half the cost
+        return _Answer(attempt, raw, raw.status, requests.structures.CaseInsensitiveDict(merged()))
 
-    def _send_theirs(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> requests.Response:
+    def _send_anew(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> _Answer:
+        """Send through all of requests; a user's session has settings, an adapter and hooks of its own."""
         session = self._session
         auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
         asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
@@ -3259,45 +2867,62 @@ class _Transport:
         def look(response: requests.Response, **_: Any) -> None:
             """The first hook: what others read of the body, and requests does of a redirect, keeps to the limits."""
             came.append(response)
-            _bound(response, attempt)
+            _reader(getattr(response.raw, "_fp", None), attempt)
 
         hooks: List[Any] = request.hooks["response"]
         hooks.insert(0, look)
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
+        send = functools.partial(session.send, request, timeout=timeout, allow_redirects=False, **settings)
         try:
-            return session.send(request, timeout=timeout, allow_redirects=False, **settings)
+            response = _in_time(attempt, send) if self._own and not _can_bind() else send()
         except OSError as error:
             if isinstance(error, requests.HTTPError) and error.response is not None:
-                return error.response  # a hook calls raise_for_status(): it is an answer all the same
-            if not came or len(hooks) < 2:
+                response = error.response  # a hook calls raise_for_status(): it is an answer all the same
+            elif not came or len(hooks) < 2:
                 raise
-            came[0].close()
-            raise _Hooked(f"{type(error).__name__}: {error}") from error
+            else:
+                came[0].close()
+                raise _Hooked(f"{type(error).__name__}: {error}") from error
+        except ValueError:
+            if not came or len(hooks) > 1:
+                raise
+            response = came[0]  # a redirect, to what requests cannot read
+        finally:
+            came.clear()  # it refers back
+        return _Answer(attempt, response.raw, response.status_code, response.headers, response)
 
 
-def _close_in(process: object, session: requests.Session) -> None:
+def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, bool, JSON]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
+        while roads:
+            roads.popitem()[1][0].close()  # else a reply that somebody holds keeps its pool open
         session.close()
 
 
-def _is_own(function: Any, *modules: Any) -> bool:
-    """Whether a function is the modules' own: else a tracer, a mock or a cache has put itself there, to be asked."""
-    return isinstance(function, FunctionType) and any(
-        function.__globals__ is vars(module) for module in modules)  # name and module are copied
+def _is_own(function: Any, package: str) -> bool:
+    """Whether a function is the package's own: else a tracer, a mock or a cache has put itself there, to be asked."""
+    return isinstance(function, FunctionType) and function.__globals__.get("__package__") == package
 
 
 @functools.lru_cache(maxsize=4)
-def _are_own(steps: Tuple[Any, ...]) -> bool:
-    return all(_is_own(step, requests.sessions, requests.models, requests.adapters) for step in steps)
+def _are_own(steps: Tuple[Any, ...], package: str) -> bool:
+    return all(_is_own(step, package) for step in steps)
 
 
-# What the straight way to the adapter leaves out or does in fewer steps, where nobody else has put himself there.
-_SESSION_STEPS = operator.attrgetter("__init__", "send", "prepare_request", "merge_environment_settings")
-_REQUEST_STEPS = operator.attrgetter(*(
-    f"PreparedRequest.prepare{step}" for step in ("", "_headers", "_body", "_auth", "_hooks")))
-_ADAPTER_STEPS = operator.attrgetter("send", "build_response", "request_url", *(
-    name for name in ("get_connection_with_tls_context",) if hasattr(HTTPAdapter, name)))
+# What asking urllib3 straight away leaves out of requests.
+_STEPS = operator.attrgetter(
+    *(f"sessions.Session.{name}" for name in (
+        "__init__", "send", "get_adapter", "prepare_request", "merge_environment_settings")),
+    *(f"sessions.PreparedRequest.{name}" for name in (
+        "prepare", "prepare_headers", "prepare_body", "prepare_auth", "prepare_hooks")),
+    *(f"adapters.HTTPAdapter.{name}" for name in (
+        "send", "build_response", "request_url", "get_connection_with_tls_context") if hasattr(HTTPAdapter, name)))
+
+
+def _is_untouched(session: requests.Session) -> bool:
+    """Whether nobody has put himself between our session and urllib3, before the import or after it."""
+    return type(session) is requests.sessions.Session and _are_own(_STEPS(requests), requests.__name__)
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
@@ -3334,52 +2959,38 @@ def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[st
     return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
 
 
-def _bound(response: requests.Response, attempt: _Attempt) -> None:
-    """Keep the reads of a body to the attempt's limits, over somebody else's connection too."""
-    raw: Any = getattr(getattr(getattr(response.raw, "_fp", None), "fp", None), "raw", None)
-    if hasattr(raw, "_sock") and not isinstance(raw._sock, _Wire):
-        raw._sock = _Wire(raw._sock, attempt, in_head=False)
-
-
 class _Answer:
     """An answer whose head is here and whose body is still on the wire."""
 
-    def __init__(self, response: requests.Response, attempt: _Attempt) -> None:
-        self._response, self._attempt = response, attempt
-        self._http: Any = getattr(response.raw, "_fp", None)  # http.client's response, or what a mock put in its place
-        self.status = attempt.status = response.status_code
-        self.headers = response.headers
-        self._whole = False
-        self._is_read = getattr(response, "_content", False) is not False  # by a hook of the session
-        if attempt.wire is None:
-            _bound(response, attempt)
+    def __init__(self, attempt: _Attempt, raw: Any, status: int, headers: Any,
+                 response: Optional[requests.Response] = None) -> None:
+        self._attempt, self._raw, self._response = attempt, raw, response
+        self.status = attempt.status = status
+        self.headers = headers
+        if attempt.wire is not None:
+            attempt.wire.in_head = False
+        consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
+        self._body = None if consumed else _body(raw, status, attempt)
 
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, each piece as soon as its bytes are here, on any framing."""
-        pieces: Iterable[bytes]
-        if self._is_read:
-            pieces = requests.utils.iter_slices(self._response.content, _PIECE)
-        elif isinstance(self._http, http.client.HTTPResponse) and not getattr(self._response, "_content_consumed", 0):
-            encoding = self.headers.get("content-encoding", "").strip().lower()
-            pieces = _inflated(self._received(self._http), encoding) if encoding else self._received(self._http)
-        else:
-            pieces = self._response.iter_content(_PIECE)
         total = 0
-        for piece in pieces:
+        for piece in self._decoded():
             total += len(piece)
             if total > _MAX_BODY:
                 raise _TooLarge(f"a body of over {_MAX_BODY >> 20} MiB")
             self._attempt.left(None)
             yield piece
 
-    def _received(self, source: http.client.HTTPResponse) -> Iterator[bytes]:
-        piece = source.read1(_PIECE)
-        while piece:
-            yield piece
-            piece = b"" if source.length == 0 else source.read1(_PIECE)
-        if source.length:
-            raise _Cut(f"{source.length} bytes of the body are missing")
-        self._whole = True
+    def _decoded(self) -> Iterable[bytes]:
+        if self._body is not None:
+            encoding, pieces = self.headers.get("content-encoding", "").strip().lower(), iter(self._body.read, b"")
+            return _inflated(pieces, encoding) if encoding else pieces
+        if self._response is None:
+            return self._raw.stream(_PIECE, decode_content=True)  # type: ignore[no-any-return]
+        if getattr(self._response, "_content", False) is not False:  # by a hook of the session
+            return requests.utils.iter_slices(self._response.content, _PIECE)
+        return self._response.iter_content(_PIECE)
 
     def read(self) -> bytes:
         """The body; of an error, or of what begins as one, the first MiB, for it may be without end."""
@@ -3399,22 +3010,149 @@ class _Answer:
 
     def drain(self) -> None:
         """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
-        source, attempt = self._http, self._attempt
-        if self._whole or attempt.wire is None or not isinstance(source, http.client.HTTPResponse):  # but a cache's
+        body, attempt = self._body, self._attempt
+        if body is None or body.whole or attempt.wire is None:
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
         with contextlib.suppress(*_WIRE_ERRORS):
-            while attempt.wire.received < _MAX_BODY and source.read1(_PIECE):
+            while attempt.wire.received < _MAX_BODY and body.read():
                 pass
-            self._whole = not source.length
 
     def release(self) -> None:
         """Hand the connection back if the answer was read to its end, else close it."""
-        if self._whole and isinstance(self._http, http.client.HTTPResponse):
-            self._http.close()
-            self._response.raw.release_conn()
+        if self._body is not None and self._body.whole:
+            self._raw._fp.close()
+        elif self._response is None:
+            self._raw.close()
         else:
             self._response.close()
+            return
+        self._raw.release_conn()
+
+
+def _body(raw: Any, status: int, attempt: _Attempt) -> Union[None, _Body, _Hidden]:
+    """The body under urllib3's response; None: a mock's, a cassette's or a cache's, which is no wire's."""
+    response = getattr(raw, "_fp", _UNSET)
+    if response is not _UNSET and not isinstance(response, http.client.HTTPResponse):
+        return None
+    reader = _reader(response, attempt)
+    if reader is not None:
+        return _Body(reader, *_framing(response.headers, status))
+    is_hidden = getattr(response, "fp", _UNSET) is not None and isinstance(raw, urllib3.HTTPResponse)
+    return _Hidden(raw, attempt) if is_hidden else None
+
+
+def _reader(response: Any, attempt: _Attempt) -> Any:
+    """What an http.client response reads its body from, kept to the attempt's limits; None: out of reach."""
+    reader = getattr(response, "fp", None)
+    raw = getattr(reader, "raw", None)
+    if isinstance(raw, _Wire) or isinstance(getattr(getattr(raw, "readinto", None), "__self__", None), _Wire):
+        return reader
+    sock = getattr(raw, "_sock", None)
+    if raw is None or sock is None:
+        return None
+    attempt.wire = _Wire(sock, attempt, in_head=False)
+    raw.readinto = attempt.wire.readinto  # somebody else's connection too keeps to the limits
+    return reader
+
+
+def _framing(headers: Any, status: int) -> Tuple[bool, Optional[int]]:
+    """Whether a body comes in chunks, and its length where that is told (RFC 9112, 6.3)."""
+    if status in (101, 204, 304):
+        return False, 0
+    length = headers.get("content-length", "")
+    chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+    return chunked, int(length) if not chunked and re.fullmatch("[0-9]{1,18}", length) else None
+
+
+class _Body:
+    """A body as its framing has it (RFC 9112, 6 and 7), each piece as soon as its bytes are here."""
+
+    def __init__(self, source: io.BufferedReader, chunked: bool, length: Optional[int]) -> None:
+        self._source, self._chunked, self._rest = source, chunked, b""
+        self._left = 0 if chunked else length  # bytes still to come, of a chunk or of all; None: up to the end
+        self.whole = False
+
+    def read(self) -> bytes:
+        """What is here; nothing at the end."""
+        return b"" if self.whole else self._read_chunks() if self._chunked else self._read_plain()
+
+    def _read_plain(self) -> bytes:
+        left = self._left
+        piece = b"" if left == 0 else self._source.read1(_PIECE if left is None else min(left, _PIECE))
+        if left:
+            if not piece:
+                raise _Cut(f"{left} bytes of the body are missing")
+            self._left = left - len(piece)
+        self.whole = not piece
+        return piece
+
+    def _read_chunks(self) -> bytes:
+        """All chunks that are here, at once: one after the other they cost half as much again."""
+        piece = b""
+        while not piece and not self.whole:
+            if self._left == -1:
+                raise _Cut("a chunk's size cannot be read")
+            came = self._source.read1(_PIECE)
+            rest = self._rest + came
+            if self._left is not None:
+                if not came:
+                    raise _Cut("the last chunk is missing")
+                piece, rest, self._left = _unchunked(rest, self._left)
+            if self._left is None:  # what trails the last chunk ends with an empty line
+                *lines, rest = rest.split(b"\n")
+                self.whole = not came or any(not line.strip() for line in lines)
+            if len(rest) > _MAX_HEADER:
+                raise http.client.LineTooLong("chunk size or trailer")
+            self._rest = rest
+        return piece
+
+
+_CHUNK_SIZE = rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\n]*)?\r?\n"  # after the end of the one before
+
+
+def _unchunked(data: bytes, left: int) -> Tuple[bytes, bytes, Optional[int]]:
+    """What `data` has of chunks, what it has after them, and what of the last is missing.
+
+    None: there are no more; -1: what follows is no chunk.
+    """
+    pieces, end, size_at = [data[:left]], left, re.compile(_CHUNK_SIZE).match
+    while end < len(data):
+        size = size_at(data, end)
+        if size is None:
+            if b"\n" in data[end:].lstrip(b"\r\n"):  # a whole line, and no size
+                return b"".join(pieces), data[end:], -1
+            break
+        start = size.end()
+        end = start + int(size[1], 16)
+        if end == start:
+            return b"".join(pieces), data[start:], None
+        pieces.append(data[start:end])
+    return b"".join(pieces), data[end:], max(0, end - len(data))
+
+
+class _Hidden:
+    """A body whose socket is out of reach: each read is in a thread, for a drip would hold it for ever."""
+
+    whole = False  # its connection is not used again
+    received, in_head = 0, False  # nothing is known of either
+
+    def __init__(self, raw: Any, attempt: _Attempt) -> None:
+        self._raw, self._attempt = raw, attempt
+        attempt.wire = attempt.wire or self
+
+    def read(self) -> bytes:
+        """What is here; nothing at the end."""
+        piece: bytes = _in_time(self._attempt, functools.partial(self._raw.read1, _PIECE, decode_content=False))
+        return piece
+
+    def cut(self) -> None:
+        """End the reads of whichever thread is inside one."""
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # it is closed already
+            self._raw.shutdown()
+
+    def leave(self) -> None:  # pragma: no cover: in forked children
+        """A parent's connection cannot be left by itself."""
 
 
 def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
@@ -3445,7 +3183,8 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             raise _Cut("the compressed body stops in the middle")
 
 
-_CertificateError: Any = vars(urllib3.connection)["CertificateError"]  # urllib3's own for another host's certificate
+# urllib3's own for another host's certificate
+_CertificateError: Any = getattr(urllib3.connection, "CertificateError", ssl.SSLCertVerificationError)
 _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
     ("mismatch|doesn't match", "it is for another host: check base_url"),
@@ -3495,8 +3234,8 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     """The one place that turns what requests, urllib3, http.client and the socket raise into our errors."""
     chain = _chain(caught)
     where = f"{call.method} {_without_userinfo(call.url)}"
-    if _now() + _EPSILON >= attempt.deadline:
-        return _Deadline(attempt.deadline, call.limit).error(where, last_error=call.last_error)
+    if _now() + _EPSILON >= attempt.deadline_at:
+        return call.deadline.error(where, last_error=call.last_error)
     if _now() + _EPSILON >= attempt.idle_at:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
@@ -3508,6 +3247,376 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
+# -------------------------------------------------------------------------------------------------------- connections
+
+
+class _Adapter(HTTPAdapter):
+    """The session's adapter: bounded connections, TCP keepalive, a pool that fits many threads."""
+
+    def __init__(self, retries: _Reconnect) -> None:
+        super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
+        _bind(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **{"socket_options": _KEEPALIVE, **kwargs})
+        _bind(manager)  # each time: another thread may have made it just now
+        return manager
+
+
+@functools.lru_cache(maxsize=1)
+def _can_bind() -> bool:
+    """Whether limits reach our own session's connections: else its requests are sent in threads."""
+    return all((hasattr(HTTPConnection, "_new_conn"), hasattr(HTTPConnection, "response_class"), hasattr(
+        urllib3.HTTPConnectionPool, "ConnectionCls"), hasattr(urllib3.poolmanager, "pool_classes_by_scheme")))
+
+
+def _bind(manager: Any) -> None:
+    """Have a manager make bounded pools, of the classes that it had, which may be somebody's own."""
+    manager.pool_classes_by_scheme = {
+        scheme: _bounded(kind, _Pool) for scheme, kind in getattr(manager, "pool_classes_by_scheme", {}).items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _bounded(kind: Any, limits: Any) -> Any:
+    """A class of urllib3's that keeps to an attempt's limits."""
+    return kind if issubclass(kind, limits) else type(kind.__name__, (limits, kind), {})
+
+
+class _Reconnect(urllib3.Retry):
+    """urllib3's `Retry` for connections that could not be opened; what happens after that is our own loop's."""
+
+    def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None,
+                  *args: Any, **kwargs: Any) -> _Reconnect:
+        if isinstance(error, (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError)):
+            raise error  # the request was on its way
+        again: _Reconnect = super().increment(method, url, response, error, *args, **kwargs)
+        _chain(error)  # which urllib3 keeps
+        attempt: Any = _CURRENT.get()
+        if attempt is not None:  # None: a wrapper sends from a thread of its own
+            attempt.left(None)
+            delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
+            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
+        return again
+
+
+class _Idle(queue.LifoQueue):  # type: ignore[type-arg]
+    """A pool's idle connections, the last used first; it waits for no lock, which a fork may have left held."""
+
+    def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
+        try:
+            return self.queue.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Any, block: bool = True, timeout: Optional[float] = None) -> None:
+        if len(self.queue) >= self.maxsize:
+            raise queue.Full
+        self.queue.append(item)
+
+
+class _Kind:
+    """The bounded kind of urllib3's own connections; any other kind (a cassette's, a test's) as it is."""
+
+    def __get__(self, pool: Any, owner: Any) -> Any:
+        kind = super(_Pool, owner).ConnectionCls  # type: ignore[misc]
+        if not kind.__module__.startswith("urllib3."):
+            return kind
+        return _bounded(kind, _SOCKSConnection if kind.__module__ == "urllib3.contrib.socks" else _Connection)
+
+
+class _Pool:
+    """urllib3's pool, whose connections keep to limits, where nobody has put himself in their place."""
+
+    ConnectionCls: Any = _Kind()
+    QueueCls = _Idle
+
+    def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **options: Any) -> Any:
+        attempt = _CURRENT.get()
+        if attempt is not None and attempt.road is None:
+            attempt.road = self, not url.startswith("/"), options
+        return super().urlopen(method, url, body, headers, *args, **options)  # type: ignore[misc]
+
+
+class _Connection:
+    """urllib3's connection, whose every step, from the name's addresses to the answer's head, keeps to limits."""
+
+    def connect(self: Any) -> None:
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            attempt = _CURRENT.get()
+            if attempt is not None:
+                attempt.sent, attempt.opened = False, _now()  # what was sent was for a proxy
+
+    def _new_conn(self: Any) -> Any:
+        """The open socket: address by address, for urllib3 gives each the whole connect timeout."""
+        attempt, error = _CURRENT.get(), None
+        if attempt is None:
+            return super()._new_conn()  # type: ignore[misc]
+        host, port = self._named()
+        if not host or not _is_own(getattr(urllib3.util.connection, "create_connection", None), "urllib3.util"):
+            self.timeout = attempt.left(attempt.call.connect)
+            return _in_time(attempt, super()._new_conn)  # type: ignore[misc]  # somebody says where names lead
+        try:
+            addresses = _addresses(host, port, attempt)
+        except socket.gaierror as caught:
+            raise urllib3.exceptions.NewConnectionError(self, str(caught)) from caught
+        for address in addresses:
+            self.timeout = attempt.left(attempt.call.connect)
+            try:
+                sock = self._opened(address, attempt)
+                break
+            except urllib3.exceptions.HTTPError as caught:
+                error = caught
+        else:
+            raise error or OSError("no address")
+        try:
+            sock.settimeout(attempt.left(attempt.call.connect))  # for the TLS handshake
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def _named(self: Any) -> Tuple[str, int]:
+        return getattr(self, "_dns_host", self.host), self.port  # which keeps a final dot
+
+    def _opened(self: Any, address: str, attempt: _Attempt) -> Any:
+        name, self.host = self._named()[0], address
+        try:
+            return super()._new_conn()  # type: ignore[misc]
+        finally:
+            self.host = name
+
+    def send(self: Any, data: Any) -> None:
+        attempt = _CURRENT.get()
+        if attempt is not None:
+            if getattr(self, "sock", attempt) is None:
+                self.connect()
+            if attempt.holds(data):
+                return
+            data, attempt.head = attempt.head + data if attempt.head else data, b""
+            sock = getattr(self, "sock", None)
+            if sock is not None:
+                sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
+            if not attempt.sent:
+                attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
+        super().send(data)  # type: ignore[misc]
+
+    def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
+        """http.client's response to this request, or to the one for a tunnel: read through the attempt's wire."""
+        attempt = _CURRENT.get()
+        if attempt is None:
+            return http.client.HTTPResponse(sock, *args, **kwargs)
+        attempt.wire = attempt.wire or _Wire(sock, attempt)
+        return _HTTPResponse(attempt.wire, *args, **kwargs)
+
+
+class _SOCKSConnection(_Connection):
+    """A connection through a SOCKS proxy: PySocks gives each read of its greeting the whole connect timeout."""
+
+    def _named(self: Any) -> Tuple[str, int]:
+        options = getattr(self, "_socks_options", {"proxy_host": "", "proxy_port": 0})
+        return options["proxy_host"], int(options["proxy_port"] or 1080)
+
+    def _opened(self: Any, address: str, attempt: _Attempt) -> Any:
+        socks, options = sys.modules["socks"], self._socks_options
+        host = self.host if options["rdns"] else _addresses(self.host, self.port, attempt)[0]
+        sock = socks.socksocket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        end = _now() + (math.inf if attempt.call.connect is None else attempt.call.connect)
+
+        def recv_into(*args: Any) -> int:
+            left = attempt.left(max(1e-6, end - _now()))
+            socket.socket.settimeout(sock, None if left == math.inf else left)
+            count: int = socket.socket.recv_into(sock, *args)
+            return count
+
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(self.timeout)
+            sock.set_proxy(options["socks_version"], address, self._named()[1], options["rdns"], options["username"],
+                           options["password"])
+            sock.recv_into = recv_into
+            sock.connect((host, self.port))
+            del sock.recv_into
+            return sock
+        except (OSError, UnicodeError) as error:
+            sock.close()
+            late = any(isinstance(item, socket.timeout) for item in _chain(error))
+            kind: Any = urllib3.exceptions.ConnectTimeoutError if late else urllib3.exceptions.NewConnectionError
+            down = isinstance(error, socks.ProxyConnectionError) and not late  # the proxy is, not the server
+            raise kind(self, f"SOCKS proxy: {error}") from (
+                urllib3.exceptions.ProxyError(str(error), error) if down else error)
+
+
+def _addresses(host: str, port: int, attempt: _Attempt) -> List[str]:
+    """The addresses of a host, in the system's order; its resolver takes no timeout."""
+    def look_up() -> List[Any]:
+        try:
+            return socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM)
+        except UnicodeError as error:  # a label that is empty, or too long
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
+
+    is_quick = attempt.deadline_at == math.inf or _is_numeric(host)
+    found = look_up() if is_quick else _in_time(attempt, look_up, "name lookup")
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _is_numeric(host: str) -> bool:
+    """Whether a host is an address, which nobody has to look up."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, UnicodeError):
+            socket.inet_pton(family, host.strip("[]").partition("%")[0])
+            return True
+    return False
+
+
+class _Wire(io.RawIOBase):
+    """A socket whose reads end when the attempt's time is up, and whose head and bytes are counted."""
+
+    def __init__(self, sock: Any, attempt: _Attempt, in_head: bool = True) -> None:
+        self.sock, self._attempt, self.in_head = sock, attempt, in_head
+        self._file: Any = None
+        self._timeout: Optional[float] = -1.0  # not known: some sockets cannot be asked
+        self.received = 0
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        """What http.client reads from; a file of the socket keeps it open though the connection may let go of it."""
+        self._file = self.sock.makefile("rb", buffering=0)
+        return io.BufferedReader(self, _PIECE)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read once, within what is left of the time."""
+        if self._attempt.process is not _Process.here:  # pragma: no cover: in forked children
+            raise _Foreign("it is open in the process that this one was forked from")
+        timeout = self._attempt.left(self._attempt.read)
+        if timeout != self._timeout:
+            self.sock.settimeout(timeout)
+            self._timeout = timeout
+        try:
+            count: int = self.sock.recv_into(buffer)
+        except OSError:
+            raise
+        except Exception as error:  # what other TLS libraries and green sockets raise of their own
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error
+        if self.in_head:
+            if not count and self.received:  # http.client would take the half head for a whole one
+                raise ConnectionResetError("connection closed inside the answer's head")
+            if self.received > _MAX_HEAD:
+                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
+        self.received += count
+        return count
+
+    def look(self) -> None:
+        """Look at the clock: what has come already is read without asking the socket."""
+        self._attempt.left(None)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def cut(self) -> None:
+        """End the reads of whichever thread is inside one."""
+        try:
+            socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
+        except OSError:  # closed already
+            pass
+        except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
+            with contextlib.suppress(OSError, ValueError), contextlib.closing(
+                    socket.fromfd(self.sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
+
+    def leave(self) -> None:  # pragma: no cover: in forked children
+        """Close this process's descriptor, and nothing else: a parent goes on reading from its own."""
+        sock = self.sock
+        with contextlib.suppress(OSError, AttributeError):  # closed already, or nothing that can be let go of
+            while not hasattr(sock, "detach"):  # TLS within TLS, and another library's, stand around a socket
+                sock = sock.socket
+            os.close(sock.detach())
+
+
+_HEAD_STATE = frozenset(("fp", "chunked", "chunk_left", "length", "will_close"))
+
+
+class _HTTPResponse(http.client.HTTPResponse):
+    """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
+
+    def __init__(self, wire: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(wire, *args, **kwargs)
+        self._wire = wire
+
+    def begin(self) -> None:
+        """Read the head as http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
+        if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
+                http.client.HTTPMessage, "set_raw")):
+            super().begin()
+            return
+        version, status, reason = self._read_status()
+        for _ in range(_MAX_INTERIM):
+            if not 100 <= status < 200 or status == 101:
+                break
+            self._read_headers()
+            self._wire.look()
+            version, status, reason = self._read_status()
+        else:
+            raise _TooLarge(f"over {_MAX_INTERIM} interim answers")
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise http.client.UnknownProtocol(version)
+        self.code = self.status = status
+        self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.headers = self.msg = self._read_headers()
+        self.chunked, self.length = _framing(self.headers, status)
+        self.chunk_left, tokens = None, self.headers.get("connection", "").lower()
+        self.will_close = ("close" in tokens if self.version == 11 else "keep-alive" not in tokens) or not (
+            self.chunked or self.length is not None)
+
+    def _read_headers(self) -> http.client.HTTPMessage:
+        lines = [b" "]
+        while lines[-1] not in (b"\r\n", b"\n", b""):
+            lines.append(self.fp.readline(_MAX_HEADER + 1))
+            if len(lines[-1]) > _MAX_HEADER or len(lines) > _MAX_HEADERS:
+                raise http.client.LineTooLong("header line" if len(lines[-1]) > _MAX_HEADER else "list of headers")
+        message = http.client.HTTPMessage()
+        folded = re.sub("\r?\n[ \t]+", " ", b"".join(lines[1:]).decode("latin-1"))  # a line goes on with the next
+        for name, colon, value in (line.partition(":") for line in folded.split("\n")):
+            if colon and name.strip():
+                message.set_raw(name.strip(), value.strip())
+        return message
+
+
+def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded step") -> Any:
+    """Do what keeps to no limit in a thread: that is the only way to leave it when the time is up."""
+    left = attempt.left(None)
+    if left is None:
+        return step()
+    done: List[Any] = []
+
+    def run() -> None:
+        try:
+            done.append(step())
+        except BaseException as error:
+            done.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
+    thread.start()
+    thread.join(left)
+    if not done:
+        if attempt.wire is not None:
+            attempt.wire.cut()
+            thread.join(_DRAIN)  # else it could hand the connection back while we close it
+        raise socket.timeout("out of time")
+    if isinstance(done[0], BaseException):
+        raise done[0]
+    return done[0]
+
+
 # -------------------------------------------------------------------------------------------------------------- answers
 
 
@@ -3515,36 +3624,34 @@ class _Trouble:
     """What an error body says, whichever provider wrote it, less the secrets: each text is masked before it is cut."""
 
     def __init__(self, body: Any, mask: _Mask) -> None:
+        self.short = short = functools.partial(_short, mask)
         body = body[0] if isinstance(body, list) and body else body
-        outer = body if isinstance(body, dict) else {}
+        outer = _dict(body)
         error = outer.get("error")
         inner = error if isinstance(error, dict) else outer
-        words = [inner.get(name) for name in ("message", "detail", "title")]
-        self.message: str = mask.of(_first_text(error, *words, outer.get("message"), body), room=_MAX_MESSAGE)
-        self.short = short = functools.partial(_short, mask)
-        self.code = _first(short(inner.get("code")), short(outer.get("code")))
-        self.type = short(_str(inner.get("type"))) or short(_str(inner.get("status"))) or None
-        self.request_id = short(_str(outer.get("request_id"))) or short(_str(outer.get("responseId"))) or None
-        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"),
-                                                inner.get("status"))))
+        code, kind, status, details = map(inner.get, ("code", "type", "status", "details"))
+        texts = (error, *map(inner.get, ("message", "detail", "title")), outer.get("message"), body)
+        self.message: str = mask.of(_first_text(*texts), room=_MAX_MESSAGE)
+        self.code = _first(short(code), short(outer.get("code")))
+        self.type = short(_str(kind) or _str(status) or None)
+        self.request_id = short(_str(outer.get("request_id")) or _str(outer.get("responseId")) or None)
+        self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"), status)))
         self.metadata = _dict(inner.get("metadata"))
         self.retry_delay: Optional[str] = None
-        known = (inner.get("status"), self.metadata.get("error_type"), self.metadata.get("limit_source"),
-                 _dict(inner.get("details")).get("error_code"))
-        self.words = {str(word) for word in (self.code, self.type, *map(short, known)) if word is not None}
-        for detail in _list(inner.get("details"))[:_MAX_DETAILS]:
-            told = _dict(detail)  # one of google.rpc's
-            self.retry_delay = _str(told.get("retryDelay")) or self.retry_delay
-            self.words.add(str(short(told.get("reason"))))
-            for violation in _list(told.get("violations"))[:_MAX_DETAILS]:
-                self.words.add("PerDay" if "PerDay" in _str(_dict(violation).get("quotaId")) else "")
+        more = (status, *map(self.metadata.get, ("error_type", "limit_source")), _dict(details).get("error_code"))
+        self.marks = [str(mark) for mark in (self.code, self.type, *map(short, more))]  # the most exact one first
+        for detail in map(_dict, _list(details)[:_MAX_DETAILS]):  # google.rpc's
+            self.retry_delay = _str(detail.get("retryDelay")) or self.retry_delay
+            self.marks.append(str(short(detail.get("reason"))))
+            quotas = [_str(_dict(each).get("quotaId")) for each in _list(detail.get("violations"))[:_MAX_DETAILS]]
+            self.marks += ["PerDay" for quota in quotas if "PerDay" in quota]
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
         for number in self.numbers:
             if re.fullmatch("[45][0-9][0-9]", str(number)):
                 return int(str(number))
-        return next((_STATUS_OF[word] for word in self.words if word in _STATUS_OF), 500)
+        return next((_STATUS_OF[mark] for mark in self.marks if mark in _STATUS_OF), 500)
 
 
 _STATUS_OF = {word: status for status, words in {
@@ -3565,46 +3672,47 @@ _QUOTA = frozenset((
     "insufficient_quota", "credit_balance_exhausted", "organization_spend_limit_exceeded", "billing_hard_limit_reached",
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
-_QUOTA_WORDS = ("(?i)reached your specified API usage limits|free-models-per-day|"
-                "exceeded your current quota, please check your plan")
+_QUOTA_TEXT = ("(?i)reached your specified API usage limits|free-models-per-day|"
+               "exceeded your current quota, please check your plan")
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
-_CONTEXT_WORDS = (
+_CONTEXT_TEXT = (
     r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
     r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
-_OVERLOAD_WORDS = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
+_OVERLOAD_TEXT = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
     AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
 
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
-    """The class of an error, from its status and the words of its body."""
-    if status in (400, 413, 422, 500) and (trouble.words & _CONTEXT or re.search(_CONTEXT_WORDS, trouble.message)):
+    """The class of an error, from its status and what its body says."""
+    if status in (400, 413, 422, 500) and (
+            _CONTEXT.intersection(trouble.marks) or re.search(_CONTEXT_TEXT, trouble.message)):
         return ContextLengthError
-    if "API_KEY_INVALID" in trouble.words:
+    if "API_KEY_INVALID" in trouble.marks:
         return AuthenticationError
-    if status in (400, 402, 429) and (trouble.words & _QUOTA or re.search(_QUOTA_WORDS, trouble.message)):
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
-    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.words:
+    if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
     return _CLASS_OF.get(status) or (ServerError if status >= 500 else APIError)
 
 
 def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Mapping[str, str]) -> str:
     """How an error is retried: "" never, "normal", or "rate" for what is about load."""
-    rate = status in _RATE_LIMITED or bool(re.search(_OVERLOAD_WORDS, trouble.message))
+    kind = "rate" if status in _RATE_LIMITED or re.search(_OVERLOAD_TEXT, trouble.message) else "normal"
     wanted = headers.get("x-should-retry", "").strip().lower()
     if wanted in ("true", "false"):
-        return "" if wanted == "false" else "rate" if rate else "normal"
-    if "openrouter_in_flight_budget" in trouble.words:
+        return kind if wanted == "true" else ""
+    if "openrouter_in_flight_budget" in trouble.marks:
         return "rate"
     if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)):
         return ""
     limit = [value for name, value in headers.items() if re.match("x-ratelimit-limit", name, re.I)]
     if status == 429 and limit and all(_number(value) == 0 for value in limit):
         return ""  # no allowance at all
-    return "rate" if rate else "normal"
+    return kind
 
 
 def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], body: Any) -> APIError:
@@ -3614,9 +3722,9 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     inside = status is None
     status = trouble.status() if status is None else status
     error = _error_class(status, trouble)
-    told = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # by those behind a router
-    asked = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in told)
-    asked.update(headers)
+    routed = itertools.islice(_dict(trouble.metadata.get("headers")).items(), _MAX_DETAILS)  # of those behind a router
+    known = requests.structures.CaseInsensitiveDict((name, str(trouble.short(value))) for name, value in routed)
+    known.update(headers)
     message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
         place = call.words(str(headers.get("location")))
@@ -3624,8 +3732,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
-                 headers=headers, body=body, retry_after=_retry_after(asked, trouble, _wall()),
-                 _kind=_kind_of(status, error, trouble, asked))
+                 headers=headers, body=body, retry_after=_retry_after(known, trouble, _wall()),
+                 _kind=_kind_of(status, error, trouble, known))
 
 
 def _request_id(headers: Mapping[str, str]) -> Optional[str]:
@@ -3674,24 +3782,6 @@ def _json_of(payload: bytes, call: _Call) -> Any:
     return body
 
 
-_ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
-
-
-def _is_shallow(payload: bytes) -> bool:
-    """Whether JSON is nested no deeper than what pickles, copies and prints; at a fraction of what reading it costs."""
-    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
-        return True
-    quoted = payload.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_ALL_SQUARE, _NO_FRAME).replace(b'""', b"")
-    brackets, size = b"".join(quoted.split(b'"')[::2]), -1  # those in texts left out
-    for _ in range(_MAX_DEPTH):
-        if len(brackets) in (0, size):
-            break
-        size = len(brackets)
-        brackets = brackets.replace(b"[]", b"")
-    return not brackets
-
-
 def _holds_error(body: Any, reader: _Reader) -> bool:
     """Whether a body is an error, whatever its status: words are one where the answer itself is missing."""
     body = _dict(body[0] if isinstance(body, list) and body else body)
@@ -3714,22 +3804,22 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
     reply = _completed(call.reader.parse(body), call, answer)
-    told = bool(reply.usage.total_tokens)  # what it took is billed, whatever it says
-    raised: LLMError
+    error: LLMError
     try:
         if _holds_error(body, call.reader):
             raise _Failed(body)
         call.reader.check(body)
+    except _Failed as failed:
+        attempt.billed, error = None, _api_error(call, None, answer.headers, failed.args[0])
+    except ResponseError as odd:
+        error = _no_answer(call, answer, str(odd.args[0]), payload)
+        error.body = body
+    else:
         attempt.billed = reply
         return reply
-    except _Failed as failed:
-        attempt.billed = reply if told else None
-        raised = _api_error(call, None, answer.headers, failed.args[0])
-    except ResponseError as error:
-        raised = _no_answer(call, answer, str(error.args[0]), payload)
-        raised.body, attempt.billed = body, reply if told else attempt.billed
-    raised.response = reply if told else None
-    raise raised
+    if reply.usage.total_tokens:  # what it took is billed, whatever it says
+        attempt.billed = error.response = reply
+    raise error
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
@@ -3761,27 +3851,29 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 
 
 _SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
-_SECRET_WORD = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
-                r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")  # of a header's name
+
+
+# -------------------------------------------------------------------------------------------------------------- secrets
+
+_SECRET_NAME = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
+                r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")  # a part of a header's name
 _COUNTS = frozenset(("max", "min", "limit", "remaining", "count", "budget", "used"))  # with "tokens": how many
 _PLAIN_WORDS = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
-_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
-_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
 _LONG_SECRET = 16  # characters: a secret as long is masked inside of words too, for no word has it by chance
 _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-key-required", "no_key", "none-needed",
                            "not-needed", "not-required", "not-used", "notneeded", "placeholder", "whatever"))
 
 
-def _is_secret(word: str) -> bool:
+def _is_secret(key: str) -> bool:
     """Whether a key is one: not the "ollama" or "not-needed" that a local server is given, nor a short number.
 
-        >>> [_is_secret(word) for word in ("sk-12ab", "correcthorse", "12345678" * 2, "ollama", "not-needed", "100000")]
+        >>> [_is_secret(key) for key in ("sk-12ab", "correcthorse", "12345678" * 2, "ollama", "not-needed", "100000")]
         [True, True, True, False, False, False]
     """
-    if word.lower() in _PLACEHOLDERS or word.lower() in _PROVIDERS or (word.isdigit() and len(word) < _LONG_SECRET):
+    if key.lower() in _PLACEHOLDERS or key.lower() in _PROVIDERS or (key.isdigit() and len(key) < _LONG_SECRET):
         return False
-    return len(word) >= 8 or (len(word) >= 6 and not (word.isalpha() and word.islower()))
+    return len(key) >= 8 or (len(key) >= 6 and not (key.isalpha() and key.islower()))
 
 
 def _secrecy(name: str) -> int:
@@ -3790,20 +3882,25 @@ def _secrecy(name: str) -> int:
         >>> [_secrecy(name) for name in ("X-AccountToken", "X-Api-Key-2", "X-Auth-Mode", "X-Max-Tokens", "X-Monkey")]
         [2, 2, 1, 0, 0]
     """
-    words = [word.lower() for word in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
-    counted = not _COUNTS.isdisjoint(words)
-    found = [bool(re.fullmatch(_SECRET_WORD, word)) and not (counted and word[:5] == "token") for word in words]
+    parts = [part.lower() for part in re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    counted = not _COUNTS.isdisjoint(parts)
+    found = [bool(re.fullmatch(_SECRET_NAME, part)) and not (counted and part[:5] == "token") for part in parts]
     return any(found) + any(found[-1:])
+
+
+def _hidden(headers: Mapping[str, Any]) -> JSON:
+    """Headers without the values of those that may hold a secret."""
+    return {name: "***" if value and _secrecy(name) else value for name, value in headers.items()}
 
 
 class _Mask:
     """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
 
-    def __init__(self, words: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str]) -> None:
         def written(each: Any) -> str:  # as it is, and as JSON that nobody has decoded may have it
             return rf"(?:\\?{re.escape(each[0])}|\\u{ord(each[0]):04x})"
 
-        found = {re.sub("[^A-Za-z0-9_-]", written, word): len(word) for word in words if _is_secret(word)}
+        found = {re.sub("[^A-Za-z0-9_-]", written, key): len(key) for key in keys if _is_secret(key)}
         self._longest = 6 * max(found.values(), default=0)  # "\u002f" for "/"
         forms = [form if size >= _LONG_SECRET else rf"(?<![^\W_]){form}(?![^\W_])" for form, size in found.items()]
         # a header's name comes back in lower case
@@ -3845,25 +3942,7 @@ class _Mask:
         return self._hide(text)[:-self._longest] if self._hide else text  # half a secret may stand at the cut
 
 
-def _words(text: Any) -> str:
-    """The server's own words, fit for one line of a terminal."""
-    if isinstance(text, bytes):
-        text = text[:_PIECE].decode("utf-8", "replace")
-    text = _readable(text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
-    return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
-
-
-def _readable(text: str) -> str:
-    """The server's words: of a page its title, or else its text without the tags."""
-    if not re.match(_PAGE, text):
-        return text
-    page = text[:_PIECE]
-    at = page.lower().find("<title")
-    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
-    shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
-    from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
-    return " ".join(unescape(shown).split()) or text
+_SECRET_QUERY = r"(?i)^[^=]*(?:auth|key|token|cookie|secret|sig|pass|pwd|cred|\bcode)[^=]*=|=sk-|=.*[\w+/-]{32}"
 
 
 def _without_userinfo(url: str) -> str:
@@ -3881,50 +3960,34 @@ def _fit_to_save(url: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 _UNFIT = r"[^ -~\x80-\xff]"  # for a header: control characters, and what is not Latin
-_KINDS: Dict[str, Tuple[type, ...]] = {
-    "system": (str, list), "stop": (str, list, tuple), "tool_choice": (str, dict), "reasoning_effort": (str,),
-    "extra": (dict,)}
-_NUMERIC: Dict[str, type] = {"temperature": float, "top_p": float, "min_p": float, "top_k": int, "max_tokens": int,
-                             "seed": int, "priority": int, "logprobs": int}
-
-
-def _checked_type(name: str, value: Any, kind: type) -> Any:
-    if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(f"{name} is a {type(value).__name__}: give a {kind.__name__}, or None")
-    return value
+_OPTIONS: Dict[str, Tuple[type, ...]] = {
+    "temperature": (float,), "top_p": (float,), "min_p": (float,), "top_k": (int,), "max_tokens": (int,),
+    "seed": (int,), "priority": (int,), "logprobs": (int, bool), "system": (str, list), "stop": (str, list, tuple),
+    "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
 
 
 def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
     """Names and Clients; a str alone would be gone through letter by letter."""
-    items = None if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable) else tuple(fallbacks)
-    for item in (fallbacks,) if items is None else items:
-        if items is None or not isinstance(item, (str, Client)):
-            raise ConfigurationError(f"fallbacks has {_shown(item)}: give a list of models or Clients")
-    return items or ()
+    if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable):
+        raise ConfigurationError(f"fallbacks={_shown(fallbacks)}: give a list of models or Clients")
+    return tuple(_checked(f"fallbacks[{at}]", item, (str, Client)) for at, item in enumerate(fallbacks))
 
 
 def _checked_session(session: Any) -> Any:
     """A session, whoever wrote it: what has the methods that are used."""
     used = ("prepare_request", "merge_environment_settings", "send")
     if session is not None and (isinstance(session, type) or not all(hasattr(session, name) for name in used)):
-        raise ConfigurationError(f"session is {_shown(session)}: give a requests.Session, or None")
+        raise ConfigurationError(f"session={_shown(session)}: give a requests.Session, or None")
     return session
 
 
 def _checked_folder(folder: Any) -> Optional[str]:
     path = os.fspath(folder) if isinstance(folder, os.PathLike) else folder
-    if not isinstance(path, (str, type(None))):
-        raise ConfigurationError(f"save_failed is {_shown(folder)}: give the path of a folder, or None")
-    return path
+    return _checked("save_failed", path, (str, _NONE), form="the path of a folder, or None")  # type: ignore[no-any-return]
 
 
-def _checked_seconds(name: str, value: Optional[float]) -> Optional[float]:
-    if value is None:
-        return None
-    seconds = _finite(value)
-    if seconds is None or seconds <= 0:
-        raise ConfigurationError(f"{name}={_shown(value)}: give seconds above zero, or None")
-    return float(seconds)
+def _checked_seconds(name: str, value: Any) -> Any:
+    return _checked(name, value, (float, _NONE), _ABOVE_ZERO, "seconds above zero, or None")
 
 
 def _checked_timeout(timeout: Timeout) -> Tuple[Optional[float], Optional[float]]:
@@ -3946,18 +4009,13 @@ def _checked_headers(headers: Headers) -> Dict[str, Optional[str]]:
     return checked
 
 
-def _checked_options(asked: JSON) -> JSON:
-    """What was asked, if each option is of its kind; numbers as Python's own."""
-    for name, value in asked.items():
-        if name in _NUMERIC and not (name == "logprobs" and isinstance(value, bool)):
-            asked[name] = _finite(value, _NUMERIC[name])
-            if asked[name] is None:
-                raise ConfigurationError(f"{name}={_shown(value)}: give {_NUMBERS[_NUMERIC[name]]}")
-        elif not isinstance(value, _KINDS.get(name, object)):
-            names = " or ".join(kind.__name__ for kind in _KINDS[name])
-            raise ConfigurationError(f"{name}={_shown(value)}: give {names}")
-    _check_dicts("system", asked.get("system"), (str,), '{"type": "text", "text": "..."}')
-    return asked
+def _checked_options(options: JSON) -> JSON:
+    """A call's options, if each is of its kind; numbers as Python's own."""
+    for name, value in options.items():
+        if name in _OPTIONS:
+            options[name] = _checked(name, value, _OPTIONS[name])
+    _check_dicts("system", options.get("system"), (str,), '{"type": "text", "text": "..."}')
+    return options
 
 
 def _checked_key(key: Any) -> str:
@@ -3967,35 +4025,18 @@ def _checked_key(key: Any) -> str:
     return key
 
 
-def _plain(value: Any) -> Any:
-    """A number of another library (NumPy, say) as JSON has it."""
-    number = _finite(value)
-    if number is None:
-        raise TypeError(f"{_shown(value)} has no JSON form")
-    return number
-
-
-def _encode(body: JSON) -> bytes:
-    try:
-        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
-        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
-
-
 def _find_provider(model: Optional[str], provider: Optional[str], base_url: Optional[str],
                    session: Optional[requests.Session]) -> Tuple[_Provider, str, str]:
     """The provider, the address and the model's id that a client's arguments and the environment mean."""
-    model = _checked_type("model", model, str) or os.environ.get("LLMLITE_MODEL") or ""
-    _checked_type("provider", provider, str)
+    model = _checked("model", model, (str, _NONE)) or os.environ.get("LLMLITE_MODEL") or ""
     if provider is None and base_url is None:
-        name, _, rest = model.partition("/")
-        if not rest or name not in _PROVIDERS:
+        provider, _, rest = model.partition("/")
+        if not rest or provider not in _PROVIDERS:
             raise ConfigurationError(
                 f"model={model!r} names no provider", hint='write "provider/model", such as "openai/gpt-5-mini", or '
                 f'give provider= or base_url=; known: {", ".join(_PROVIDERS)}')
-        provider, model = name, rest
-    if provider is not None and provider not in _PROVIDERS:
+        model = rest
+    if provider not in (None, *_PROVIDERS):
         raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or "", session))
     variable = _base_url_variable(row.name)
@@ -4036,16 +4077,17 @@ def _joined(base_url: str, path: str, at_root: bool) -> str:
 def _provider_at(url: str) -> _Provider:
     """The known provider whose host and path an address has, else one that is merely compatible."""
     parts = urlsplit(url)
-    path = parts.path.rstrip("/") + "/"
-    found = [row for row in _PROVIDERS.values()
-             if row.keys and _is_host(parts.hostname, urlsplit(row.base_url).hostname)]
-    found.sort(key=lambda row: len(row.base_url), reverse=True)
-    exact = [row for row in found if path.startswith(urlsplit(row.base_url).path.rstrip("/") + "/")]
-    return next(iter(exact + found), _COMPATIBLE)
+
+    def nearness(row: _Provider) -> Tuple[bool, int]:
+        return f"{parts.path.rstrip('/')}/".startswith(urlsplit(row.base_url).path + "/"), len(row.base_url)
+
+    known = [row for row in _PROVIDERS.values() if row.keys and _is_host(parts.hostname, row.base_url)]
+    return max(known, key=nearness, default=_COMPATIBLE)
 
 
-def _is_host(host: Optional[str], preset: Optional[str]) -> bool:
-    """Whether a host is the preset one; "{resource}." stands for one label or more."""
+def _is_host(host: Optional[str], base_url: str) -> bool:
+    """Whether a host is that of a base URL; "{resource}." stands for one label or more."""
+    preset = urlsplit(base_url).hostname
     head, _, tail = (preset or "").partition("{resource}")
     return host == preset or (bool(tail) and not head and (host or "").endswith(tail))
 
@@ -4054,14 +4096,13 @@ def _find_key(row: _Provider, url: str, api_key: Key) -> Union[str, Callable[[],
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
     if api_key is not None:
         return api_key if callable(api_key) else _checked_key(api_key)
-    variables = row.keys or (("LLMLITE_API_KEY",) if row is _COMPATIBLE else ())
-    for variable in (*variables, *row.optional_keys):
+    for variable in (*row.keys, *row.optional_keys):
         if os.environ.get(variable):
             return _checked_key(os.environ[variable])
     if row is _COMPATIBLE and _is_local(url):
         return "local"
-    if variables:
-        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(variables)}, or give api_key=")
+    if row.keys:
+        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(row.keys)}, or give api_key=")
     return ""
 
 
@@ -4070,7 +4111,7 @@ def _is_own_address(provider: Optional[str], url: str) -> bool:
     parts = urlsplit(url)
     known = [_PROVIDERS[provider].base_url, os.environ.get(_base_url_variable(provider), "")] if provider else []
     return _is_local(url) or any(
-        parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, urlsplit(each).hostname) for each in known)
+        parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, each) for each in known)
 
 
 def _base_url_variable(provider: str) -> str:
@@ -4085,42 +4126,37 @@ def _is_local(url: str) -> bool:
         re.fullmatch(r"127(\.\d{1,3}){3}", host))
 
 
+# --------------------------------------------------------------------------------------------------- logging and saving
+
+_PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
+
+
+def _words(text: Any) -> str:
+    """The server's own words, fit for one line of a terminal."""
+    if isinstance(text, bytes):
+        text = text[:_PIECE].decode("utf-8", "replace")
+    text = _readable(text)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
+    return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
+
+
+def _readable(text: str) -> str:
+    """The server's words: of a page its title, or else its text without the tags."""
+    if not re.match(_PAGE, text):
+        return text
+    page = text[:_PIECE]
+    at = page.lower().find("<title")
+    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
+    shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
+    from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
+    return " ".join(unescape(shown).split()) or text
+
+
 def _debug_to_stderr() -> None:
     """LLMLITE_DEBUG=1 shows the log, unless the program has set up its own."""
     if os.environ.get("LLMLITE_DEBUG", "0") not in ("", "0") and not _log.handlers:
         _log.addHandler(logging.StreamHandler())
         _log.setLevel(logging.DEBUG)
-
-
-def _save(folder: str, call: _Call, error: LLMError) -> None:
-    """Write a failed request as one file, at once or not at all; trouble with that never hides the call's own error."""
-    def hidden(headers: Mapping[str, Any]) -> JSON:
-        return {name: "***" if value and _secrecy(name) else value for name, value in headers.items()}
-
-    record = {
-        "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
-        "path": call.path, "stream": call.streams, "task": call.reader.task, "method": call.method,
-        **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
-            "headers": hidden(_request_headers(call)),
-            "given": hidden(call.headers),  # of the headers those the user asked for, or away
-            "body": None if call.payload is None else json.loads(call.payload)}),
-        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
-        "partial": error.response.text if error.response else None,
-        "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
-        "elapsed": round(error.elapsed, 3)}
-    name = os.path.join(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}.json")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        handle = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, default=lambda value: (
-                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
-        os.replace(name + ".part", name)
-    except (OSError, ValueError, RecursionError) as problem:
-        _log.warning("cannot save the failed request to %s: %s", folder, problem)
-        with contextlib.suppress(OSError, ValueError):  # it was not even begun
-            os.unlink(name + ".part")
 
 
 def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
@@ -4138,7 +4174,79 @@ def _log_reply(call: _Call, reply: Response) -> None:
                   reply.elapsed, call.words(reply.request_id or "-"))
 
 
-# ----------------------------------------------------------------------------------------------------------------- JSON
+def _save(folder: str, call: _Call, error: LLMError) -> None:
+    """Write a failed request as one file; trouble with that never hides the call's own error."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}.json"
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _write_json(os.path.join(folder, name), _record(call, error))
+    except (OSError, ValueError, RecursionError) as problem:
+        _log.warning("cannot save the failed request to %s: %s", folder, problem)
+
+
+def _record(call: _Call, error: LLMError) -> JSON:
+    """What is saved of a failed request: enough to send it again; no key."""
+    return {
+        "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
+        "path": call.path, "stream": call.streams, "task": call.reader.task, "method": call.method,
+        **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
+            "headers": _hidden(_request_headers(call)),
+            "given": _hidden(call.headers),  # of the headers those the user asked for, or away
+            "body": None if call.payload is None else json.loads(call.payload)}),
+        "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
+        "partial": error.response.text if error.response else None,
+        "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
+        "elapsed": round(error.elapsed, 3)}
+
+
+def _write_json(path: str, value: Any) -> None:
+    """Write a file that its owner alone may read, at once or not at all."""
+    part = path + ".part"
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, default=lambda value: (
+                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
+            os.unlink(part)
+
+
+# ----------------------------------------------------------------------------------------------------------------- json
+
+_ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def _is_shallow(payload: bytes) -> bool:
+    """Whether JSON is nested no deeper than what pickles, copies and prints; at a fraction of what reading it costs."""
+    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
+        return True
+    quoted = payload.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_ALL_SQUARE, _NO_FRAME).replace(b'""', b"")
+    brackets, size = b"".join(quoted.split(b'"')[::2]), -1  # those in texts left out
+    for _ in range(_MAX_DEPTH):
+        if len(brackets) in (0, size):
+            break
+        size = len(brackets)
+        brackets = brackets.replace(b"[]", b"")
+    return not brackets
+
+
+def _plain(value: Any) -> Any:
+    """A number of another library (NumPy, say) as JSON has it."""
+    number = _finite(value)
+    if number is None:
+        raise TypeError(f"{_shown(value)} has no JSON form")
+    return number
+
+
+def _encode(body: JSON) -> bytes:
+    try:
+        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
+        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
 
 def _dict(value: Any) -> JSON:
@@ -4188,8 +4296,7 @@ def _short(mask: _Mask, value: Any) -> Any:
 
 
 _JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
-# json.loads without the search for white space at both ends
-_scan_json: Callable[[str, int], Tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+_scan_json = json.JSONDecoder().raw_decode  # json.loads without the search for white space at both ends
 
 
 def _floats(value: Any) -> List[float]:
@@ -5306,7 +5413,7 @@ def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenA
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
-_COMPATIBLE = _row("compatible", "")
+_COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True),
     _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),

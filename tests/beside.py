@@ -58,7 +58,7 @@ class Beside:
             return None
         if pyfuncitem.nodeid not in self.outcomes:
             items = [item for item in pyfuncitem.session.items
-                     if item.module is pyfuncitem.module and item.get_closest_marker("beside")]
+                     if getattr(item, "module", None) is pyfuncitem.module and item.get_closest_marker("beside")]
             with ThreadPoolExecutor(WORKERS, thread_name_prefix="beside") as pool:
                 self.outcomes = dict(zip([item.nodeid for item in items], pool.map(outcome, items)))
         error = self.outcomes.pop(pyfuncitem.nodeid)

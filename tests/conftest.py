@@ -23,6 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background
 def pytest_configure(config):
     config.addinivalue_line("markers", "beside: runs beside others of its module, in a thread")
     config.pluginmanager.register(Beside())
+    pytest.register_assert_rewrite("tests.dialects")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -342,6 +342,19 @@ def test_a_finished_stream_hands_its_connection_on(server, llm, framing):
     assert (server.connections, len(server.requests)) == (1, 6)
 
 
+def test_who_leaves_at_the_finish_event_leaves_nothing_behind(server, llm):
+    """When the last events are told, the connection is free and the call is counted, though nobody reads on."""
+    server.handle(lambda request: testing.stream(["He", "llo"], usage=(3, 2)))
+    streams = [llm.stream("Hi") for _ in range(2)]
+    for number, stream in enumerate(streams, 1):
+        for event in stream.events():
+            if event.type == "usage":
+                break
+        assert (llm.ledger.calls, llm.ledger.usage) == (number, (3 * number, 2 * number, 0, 0))
+    assert llm.chat("Hi").text == "Hello"
+    assert server.connections == 2
+
+
 def test_a_last_chunk_that_comes_late(server, llm):
     """The end of the framing may come some milliseconds after [DONE]: the connection is used again all the same."""
     wire = in_chunks(*HELLO) + LAST_CHUNK

@@ -1,11 +1,11 @@
 """Raw completions at OpenAI-compatible servers, vLLM and llama.cpp: what is sent, and every token that is read."""
 import contextlib
 import fractions
-import numbers
 
 import pytest
 
 from tests import llmlite
+from tests.stand_ins import Whole
 
 Token, Usage = llmlite.Token, llmlite.Usage
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
@@ -73,18 +73,7 @@ def test_logprobs_of_llama_cpp(server):
     assert server.requests[0].json == {"prompt": "Once", "return_tokens": True, "n_probs": 2, "stream": False}
 
 
-class Number:
-    """A whole number of another library."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __int__(self):
-        return self.value
-
-
-numbers.Integral.register(Number)
-KINDS = {"another library": Number}
+KINDS = {"another library": Whole}
 with contextlib.suppress(ImportError):
     import numpy
     KINDS["numpy"] = numpy.int64
@@ -301,6 +290,15 @@ def test_reply_of_llama_cpp(server, kind, finish):
     stream = llm.stream_tokens("Once")
     assert list(stream) == [Token(" hi", 7), Token("!", 8)]
     assert (seen(stream.response), stream.response.tokens) == (want, [Token(" hi", 7), Token("!", 8)])
+
+
+@pytest.mark.parametrize("said, raw, finish", [
+    ({"stopped_limit": True}, "limit", "length"), ({"stopped_limit": False, "stopped_eos": True}, "eos", "stop")])
+def test_how_an_older_llama_cpp_ends(server, said, raw, finish):
+    """Before it had a word for how it stopped, it had a flag for each way."""
+    server.json(native(" hi!", [7], True, **said))
+    answer = client(server, "llamacpp").complete("Once")
+    assert (answer.raw_finish_reason, answer.finish_reason) == (raw, finish)
 
 
 def test_log_probabilities_of_llama_cpp(server):

@@ -2,6 +2,7 @@
 import inspect
 import io
 import json
+import time
 import zlib
 
 import pytest
@@ -128,6 +129,14 @@ def test_bare_lines_beyond_the_limit(llm, server):
     assert stream.text == "hi"
 
 
+def test_bare_lines_that_never_come_to_an_end_take_no_time(llm, server):
+    """Lines that each might be the last of a JSON text are not read over and over."""
+    server.body(EVENT + b"[\n" + (b" " * 100 + b"}\n") * 20_000 + WHOLE, headers=SSE)
+    before = time.thread_time()
+    assert list(llm.stream("Hi")) == ["hi", "hi"]
+    assert time.thread_time() - before < 2
+
+
 @pytest.mark.parametrize("size, count", [(86, 763), (113, 580), (149, 440), (164, 400), (163, 6433)])
 def test_deflate_whose_last_bytes_come_late(llm, server, size, count):
     """Raw deflate has no trailer: an event that is still inside the inflater when its input ends is not lost.
@@ -165,6 +174,21 @@ def test_a_folded_header(llm, server):
     assert list(stream) == ["hi"] and stream.response.headers["x-long"] == "one two"
 
 
+@pytest.mark.parametrize("size, count, taken", [(1 << 16, 1, True), ((1 << 16) + 1, 1, False), (99, 200, True)])
+def test_the_limits_of_a_head(llm, server, size, count, taken):
+    """A header line of 64 KiB is taken, end and all, and two hundred of them; a line with one byte more is not."""
+    lines = [b"X-%03d: %s\r\n" % (number, b"x" * (size - 9)) for number in range(count - 1)]
+    last = b"Content-Length: %d\r\n" % len(WHOLE)
+    last = last if lines else b"Content-Length:%s%d\r\n" % (b" " * (size - 17 - len(str(len(WHOLE)))), len(WHOLE))
+    assert {len(line) for line in lines or [last]} == {size}
+    server.raw(b"HTTP/1.1 200 OK\r\n" + b"".join(lines) + last + b"\r\n" + WHOLE)
+    if taken:
+        assert list(llm.stream("Hi")) == ["hi"]
+    else:
+        with pytest.raises(llmlite.APIConnectionError, match="header line"):
+            llm.stream("Hi")
+
+
 def test_another_version_of_http(server):
     """An answer in a version that is not HTTP/1 is told apart."""
     server.raw(b"HTTP/3.0 200 OK\r\nContent-Length: 2\r\n\r\n{}")
@@ -192,6 +216,29 @@ def test_more_choices_or_calls_than_anybody_asks_for(server, delta):
     with llmlite.Client("m", base_url=server.url, retry=None) as llm, pytest.raises(llmlite.StreamError) as caught:
         list(llm.stream("Hi"))
     assert "over 1000" in str(caught.value) and caught.value.response.text == "hi"
+
+
+def test_as_many_calls_as_are_taken(llm, server):
+    """A thousand tool calls are, and are told in their order."""
+    calls = [{"index": at, "id": f"c{at}", "function": {"name": "f", "arguments": "{}"}} for at in range(1000)]
+    for chunk in (calls, calls + [{"index": 1000, "id": "c1000"}]):
+        server.sse([{"choices": [{"index": 0, "delta": {"content": "hi", "tool_calls": chunk}}]}, WHOLE.decode()])
+    stream = llm.stream("Hi")
+    assert list(stream)[0] == "hi" and [call.id for call in stream.response.tool_calls] == [one["id"] for one in calls]
+    with pytest.raises(llmlite.LLMError, match="over 1000 tool calls"):
+        list(llm.stream("Hi"))
+
+
+@pytest.mark.parametrize("depth, taken", [(100, True), (101, False)])
+def test_how_deep_a_reply_may_be(llm, server, depth, taken):
+    """A hundred levels, of which a text may say what it likes."""
+    odd = "[" * (depth - 1) + "]" * (depth - 1)
+    server.body(b'{"choices": [{"message": {"content": "[{["}}], "odd": %s, "more": [{}]}' % odd.encode())
+    if taken:
+        assert llm.chat("Hi").text == "[{["
+    else:
+        with pytest.raises(llmlite.ResponseError, match="broken JSON"):
+            llm.chat("Hi")
 
 
 def test_arguments_nested_too_deep(server):

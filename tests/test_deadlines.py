@@ -1,5 +1,6 @@
 """Deadlines and idle timeouts: a call comes back in time whatever the server does, and says how far it had come."""
 import contextlib
+import dataclasses
 import functools
 import gzip
 import json
@@ -9,6 +10,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import List, Union
 
 import pytest
 import requests
@@ -232,6 +234,20 @@ def test_a_connection_that_is_never_made(policy):
         assert llm.ledger.unknown == 0
 
 
+def test_a_slow_connect_and_a_tls_handshake_have_one_deadline(monkeypatch):
+    """What connecting took is not there for the handshake."""
+    class Slow(socket.socket):
+        def connect(self, address):
+            time.sleep(0.8)
+            super().connect(address)
+
+    monkeypatch.setattr(socket, "socket", Slow)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with llmlite.Client("test", base_url=url, api_key="k", retry=None, deadline=1) as llm:
+            exceeded(lambda: llm.chat("Hi"), least=1, most=1 + GRACE)
+
+
 @beside
 def test_a_connect_timeout_is_its_own_error():
     """Without a deadline the connect timeout ends each attempt to connect."""
@@ -365,6 +381,8 @@ PINGS = [  # whoever sends them; what is another dialect's empty chunk is nothin
     b'event: heartbeat\ndata: {"x":{"y":"no"}}\n\n', b'data: {"id":"x","choices":[],"usage":null}\n\n',
     b'data: {"id":"x","choices":[{"index":0,"delta":{}}]}\n\n', b'data: {"choices":[{"text":"","index":0}]}\n\n',
     b'data: {"choices":[{"index":0,"delta":{"content":"","tool_calls":[]},"finish_reason":null}]}\n\n',
+    b'data: {"id":"i","object":"o","created":1,"model":"m","system_fingerprint":"f","service_tier":"s","provider":"p",'
+    b'"index":1,"type":"t","event":"e","choices":[],"candidates":[],"content":""}\n\n',
     b'data: {"content":"","tokens":[],"stop":false}\n\n', b'data: {"candidates":[]}\n\n',
     b'data: {"candidates":[{"content":{"parts":[{"text":""}]}}]}\n\n',
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}\n\n']
@@ -555,6 +573,23 @@ def test_a_slow_name_lookup_is_left_in_time(monkeypatch):
     released.set()
 
 
+@pytest.mark.parametrize("host, deadline, here", [
+    ("localhost", None, True), ("localhost", 5, False), ("127.0.0.1", 5, True), ("127.0.0.1", None, True)])
+def test_only_a_lookup_that_a_deadline_bounds_has_a_thread(server, monkeypatch, host, deadline, here):
+    """A name is looked up in another thread where the call must be able to leave it; an address never is."""
+    threads, lookup = set(), socket.getaddrinfo
+
+    def watched(*args):
+        threads.add(threading.current_thread())
+        return lookup(*args)
+
+    monkeypatch.setattr(socket, "getaddrinfo", watched)
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url.replace("127.0.0.1", host), api_key="k", deadline=deadline) as llm:
+        assert llm.chat("Hi").text == "ok"
+    assert (threads == {threading.current_thread()}) is here
+
+
 @pytest.mark.parametrize("seconds, shown", [(1800, "1800"), (2500.5, "2500.5"), (12.5, "12.5"), (86400, "86400")])
 @beside
 def test_seconds_as_people_write_them(server, seconds, shown):
@@ -577,16 +612,20 @@ def test_the_longest_wait_as_people_write_it(server):
         llm.chat("Hi")
 
 
-ARMS = {"items": {"anyOf": [{"type": "object", "required": [f"a{at}"]} for at in range(500)]}}
+ARMS = [f"a{at}" for at in range(500)]
+CHOICES = {"items": {"type": "array", "items": {"anyOf": [{"type": "object", "required": [arm]} for arm in ARMS]}}}
+Holder = dataclasses.make_dataclass("Holder", [
+    ("items", List[Union[tuple(dataclasses.make_dataclass(arm, [(arm, int)]) for arm in ARMS)]])])
 
 
+@pytest.mark.parametrize("schema", [{"type": "object", "properties": CHOICES}, Holder], ids=["dict", "dataclass"])
 @pytest.mark.parametrize("how", ["chat", "stream"])
-def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how):
+def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how, schema):
     """The check stops at the deadline: nothing of the reply, which was paid for, is lost."""
-    text = json.dumps([{"a499": 1}] * 50_000)
+    text = json.dumps({"items": [{"a499": 1}] * 50_000})
     server.reply(text)
     llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=2 * D)
-    error = exceeded(lambda: ask(llm, how, schema=ARMS), 2 * D, 2 * D + GRACE)
+    error = exceeded(lambda: ask(llm, how, schema=schema), 2 * D, 2 * D + GRACE)
     assert str(error).startswith("compatible: deadline of 0.6 s ran out: the reply is here")
     assert (error.response.text, error.response.parsed) == (text, None)
     assert error.response.usage.total_tokens == llm.ledger.usage.total_tokens > 0

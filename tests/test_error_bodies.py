@@ -316,10 +316,15 @@ def test_body_after_an_event(server, case):
     ({"status": "NOT_FOUND"}, 404), ({"status": "FAILED_PRECONDITION"}, 400), ({"status": "RESOURCE_EXHAUSTED"}, 429),
     ({"status": "INTERNAL"}, 500), ({"status": "UNAVAILABLE"}, 503), ({"status": "DEADLINE_EXCEEDED"}, 504),
     ({"type": "unavailable_error"}, 503), ({"type": "internal_server_error"}, 500), ({"type": "tornado"}, 500),
-    ({"type": 5}, 500), ({}, 500)])
+    ({"type": 5}, 500), ({}, 500), ({"type": "invalid_request_error", "code": "model_not_found"}, 404),
+    ({"type": "server_error", "code": "rate_limit_exceeded"}, 429),
+    ({"status": "UNAVAILABLE", "type": "permission_error"}, 403)])
 @pytest.mark.parametrize("streams", [False, True])
 def test_status_it_stands_for(server, error, status, streams):
-    """An error inside a 200 stands for its code where that is a status of 400 to 599, else for its words, else 500."""
+    """An error inside a 200 stands for its code where that is a status of 400 to 599, else for its words, else 500.
+
+    Where words differ the code's is taken, then the type's.
+    """
     body = {"error": {"message": "no", **error}}
     server.handle(lambda request: testing.sse([body]) if streams else testing.json_body(body))
     raised = fails(server, "stream" if streams else "chat")

@@ -113,6 +113,24 @@ def test_whole_body(server):
     assert len(str(error)) < 450
 
 
+@pytest.mark.parametrize("code, kept", [
+    ({"a": 1}, None), (["a"], None), (None, None), ("", None), (7, 7), (7.5, 7.5), ("x" * 301, "x" * 300)])
+def test_code_is_a_word_or_a_number(server, code, kept):
+    """A code is a number or the start of a text; whatever else a server puts there is on `body` alone."""
+    server.json({"error": {"message": "no", "code": code}}, status=400)
+    error = fails(server.url)
+    assert (error.code, error.body["error"]["code"], error.message) == (kept, code, "no")
+
+
+def test_message_cut_short(server):
+    """Of a long message 64 Ki characters are kept, the whole of it on `body`."""
+    server.error(400, "x" * 100_000)
+    with llmlite.Client("test", base_url=server.url) as llm, pytest.raises(llmlite.BadRequestError) as caught:
+        llm.chat("hello")
+    error = caught.value
+    assert (error.message, len(error.body["error"]["message"])) == ("x" * 65_536, 100_000)
+
+
 def test_body_cut_short(server):
     """An error whose body is cut short is still that error, with what came."""
     server.error(401, "Incorrect key", truncate=20)
@@ -251,7 +269,7 @@ def test_the_line_of_a_lost_connection(server, steps, what, kind):
     """A lost connection says how, and where it led."""
     server.raw(*steps)
     error = fails(server.url, timeout=(5, 0.3))
-    assert type(error).__name__ == kind
+    assert (type(error).__name__, error.hint) == (kind, "")
     assert str(error).startswith(f"openai: {what}: POST {server.url}/chat/completions: ")
 
 

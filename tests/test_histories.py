@@ -1,14 +1,15 @@
 """Conversations with tools on every dialect, saved as JSON between turns, and carried from one dialect to another."""
+import itertools
 import json
 import re
 
 import pytest
 
 from tests import llmlite, named, testing
+from tests.dialects import HI, anthropic, gemini
+from tests.dialects.openai import DONE
 
-DONE = b"data: [DONE]\n\n"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
-HI = {"role": "user", "content": "hi"}
 # The script of every conversation: two calls at once, then a third, then the answer.
 TURNS = ([("add", {"a": 1}), ("add", {"a": 2})], [("mul", {"b": 3})], "It is 6.")
 RESULTS = {"add1": {"sum": 1}, "add2": {"sum": 2}, "mul3": "six"}
@@ -58,29 +59,18 @@ class OpenAI:
 class Anthropic:
     name, path = "anthropic", "/v1/messages"
     thinking = {"type": "thinking", "thinking": "hm", "signature": "SIG-anthropic"}
+    thought = list(anthropic.block(0, {"type": "thinking", "thinking": "", "signature": ""}, {
+        "type": "thinking_delta", "thinking": "hm"}, {"type": "signature_delta", "signature": "SIG-anthropic"}))
 
     def turn(self, at):
         if isinstance(TURNS[at], str):
-            blocks, reason = [{"type": "text", "text": TURNS[at]}], "end_turn"
-        else:
-            blocks = [self.thinking] + [{"type": "tool_use", "id": f"toolu_{at}{n}", "name": name, "input": args}
-                                        for n, (name, args) in enumerate(TURNS[at])]
-            reason = "tool_use"
-        body = {"id": "m", "type": "message", "role": "assistant", "content": blocks, "stop_reason": reason}
-        events = [("message_start", {"type": "message_start", "message": {**body, "content": [], "stop_reason": None}})]
-        for index, block in enumerate(blocks):
-            empty = {**block, **{name: "" for name in ("text", "thinking", "signature") if name in block}}
-            events.append(("content_block_start", {"type": "content_block_start", "index": index, "content_block": {
-                **empty, **({"input": {}} if "input" in block else {})}}))
-            for kind, key in (("text_delta", "text"), ("thinking_delta", "thinking"), ("signature_delta", "signature"),
-                              ("input_json_delta", "input")):
-                if key in block:
-                    piece = {"partial_json": json.dumps(block[key])} if key == "input" else {key: block[key]}
-                    events.append(("content_block_delta", {"type": "content_block_delta", "index": index,
-                                                           "delta": {"type": kind, **piece}}))
-            events.append(("content_block_stop", {"type": "content_block_stop", "index": index}))
-        events.append(("message_delta", {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {}}))
-        return body, [*events, ("message_stop", {"type": "message_stop"})]
+            text = {"type": "text", "text": TURNS[at]}
+            return anthropic.body(text), [anthropic.start(), *anthropic.text_block(0, TURNS[at]), *anthropic.end()]
+        calls = [(f"toolu_{at}{n}", name, args) for n, (name, args) in enumerate(TURNS[at], 1)]
+        uses = [{"type": "tool_use", "id": id, "name": name, "input": args} for id, name, args in calls]
+        events = [anthropic.use(n, id, json.dumps(args), name=name) for n, (id, name, args) in enumerate(calls, 1)]
+        return (anthropic.body(self.thinking, *uses, reason="tool_use"),
+                [anthropic.start(), *self.thought, *itertools.chain(*events), *anthropic.end("tool_use")])
 
     def heard(self, body):
         roles = [turn["role"] for turn in body["messages"]]
@@ -105,10 +95,8 @@ class Gemini:
         else:
             parts = [{"functionCall": {"name": name, "args": args}} for name, args in TURNS[at]]
             parts[0]["thoughtSignature"] = f"SIG-gemini-{at}"
-        body = {"candidates": [{"index": 0, "content": {"role": "model", "parts": parts}, "finishReason": "STOP"}],
-                "responseId": f"r{at}"}
-        pieces = [{"candidates": [{"index": 0, "content": {"role": "model", "parts": [part]}}]} for part in parts]
-        return body, [*pieces, {"candidates": [{"index": 0, "finishReason": "STOP"}], "responseId": f"r{at}"}]
+        pieces = [gemini.piece(part) for part in parts]
+        return gemini.body(*parts, responseId=f"r{at}"), [*pieces, {**gemini.last(), "responseId": f"r{at}"}]
 
     def heard(self, body):
         for content in body["contents"]:

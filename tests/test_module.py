@@ -131,6 +131,33 @@ def test_public_annotations_can_be_evaluated():
     assert typing.get_type_hints(CLIENT.Client.__init__)["fallbacks"]
 
 
+def test_defaults():
+    """What holds where nothing is said."""
+    given = {name: parameter.default for name, parameter in inspect.signature(llmlite.Client).parameters.items()}
+    assert {name: given[name] for name in ("timeout", "retry", "fallbacks", "skip_bad_events")} == {
+        "timeout": (10, 600), "retry": llmlite.RetryPolicy(), "fallbacks": (), "skip_bad_events": False}
+    assert inspect.signature(llmlite.Client.run_tools).parameters["max_rounds"].default == 10
+
+
+def test_values_made_by_hand_are_empty():
+    """What users make themselves, in their own tests say, has all of its fields, and they hold nothing."""
+    assert vars(llmlite.Response()) == {
+        "text": "", "reasoning": "", "tool_calls": [], "finish_reason": None, "raw_finish_reason": None,
+        "usage": (0, 0, 0, 0), "model": "", "id": None, "request_id": None, "citations": [], "parsed": None,
+        "tokens": [], "logprobs": [], "message": {}, "messages": [], "raw": None, "headers": {}, "attempts": 0,
+        "elapsed": 0.0}
+    assert llmlite.Usage() == (0, 0, 0, 0) and llmlite.Token("a") == ("a", None, None)
+    assert llmlite.ToolCall("1", "f", {}, "{}").invalid is None
+    assert llmlite.Event("finish") == ("finish", "", None, None, None, None)
+    error = llmlite.APIError("no")
+    assert str(error) == "no" and (error.provider, error.attempts, error.elapsed, error.hint) == ("", 0, 0.0, "")
+    assert (error.response, error.last_error, error.retry_after, error.request_id) == (None, None, None, None)
+    assert (error.status_code, error.message, error.code, error.type) == (0, "", None, None)
+    for one in (error, llmlite.ResponseError("no")):
+        assert (one.status_code, one.headers, one.body, one.request_id) == (0, {}, None, None)
+    assert vars(llmlite.RateLimit()) == {"requests_per_minute": None, "tokens_per_minute": None}
+
+
 @pytest.mark.parametrize("module", [CLIENT, testing], ids=["client", "testing"])
 def test_examples(module):
     """The examples in the docstrings do what they say."""

@@ -1,26 +1,18 @@
 """Every server's own habits: OpenRouter, xAI, DeepSeek, Groq, Mistral, vLLM, llama.cpp, Ollama, Azure and the rest."""
 import json
 import re
-from dataclasses import dataclass
 
 import pytest
 
 from tests import llmlite
+from tests.dialects import FAST, HI, check_reply, drained
+from tests.dialects.openai import DONE, USAGE
 
 ToolCall, Usage = llmlite.ToolCall, llmlite.Usage
-FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
-HI = {"role": "user", "content": "hi"}
-USAGE = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
-DONE = b"data: [DONE]\n\n"
 
 
 def client(server, provider=None, retry=None, **options):
     return llmlite.Client("m", provider=provider, base_url=server.url, api_key="k-123456", retry=retry, **options)
-
-
-def drained(stream):
-    list(stream.events())
-    return stream.response
 
 
 def body(message, finish="stop", **more):
@@ -43,19 +35,12 @@ def call(id="call_1", name="add", arguments='{"a":2}', **more):
 
 
 ADD = ToolCall("call_1", "add", {"a": 2}, '{"a":2}')
-FIELDS = ("text", "reasoning", "tool_calls", "finish_reason", "raw_finish_reason", "usage", "citations", "model", "id")
-
-
 COUNTED = Usage(9, 5)
 
 
 def said(finish="stop", usage=COUNTED, **fields):
     raw = {"raw_finish_reason": finish, "finish_reason": finish, "usage": usage, "model": "served", "id": "gen-1"}
     return {"text": "", "reasoning": "", "tool_calls": [], "citations": [], **raw, **fields}
-
-
-def check(answer, want):
-    assert {name: getattr(answer, name) for name in FIELDS} == want
 
 
 # ------------------------------------------------------------------------------------- each server's bodies and streams
@@ -74,16 +59,16 @@ SONAR = {**USAGE, "citation_tokens": 7, "num_search_queries": 1, "reasoning_toke
 BLANK_AZURE = {"id": "", "object": "", "model": "", "created": 0, "choices": [],
                "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}]}
 CONTENT_LIST = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Hi"}]
+REASONED = {"reasoning": "hm", "reasoning_details": [
+    {"type": "reasoning.text", "text": "hm", "id": "r1", "index": 0, "format": "unknown"}]}
 PROCESSING = b": OPENROUTER PROCESSING\n\n"
 LINKS = ["https://x.example", "https://y.example"]
 FOUND = [{"title": "X", "url": "https://x.example", "date": None, "snippet": "s", "source": "web"}]
 CASES = {
     "openrouter": (
         "openrouter",
-        body({"content": "Hi", "reasoning": "hm", "reasoning_details": [
-            {"type": "reasoning.text", "text": "hm", "id": None, "index": 0, "format": "unknown"}]}, usage=COST,
-            provider="X"),
-        [PROCESSING, PROCESSING, chunk({"role": "assistant", "content": "", "reasoning": "hm"}, provider="X"),
+        body({"content": "Hi", **REASONED}, usage=COST, provider="X"),
+        [PROCESSING, PROCESSING, chunk({"role": "assistant", "content": "", **REASONED}, provider="X"),
          PROCESSING, chunk({"role": "assistant", "content": "Hi"}),
          chunk({"role": "assistant", "content": ""}, "stop"),
          chunk({"role": "assistant", "content": ""}, "stop", usage=COST), DONE],
@@ -225,17 +210,9 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_reply(server, name):
-    """A server's body and its stream give the same Response, field for field."""
-    provider, whole, chunks, want = CASES[name]
-    server.json(whole)
-    server.sse(chunks)
-    llm = client(server, provider)
-    check(llm.chat("hi"), want)
-    stream = llm.stream("hi")
-    events = list(stream.events())
-    check(stream.response, want)
-    for kind in ("text", "reasoning"):
-        assert "".join(event.text for event in events if event.type == kind) == want[kind]
+    """A server's body and its stream give the same Response, field for field; the pieces make it up."""
+    provider, *cells = CASES[name]
+    check_reply(server, client(server, provider), *cells)
 
 
 @pytest.mark.parametrize("usage", [XAI, DEEPSEEK, GROQ, COST, SONAR, USAGE, {"prompt_tokens": 9, "total_tokens": 14}])
@@ -265,68 +242,6 @@ def test_mistral_ids(server):
     assert [message.get("tool_call_id") for message in first[2:]] == [one, two, None, "aB3dE6gH9"]
     assert first[4]["tool_calls"][0]["id"] == "aB3dE6gH9"
     assert set(first[3]) == {"role", "tool_call_id", "content"}
-
-
-@dataclass
-class Point:
-    x: int
-
-
-POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
-FORMAT = {"type": "json_schema", "json_schema": {"name": "Point", "schema": POINT, "strict": True}}
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
-ONE = {"type": "function", "function": {"name": "add"}}
-SAMPLING = {"temperature": 0.0, "top_p": 0.5, "top_k": 3, "max_tokens": 7, "stop": ["a"], "seed": 0}
-IMAGE = [{"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {
-    "url": "data:image/png;base64,iVBORw0KGgo="}}]}]
-LINK = [{"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {
-    "url": "https://x.example/a.png"}}]}]
-COMMON = {
-    "plain": ({}, {"messages": [HI]}),
-    "system": ({"messages": [llmlite.system("a"), HI], "system": "s"},
-               {"messages": [{"role": "system", "content": "s"}, {"role": "system", "content": "a"}, HI]}),
-    "turns": ({"messages": [HI, llmlite.assistant("yes?"), HI]},
-              {"messages": [HI, {"role": "assistant", "content": "yes?"}, HI]}),
-    "image": ({"messages": [llmlite.user("look", images=[b"\x89PNG\r\n\x1a\n"])]}, {"messages": IMAGE}),
-    "link": ({"messages": [llmlite.user("look", images=["https://x.example/a.png"])]}, {"messages": LINK}),
-    "auto": ({"tools": [TOOL], "tool_choice": "auto"}, {"messages": [HI], "tools": [TOOL], "tool_choice": "auto"}),
-    "none": ({"tools": [TOOL], "tool_choice": "none"}, {"messages": [HI], "tools": [TOOL], "tool_choice": "none"}),
-    "one": ({"tools": [TOOL], "tool_choice": "add"}, {"messages": [HI], "tools": [TOOL], "tool_choice": ONE}),
-    "object": ({"schema": dict}, {"messages": [HI], "response_format": {"type": "json_object"}}),
-    "schema": ({"schema": POINT}, {"messages": [HI], "response_format": {
-        **FORMAT, "json_schema": {**FORMAT["json_schema"], "name": "answer"}}}),
-    "dataclass": ({"schema": Point}, {"messages": [HI], "response_format": FORMAT}),
-    "effort": ({"reasoning_effort": "high"}, {"messages": [HI], "reasoning_effort": "high"}),
-    "extra": ({"extra": {"x": [1]}}, {"messages": [HI], "x": [1]}),
-}
-OWN = {
-    ("mistral", "required"): ({"tools": [TOOL], "tool_choice": "required"},
-                              {"messages": [HI], "tools": [TOOL], "tool_choice": "any"}),
-    ("deepseek", "required"): ({"tools": [TOOL], "tool_choice": "required"},
-                               {"messages": [HI], "tools": [TOOL], "tool_choice": "required"}),
-    ("mistral", "sampling"): (SAMPLING, {"messages": [HI], "random_seed": 0,
-                                         **{name: SAMPLING[name] for name in SAMPLING if name != "seed"}}),
-    ("deepseek", "sampling"): (SAMPLING, {"messages": [HI], **SAMPLING}),
-    ("deepseek", "results"): ({"messages": HISTORY}, {"messages": [
-        HI, {**HISTORY[1], "reasoning_content": ""}, HISTORY[2],
-        {"role": "tool", "tool_call_id": "chatcmpl-tool-99", "content": "5"}]}),
-}
-
-
-@pytest.mark.parametrize("provider, name", [*((p, n) for p in ("mistral", "deepseek") for n in COMMON), *OWN])
-def test_request(server, provider, name):
-    """The whole body of a chat and of a stream at Mistral, which has no stream_options, and at DeepSeek, which has."""
-    args, want = OWN[provider, name] if (provider, name) in OWN else COMMON[name]
-    server.reply('{"x": 1}', times=2)
-    llm = client(server, provider)
-    llm.chat(**{"messages": "hi", **args})
-    list(llm.stream(**{"messages": "hi", **args}))
-    chat, stream = server.requests
-    options = {} if provider == "mistral" else {"stream_options": {"include_usage": True}}
-    assert chat.json == {"model": "m", **want}
-    assert stream.json == {"model": "m", **want, "stream": True, **options}
-    assert {(request.path, request.headers["authorization"]) for request in server.requests} == {
-        ("/v1/chat/completions", "Bearer k-123456")}
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])

@@ -101,6 +101,20 @@ def test_kinds_are_counted_apart(server):
     assert (count, error.status_code) == (6, 500)
 
 
+@pytest.mark.parametrize("steps", [
+    (testing.RESET,), (testing.CLOSE,), (testing.STALL,), (b"SSH-2.0-OpenSSH\r\n",),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf",),
+    (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: ping\n\n", testing.STALL)],
+    ids=["reset", "close", "silence", "no HTTP", "half a body", "pings"])
+def test_failures_of_all_sorts_use_up_the_same_retries(server, steps):
+    """A lost connection, half an answer and a silent server are of one kind with server errors."""
+    server.raw(*steps)
+    server.error(500, times=2)
+    server.reply("not reached")
+    error, count = fails(server, stream, timeout=(5, 0.2))
+    assert (count, error.attempts) == (NORMAL, NORMAL)
+
+
 def test_same_request_again(server):
     """A retry sends the same bytes."""
     server.error(500, times=2)
@@ -157,7 +171,10 @@ def test_words_of_load(server, status, message, requests):
     (429, {"code": "organization_usage_limit_exceeded"}), (429, {"code": "insufficient_quota"}),
     (429, {"type": "rate_limit_error", "details": {"error_code": "enforced_spend_limit_reached"}}),
     (429, {"type": "rate_limit_error", "details": {"error_code": "contract_spend_limit_reached"}}),
-    (429, {"message": "Rate limit exceeded: free-models-per-day"}),
+    (429, {"message": "Rate limit exceeded: free-models-per-day"}), (402, {"code": "insufficient_quota"}),
+    (429, {"code": "billing_hard_limit_reached"}),
+    (400, {"message": "You have reached your specified API usage limits."}),
+    (429, {"message": "You exceeded your current quota, please check your plan and billing details."}),
     (429, {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerDayPerModel"}]}]})])
 def test_quota_is_final(server, call, status, error):
     """A quota that is used up is not asked for again."""

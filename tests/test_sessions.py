@@ -456,6 +456,24 @@ def test_no_proxy(server, sessions, monkeypatch, hosts, through):
         assert (len(proxy.requests), len(server.requests)) == ((1, 0) if through else (0, 1))
 
 
+def test_what_is_asked_of_the_system_for_a_connection(server, monkeypatch):
+    """Small packets go at once, and a silent connection is kept known on the way: looked at each minute, five times."""
+    asked = set()
+
+    class Watched(socket.socket):
+        def setsockopt(self, *option):
+            asked.add(option)
+            return super().setsockopt(*option)
+
+    monkeypatch.setattr(socket, "socket", Watched)
+    server.reply("ok")
+    with client(server) as llm:
+        assert ask(llm) == "ok"
+    wanted = {("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5), ("TCP_NODELAY", 1)}
+    wanted = {(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in wanted if hasattr(socket, name)}
+    assert asked >= wanted | {(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)}
+
+
 def test_connections_to_a_proxy_are_reused(server, monkeypatch):
     """One connection to the proxy serves call after call."""
     monkeypatch.setenv("HTTP_PROXY", server.root)

@@ -531,6 +531,14 @@ def test_a_line_without_end_is_refused(server, llm, opening, late):
     assert most < 24 * MB
 
 
+def test_a_line_of_the_limit_is_taken(server, llm):
+    """A line of 16 MiB is none too long: it may come whole before its end does."""
+    line = data(HE).rstrip()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    server.raw(head + line + b" " * (16 * MB - len(line)), 0.2, b"\n\n" + data(LLO) + data(STOP))
+    assert "".join(llm.stream("Hi")) == "Hello"
+
+
 def test_an_event_of_lines_without_end_keeps_memory_flat(server, llm):
     """An event that is never dispatched is refused as well when it comes in short lines."""
     server.handle(lambda request: endless(block=b"data: " + b"x" * 65529 + b"\n"))
@@ -544,6 +552,16 @@ def bomb(block, times):
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     first, again = [packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
     return first + again * (times - 1)
+
+
+def test_a_packet_that_unpacks_to_nothing_tears_no_line_end(server, llm):
+    """Between the CR and the LF of one line end may come compressed bytes that hold no text."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    first, last = b'data: {"choices":[{"index":0,\r', b'\ndata: "delta":{"content":"hi"}}]}\r\n\r\n' + data(STOP)
+    packets = [packer.compress(first) + packer.flush(zlib.Z_SYNC_FLUSH), b"\0\0\0\xff\xff",
+               packer.compress(last) + packer.flush()]
+    server.body(packets, headers={**GZIP, "Content-Type": "text/event-stream"}, gap=0.05)
+    assert list(llm.stream("Hi")) == ["hi"]
 
 
 def test_a_decompression_bomb_is_refused_with_memory_flat(server, llm):

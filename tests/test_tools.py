@@ -115,6 +115,13 @@ def parameters(function):
     return tools._function_tool(function)["function"]["parameters"]
 
 
+def called(function, arguments):
+    """What a function gives for a model's arguments."""
+    tool = tools._function_tool(function)["function"]
+    call = llmlite.ToolCall("call_1", tool["name"], arguments, "")
+    return function(**tools._fitted_arguments(call, tool["parameters"]))
+
+
 def schema_of(hint, default=dataclasses.MISSING):
     """The schema of one parameter that has this annotation."""
     def take(x):
@@ -130,7 +137,7 @@ def read(hint, value):
     def take(x):
         return x
     take.__annotations__ = {"x": hint}
-    return tools._call_function(take, {"x": value})
+    return called(take, {"x": value})
 
 
 STRING, NULL = {"type": "string"}, {"type": "null"}
@@ -167,7 +174,7 @@ def test_a_function_without_docstring_or_parameters():
         pass
     assert tools._function_tool(now)["function"] == {"name": "now", "parameters": {
         "type": "object", "properties": {}, "required": [], "additionalProperties": False}}
-    assert tools._call_function(now, {}) is None
+    assert called(now, {}) is None
 
 
 @pytest.mark.parametrize("doc", [
@@ -317,7 +324,7 @@ def test_callables_of_every_kind():
         assert (tool["name"], tool.get("description")) == (name, description)
         assert set(tool["parameters"]["properties"]) >= set(arguments)
         assert "self" not in tool["parameters"]["properties"]
-        assert tools._call_function(function, arguments) == result
+        assert called(function, arguments) == result
 
 
 def test_partial_hides_what_it_binds():
@@ -332,9 +339,9 @@ def test_partial_hides_what_it_binds():
     tool = tools._function_tool(bound)["function"]
     assert (tool["name"], tool["description"]) == ("ask", "Ask.")
     assert tool["parameters"]["properties"] == {"question": STRING, "depth": {"type": "integer", "default": 1}}
-    assert tools._call_function(bound, {"question": "q", "depth": 2}) == "t p q k2 2"
+    assert called(bound, {"question": "q", "depth": 2}) == "t p q k2 2"
     with pytest.raises(TypeError, match="^ask\\(\\): unexpected 'key'$"):
-        tools._call_function(bound, {"question": "q", "key": "mine"})
+        called(bound, {"question": "q", "key": "mine"})
 
 
 async def later(x: int) -> int:
@@ -447,12 +454,34 @@ def test_arguments_become_what_the_annotations_say():
             (Trip, {"start": place, "stops": [place]}, Trip(made, [made])), (Level, 2, Level.HIGH),
             (Tuple[Color, ...], ["red"], (Color.RED,)), (Set[str], ["a", "a"], {"a"}),
             (FrozenSet[int], [1], frozenset([1])),
-            (float, 3, 3), (int, 3.0, 3), (Any, place, place), (Literal["a", None], None, None), (bool, True, True),
+            (float, 3, 3), (int, 3.0, 3), (Level, 2.0, Level.HIGH), (Literal[3], 3.0, 3), (Any, place, place),
+            (Union[Place, Any], place, made), (Dict[str, Union[int, Any]], {"a": 2.0}, {"a": 2}),
+            (Literal["a", None], None, None), (bool, True, True),
             (Loose, {"id": 1, "name": "n"}, {"id": 1, "name": "n"}), (dict, {"x": [1]}, {"x": [1]})]:
         given = read(hint, value)
         assert given == result
         assert type(given) is type(result)
-    assert type(read(int, 3.0)) is int
+    assert type(read(int, 3.0)) is type(read(Literal[3], 3.0)) is int
+
+
+def test_a_union_takes_the_first_type_that_can_be_made():
+    """What fits a dataclass and is refused by it goes to the next type; what no type takes is named once a type."""
+    calm, wild = ({"start": {"city": "Ulm"}, "stops": [], "note": note} for note in ("good", "bad"))
+    assert read(List[Union[Trip, Dict[str, Any]]], [calm, wild]) == [Trip(Place("Ulm"), [], "good"), wild]
+    with pytest.raises(TypeError, match=r"x\[0\]: note may not be bad; or x\[0\].start: {'city': 'Ulm'} is not of"):
+        read(List[Union[Trip, Dict[str, str]]], [wild])
+
+
+def test_arguments_are_the_functions_own():
+    """A function that changes the lists and dicts it is given changes nothing of the call, which is in the history."""
+    given = {"x": {"a": [2.0, 1]}}
+
+    def take(x: Dict[str, List[int]]):
+        x["a"].sort()
+        x["b"] = []
+        return x
+    assert called(take, given) == {"a": [1, 2], "b": []}
+    assert given == {"x": {"a": [2.0, 1]}}
 
 
 @pytest.mark.parametrize("hint, value, message", [
@@ -482,10 +511,10 @@ def test_arguments_missing_unexpected_or_none_at_all():
     for arguments, message in [({}, "missing 'a'"), ({"b": 1, "c": 2}, "missing 'a' and unexpected 'c'"),
                                ([1], "[1] is not of type object"), (None, "None is not of type object")]:
         with pytest.raises(TypeError) as caught:
-            tools._call_function(boom, arguments)
+            called(boom, arguments)
         assert str(caught.value) == "boom(): " + message
     with pytest.raises(ValueError, match="^mine$"):
-        tools._call_function(boom, {"a": 1})
+        called(boom, {"a": 1})
 
 
 class Model:
@@ -621,6 +650,9 @@ def test_what_is_no_image(data, kind, tmp_path):
     (tmp_path / "x.png").write_bytes(data)
     with pytest.raises(tools.ConfigurationError, match=f"^image '.*x.png' is {kind}: "):
         tools._image_part(tmp_path / "x.png")
+    for kept in (bytearray(data), memoryview(data)):
+        with pytest.raises(llmlite.ConfigurationError, match=f"^image is {kind}: "):
+            llmlite.user("Look", images=[kept])
 
 
 def test_an_image_that_is_not_there(tmp_path, monkeypatch):
@@ -843,7 +875,7 @@ def test_type_aliases(monkeypatch, first):
                    "properties": {"name": STRING, "names": names, "pair": pair}},
         "much": {"anyOf": [STRING, {"type": "integer"}], "description": "much"}, "how": {**STRING, "default": "hi"}}
     person = {"name": "a", "names": ["b"], "pair": {"c": [1]}}
-    assert tools._call_function(space["greet"], {"person": person, "much": 2}) == (space["Person"](**person), 2, "hi")
+    assert called(space["greet"], {"person": person, "much": 2}) == (space["Person"](**person), 2, "hi")
     assert tools._parse_as(space["Person"], json.dumps(person)) == space["Person"](**person)
     for name, words in [("loop", "Loop holds itself"), ("tree", "Tree holds itself"), ("gone", "the alias Gone cannot"),
                         ("same", "the alias Same[int] cannot be read")]:

@@ -182,6 +182,15 @@ def test_reset_times(server, remaining, reset, make):
     assert 57 < asked(server, {remaining: "0", reset: make()}, None) <= 60.1
 
 
+def test_a_reset_on_the_second(server):
+    """A time without a fraction is that very second."""
+    began = time.time()
+    at = int(began) + 60
+    reset = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))}
+    wait = asked(server, reset, None)
+    assert at - time.time() <= wait <= at - began
+
+
 def test_reset_headers_in_the_body(server):
     """A router repeats the headers of the provider behind it in its error's metadata."""
     told = {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4"}
@@ -222,6 +231,20 @@ def test_never_sooner_than_asked(server):
         llm.chat("hello")
     assert len(gaps(server)) == 6
     assert min(gaps(server)) >= 0.03
+
+
+@pytest.mark.parametrize("make", [
+    lambda server: server.error(429, retry_after=0.5), lambda server: server.error(500)], ids=["ask", "own"])
+def test_waiting_takes_no_processor_time(server, make):
+    """A call that waits sleeps."""
+    make(server)
+    server.reply("ok")
+    policy = llmlite.RetryPolicy(backoff=0.5, jitter=0)
+    with client(server, policy) as llm:
+        before = time.thread_time()
+        assert llm.chat("hello").attempts == 2
+        assert time.thread_time() - before < 0.25
+    assert gaps(server)[0] >= 0.5
 
 
 def test_asks_in_a_stream(server):

@@ -52,10 +52,13 @@ def target_http(pieces):
         call.read = 5.0
         call.deadline, call.limit = client._now() + 5.0, 5.0
         attempt = client._Attempt(call)
-        answer = client._HTTPResponse(client._Wire(here, attempt, in_head=True), method="POST")
+        attempt.wire = client._Wire(here, attempt)
+        answer = client._HTTPResponse(attempt.wire, method="POST")
         try:
             answer.begin()
-            pieces = iter(lambda: answer.read1(1 << 16), b"")
+            attempt.wire.in_head = False
+            body = client._Body(answer.fp, *client._framing(answer.headers, answer.status))
+            pieces = iter(body.read, b"")
             for _ in client._inflated(pieces, answer.headers.get("content-encoding", "identity")):
                 pass
         except client._WIRE_ERRORS:
