@@ -23,7 +23,8 @@ This file works alone: copy it into a project under any name.  Its sections, top
     secrets        what is shown and saved nowhere: keys, and what looks like one
     arguments      what the user gave: checks, keys, providers
     logging        what happened, for people: the log, failed requests as files
-    json           what is sent as bytes
+    json           what is sent as bytes; what came, which may be anything; pieces folded
+    readers        what an answer means: models, vectors, finish reasons, the message of a reply
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
     providers      the table: name, address, key variable, dialect, quirks
 """
@@ -4251,13 +4252,6 @@ def _encode(body: JSON) -> bytes:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
 
-# ------------------------------------------------------------------------------------------------------------- dialects
-
-
-class _Failed(Exception):
-    """A reply that says it failed; its argument is the error object."""
-
-
 def _dict(value: Any) -> JSON:
     return value if isinstance(value, dict) else {}
 
@@ -4272,6 +4266,18 @@ def _str(value: Any) -> str:
 
 def _int(value: Any) -> int:
     return min(value, 1 << 53) if isinstance(value, int) and value > 0 else 0
+
+
+def _at(value: Any, path: str) -> Any:
+    """What stands at a path such as "usage.prompt_tokens"; None where there is no such place."""
+    for name in path.split("."):
+        value = _dict(value).get(name)
+    return value
+
+
+def _count(value: Any, *paths: str) -> int:
+    """The first count above zero at one of these paths, or 0."""
+    return next(filter(None, (_int(_at(value, path)) for path in paths)), 0)
 
 
 def _first(*values: Any) -> Any:
@@ -4292,8 +4298,102 @@ def _short(mask: _Mask, value: Any) -> Any:
     return value if isinstance(value, (int, float)) else None
 
 
+_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
+_scan_json = json.JSONDecoder().raw_decode  # json.loads without the search for white space at both ends
+
+
+def _floats(value: Any) -> List[float]:
+    """A vector: a list of numbers, or base64 of little-endian float32."""
+    try:
+        data = base64.b64decode(value) if isinstance(value, str) else b""
+        return list(struct.unpack(f"<{len(data) // 4}f", data)) or _list(value)
+    except (ValueError, struct.error):
+        return []
+
+
+def _without(value: JSON, *names: str) -> JSON:
+    return {name: item for name, item in value.items() if name not in names}
+
+
+def _merged(body: JSON, extra: JSON) -> JSON:
+    """A body with `extra` in it: it wins, and of two objects the keys are merged."""
+    both = {key: {**body[key], **value} for key, value in extra.items()
+            if isinstance(value, dict) and isinstance(body.get(key), dict)}
+    return {**body, **extra, **both}
+
+
+def _put(new: JSON, kept: JSON) -> None:
+    """Put what is new into what is kept; null and blank replace nothing that had come."""
+    for key, value in new.items():
+        if value or key not in kept:
+            kept[key] = value
+
+
+def _fold(piece: JSON, kept: JSON, grows: JSON) -> None:
+    """Put a piece into what is kept; what `grows` names as a str or a list grows, and within a dict what that names.
+
+    What should grow, and is of another kind, replaces nothing.
+
+        >>> kept = {"index": 0, "function": {"name": "add"}, "tokens": [1]}
+        >>> _fold({"index": 0, "function": {"name": ""}, "tokens": [2]}, kept, {"function": {}, "tokens": list})
+        >>> kept
+        {'index': 0, 'function': {'name': 'add'}, 'tokens': [1, 2]}
+    """
+    for key, value in piece.items():
+        growth = grows.get(key)
+        if growth is None:
+            if value or key not in kept:
+                kept[key] = value
+        elif growth is str and type(value) is str:
+            _gather(kept, key, value)
+        elif growth is list and type(value) is list:
+            _under(kept, key, list).extend(value)
+        elif type(growth) is dict and type(value) is dict:
+            _fold(value, _under(kept, key, dict), growth)
+        elif key not in kept:
+            kept[key] = value
+
+
+def _gather(kept: JSON, key: str, piece: str) -> None:
+    """Append to a text that grows piece by piece, at a cost that does not grow with it."""
+    try:
+        kept[key].write(piece)
+    except (KeyError, AttributeError):  # the first, or the first that is a text
+        before, kept[key] = _str(kept.get(key)), io.StringIO()
+        kept[key].write(before + piece)
+
+
+def _under(kept: JSON, key: str, kind: Type[Any]) -> Any:
+    """What stands under a key, made anew where a server has put something else there."""
+    if type(kept.get(key)) is not kind:
+        kept[key] = kind()
+    return kept[key]
+
+
+def _member(kept: JSON, key: str, index: Any, id: Any = None) -> JSON:
+    """The item of a list that a piece goes on: that of its index, else the last; a new id opens a new item."""
+    try:
+        last: JSON = kept[key][-1]
+        if last["index"] == index and id is None:
+            return last  # the usual, at once
+    except (LookupError, TypeError):
+        pass
+    items: List[JSON] = _under(kept, key, list)
+    for item in reversed(items):
+        if index is None:
+            if not id or item.get("id") == id:
+                return item
+            break
+        if item.get("index") == index and (not id or item.get("id", id) == id):
+            return item
+    if len(items) >= _MAX_CALLS:
+        raise _TooLarge(f"a reply of over {_MAX_CALLS} {key.replace('_', ' ')}")
+    items.append({} if index is None else {"index": index})
+    return items[-1]
+
+
 def _settled(value: Any, depth: int = 8) -> Any:
-    """A folded body as plain JSON: buffers become str; a copy, for another thread may be folding the next chunk in."""
+    """What is kept as plain JSON: buffers become str; a copy, for another thread may be folding the next chunk in."""
     if isinstance(value, io.StringIO):
         return value.getvalue()
     if depth and isinstance(value, dict):
@@ -4303,65 +4403,11 @@ def _settled(value: Any, depth: int = 8) -> Any:
     return value
 
 
-def _put(new: JSON, body: JSON, but: Sequence[str] = ()) -> None:
-    """Fold keys into a body; what is null or blank replaces nothing that had come."""
-    for key, value in new.items():
-        if (value or key not in body) and key not in but:
-            body[key] = value
+# -------------------------------------------------------------------------------------------------------------- readers
 
 
-def _gather(body: JSON, key: str, piece: str) -> None:
-    """Append to a text that grows piece by piece, at a cost that does not grow with it."""
-    try:
-        body[key].write(piece)
-    except (KeyError, AttributeError):  # the first, or the first that is a text
-        before, body[key] = _str(body.get(key)), io.StringIO()
-        body[key].write(before + piece)
-
-
-_JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
-_scan_json = json.JSONDecoder().raw_decode  # json.loads without the search for white space at both ends
-
-_REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
-_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
-_FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
-    "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
-    "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
-    "tool_calls": "tool_calls function_call tool_use",
-    "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY "
-                      "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION IMAGE_OTHER MODEL_ARMOR JAILBREAK",
-}.items() for word in words.split()}
-
-
-def _finish_of(raw: Any) -> Optional[str]:
-    """The canonical finish reason; None while there is none."""
-    return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
-
-
-def _cut(call: ToolCall, why: str) -> ToolCall:
-    return call._replace(invalid=", ".join(filter(None, (call.invalid, why))))
-
-
-def _finished(reply: Response, own: JSON) -> Response:
-    """A reply with its message; tool calls are why it ended, unless it was cut: then the last of them is.
-
-    `own` is what the dialect wants back verbatim.
-    """
-    calls, finish = reply.tool_calls, reply.finish_reason
-    if calls and re.search(_REFUSED_CALLS, str(reply.raw_finish_reason)):
-        why = f"refused by the provider: {_shown(reply.raw_finish_reason)}"
-        calls[:] = [call._replace(invalid=why) for call in calls]
-    if calls and finish in _CUT_BY:
-        calls[-1] = _cut(calls[-1], _CUT_BY[finish])
-    elif calls and finish is not None:
-        reply.finish_reason = "tool_calls"
-    reply.message = {"role": "assistant", "content": reply.text or (None if calls else "")}
-    if calls:
-        reply.message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
-            "name": call.name, "arguments": call.raw_arguments}} for call in calls]
-    if own:
-        reply.message["llmlite"] = own
-    return reply
+class _Failed(Exception):
+    """A reply that says it failed; its argument is the error object."""
 
 
 class _Reader:
@@ -4427,36 +4473,68 @@ class _Vectors(_Reader):
         self.count = count
 
     def check(self, body: JSON) -> None:
-        found = self.parse(body).parsed
-        if not found or not all(found):
+        vectors = self.parse(body).parsed
+        if not vectors or not all(vectors):
             raise ResponseError("no embeddings in the answer")
-        if self.count and len(found) != self.count:
-            raise ResponseError(f"{len(found)} embeddings for {self.count} texts")
+        if self.count and len(vectors) != self.count:
+            raise ResponseError(f"{len(vectors)} embeddings for {self.count} texts")
 
     def parse(self, body: JSON) -> Response:
-        rows = [_dict(row) for row in _list(body.get("data"))]
-        rows.sort(key=lambda row: _int(row.get("index")))
-        found = [_floats(row.get("embedding")) for row in rows]
-        found += [_floats(_dict(row).get("values")) for row in _list(body.get("embeddings"))]
-        usage = _dict(body.get("usage"))
-        read = _int(usage.get("prompt_tokens")) or _int(_dict(body.get("usageMetadata")).get("promptTokenCount"))
-        return Response(parsed=found, raw=body, usage=Usage(read), model=_str(body.get("model")))
+        rows = sorted(map(_dict, _list(body.get("data"))), key=lambda row: _int(row.get("index")))
+        vectors = [_floats(row.get("embedding")) for row in rows]
+        vectors += [_floats(_dict(row).get("values")) for row in _list(body.get("embeddings"))]
+        usage = Usage(_count(body, "usage.prompt_tokens", "usageMetadata.promptTokenCount"))
+        return Response(parsed=vectors, raw=body, usage=usage, model=_str(body.get("model")))
 
 
-def _floats(value: Any) -> List[float]:
-    """A vector: a list of numbers, or base64 of little-endian float32."""
-    try:
-        data = base64.b64decode(value) if isinstance(value, str) else b""
-        return list(struct.unpack(f"<{len(data) // 4}f", data)) or _list(value)
-    except (ValueError, struct.error):
-        return []
+_REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
+_CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
+_FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
+    "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
+    "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
+    "tool_calls": "tool_calls function_call tool_use",
+    "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY "
+                      "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION IMAGE_OTHER MODEL_ARMOR JAILBREAK",
+}.items() for word in words.split()}
 
 
-def _merged(body: JSON, extra: JSON) -> JSON:
-    """A body with `extra` in it: it wins, and of two objects the keys are merged."""
-    both = {key: {**body[key], **value} for key, value in extra.items()
-            if isinstance(value, dict) and isinstance(body.get(key), dict)}
-    return {**body, **extra, **both}
+def _finish_of(raw: Any) -> Optional[str]:
+    """The canonical finish reason; None while there is none."""
+    return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+
+
+def _cut(call: ToolCall, why: str) -> ToolCall:
+    return call._replace(invalid=", ".join(filter(None, (call.invalid, why))))
+
+
+def _finished(reply: Response, voice: str = "", verbatim: Any = None) -> Response:
+    """A reply with its message, and in it what the dialect of this voice wants back verbatim, if anything.
+
+    Tool calls are why it ended, unless it was cut: then the last of them is.
+    """
+    calls, finish = reply.tool_calls, reply.finish_reason
+    if calls and re.search(_REFUSED_CALLS, str(reply.raw_finish_reason)):
+        why = f"refused by the provider: {_shown(reply.raw_finish_reason)}"
+        calls[:] = [call._replace(invalid=why) for call in calls]
+    if calls and finish in _CUT_BY:
+        calls[-1] = _cut(calls[-1], _CUT_BY[finish])
+    elif calls and finish is not None:
+        reply.finish_reason = "tool_calls"
+    reply.message = {"role": "assistant", "content": reply.text or (None if calls else "")}
+    if calls:
+        reply.message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
+            "name": call.name, "arguments": call.raw_arguments}} for call in calls]
+    if verbatim:
+        reply.message["llmlite"] = {voice: verbatim}
+    return reply
+
+
+def _said(thoughts: str, text: str) -> List[_Said]:
+    """The events of what a piece says."""
+    return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
+
+
+# ------------------------------------------------------------------------------------------------------------- dialects
 
 
 class _Dialect(_Reader):
@@ -4466,6 +4544,7 @@ class _Dialect(_Reader):
     models_path = "/models"
     embeddings_at_once = 2048  # texts in one embeddings request
     auth_header, auth_scheme = "Authorization", "Bearer "
+    fixed_headers: Dict[str, str] = {}
     names: Dict[str, str] = {}  # our name of an option -> the provider's
     lacks: Tuple[str, ...] = ()  # options the provider has not
 
@@ -4473,14 +4552,14 @@ class _Dialect(_Reader):
         self.__dict__.update(quirks)
 
     def headers(self, key: str) -> Dict[str, Optional[str]]:
-        return {self.auth_header: self.auth_scheme + key} if key else {}
+        return {**({self.auth_header: self.auth_scheme + key} if key else {}), **self.fixed_headers}
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
         """What was asked of a model, as this provider takes it; `extra` wins."""
         for name in self.lacks:
             if name in asked:
                 raise ConfigurationError(f"{name} is not an option of {self.voice}", hint="leave it out")
-        path, body = self.build(model, {name: value for name, value in asked.items() if name != "extra"}, stream)
+        path, body = self.build(model, _without(asked, "extra"), stream)
         return _Request("POST", path, _merged(body, asked.get("extra", {})))
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
@@ -4503,13 +4582,101 @@ class _Dialect(_Reader):
         raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
 
 
-class _OpenAI(_Dialect):
+_SYSTEM = ("system", "developer")  # roles of what goes before the history
+_RESULTS = ("tool", "function")  # roles of what answers tool calls
+_DATA_URI = r"data:([^;,]+);base64,"
+
+
+def _verbatim(message: JSON, voice: str) -> Any:
+    """What a dialect put into an assistant message to have it back unchanged; None in somebody else's message."""
+    return _dict(message.get("llmlite")).get(voice)
+
+
+def _prompts(asked: JSON) -> List[Any]:
+    """The system prompts: the one asked for, which is taken out, and those of the history."""
+    turns = [turn for turn in asked["messages"] if turn["role"] in _SYSTEM]
+    return [prompt for prompt in (asked.pop("system", None), *(turn.get("content") for turn in turns)) if prompt]
+
+
+def _image_of(part: JSON) -> Tuple[str, str, str]:
+    """An image part's address; if it is a data URI, the media type and the base64 in it, else "" and ""."""
+    image = part.get("image_url")
+    url = _str(image.get("url") if isinstance(image, dict) else image)
+    inline = re.match(_DATA_URI, url)
+    return (url, inline.group(1), url[inline.end():]) if inline else (url, "", "")
+
+
+def _as_list(value: Any) -> List[Any]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+class _Choices(_Dialect):
+    """A wire format that answers with choices, under the key `mark`; the one of index 0 is the reply."""
+
+    finish = "finish_reason"  # the key of why a choice ended
+    grows: JSON = {}  # what of a choice grows in a stream, as `_fold` takes it
+
+    def __init__(self, **quirks: Any) -> None:
+        super().__init__(mark=self.mark, finish=self.finish, **quirks)  # on the object each chunk finds them sooner
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
+        choices = chunk.pop(self.mark, None)
+        if all(chunk.values()):  # the usual, and quicker
+            body.update(chunk)
+        else:
+            _put(chunk, body)
+        events: List[_Said] = [] if choices else self.without_choices(chunk)
+        known: List[JSON] = body.get(self.mark, ())
+        for choice in choices if type(choices) is list else ():
+            if type(choice) is dict:
+                index, reason = choice.get("index"), choice.get(self.finish)
+                if type(index) is not int:
+                    index = choice["index"] = 0
+                kept = known[-1] if known and known[-1]["index"] == index else _member(body, self.mark, index)
+                self.fold(choice, kept, [] if index else events)
+                if reason:
+                    kept[self.finish] = reason
+                    events.append(_FINISH)
+                if reason or "error" in choice:
+                    _fail(choice, reason)
+        if not events:
+            chunk[self.mark] = choices  # whether it holds anything is asked of the whole chunk
+        return events
+
+    def fold(self, choice: JSON, kept: JSON, events: List[_Said]) -> None:
+        """Fold a choice into what is kept of it, and add what it says to the events."""
+        raise NotImplementedError
+
+    def without_choices(self, chunk: JSON) -> List[_Said]:
+        """The events of a chunk that has no choice."""
+        return []
+
+
+def _fail(choice: JSON, reason: Any) -> None:
+    """Raise for a choice that says the server gave up."""
+    error = choice.get("error")
+    if error or reason in ("error", "insufficient_system_resource", "abort"):
+        raise _Failed({"error": error or {"message": f"finish_reason {reason}", "code": reason}})
+
+
+def _first_choice(choices: Any) -> JSON:
+    """The choice that is the reply: of several, which may come in any order, the one of index 0."""
+    choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
+    return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
+
+
+# OpenAI's chat completions, and who speaks as it does
+
+
+class _OpenAI(_Choices):
     """OpenAI's chat completions, which most servers speak."""
 
     mark = "choices"
     path = "/chat/completions"
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
+    modes: Dict[str, str] = {}  # our word for a tool choice -> the provider's
+    grows = {"logprobs": {"content": list, "refusal": list}, "token_ids": list}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         messages, schema = asked.pop("messages"), asked.pop("schema", None)
@@ -4529,14 +4696,14 @@ class _OpenAI(_Dialect):
 
     def message(self, message: JSON) -> JSON:
         """A message of the history as this provider takes it: its own words back, nobody else's."""
-        sent = {key: value for key, value in message.items() if key not in ("llmlite", "is_error")}
+        sent = _without(message, "llmlite", "is_error")
         sent.update(_verbatim(message, self.voice) or {})
         if sent.get("tool_calls"):
             sent["tool_calls"] = [_with_text(call, "function") for call in sent["tool_calls"]]
         return _with_text(sent, "function_call")
 
     def tool_choice(self, choice: Any) -> Any:
-        return choice
+        return self.modes.get(choice, choice) if isinstance(choice, str) else choice
 
     @staticmethod
     def response_format(schema: _Schema) -> JSON:
@@ -4558,212 +4725,103 @@ class _OpenAI(_Dialect):
     def parse(self, body: JSON) -> Response:
         choice = _first_choice(body.get("choices"))
         message = _dict(choice.get("message"))
-        thoughts = _content_text(message.get("content"))[1]
         finish = _finish_of(choice.get("finish_reason"))
-        finish = "content_filter" if message.get("refusal") and finish == "stop" else finish
-        reasoning = _str(_first(message.get("reasoning_content"), message.get("reasoning"))) or thoughts
-        reply = self.reply(body, choice, reasoning=reasoning, tool_calls=_openai_calls(message), finish_reason=finish,
+        thoughts = _first(message.get("reasoning_content"), message.get("reasoning"))
+        reply = self.reply(body, choice, tool_calls=_openai_calls(message),
+                           reasoning=_str(thoughts) or _content_text(message.get("content"))[1],
+                           finish_reason="content_filter" if message.get("refusal") and finish == "stop" else finish,
                            citations=_list(_first(body.get("citations"), message.get("annotations"))))
-        own = {key: [_without_index(item) for item in _list(message[key])] if key == "tool_calls" else message[key]
-               for key in self.echo if message.get(key)}
-        _finished(reply, {self.voice: own} if own else {})
-        for at, call in enumerate(_list(message.get("tool_calls"))):
-            if "custom" in _dict(call):
-                reply.message["tool_calls"][at] = _without_index(call)
+        calls = [_without(_dict(call), "index") for call in _list(message.get("tool_calls"))]
+        words = {**message, "tool_calls": calls}
+        _finished(reply, self.voice, {key: words[key] for key in self.echo if message.get(key)})
+        for at, call in enumerate(calls):
+            if "custom" in call:
+                reply.message["tool_calls"][at] = call
         return reply
 
     def reply(self, body: JSON, choice: JSON, **more: Any) -> Response:
         """A reply with what chats and raw completions have alike."""
-        return Response(text=self.said(choice), raw=body, raw_finish_reason=choice.get("finish_reason"),
+        return Response(text=self.text_of(choice), raw=body, raw_finish_reason=choice.get("finish_reason"),
                         usage=_openai_usage(body, choice), model=_str(body.get("model")),
-                        id=_str(body.get("id")) or None,
-                        logprobs=_list(_dict(choice.get("logprobs")).get("content")), **more)
+                        id=_str(body.get("id")) or None, logprobs=_list(_at(choice, "logprobs.content")), **more)
 
     def text(self, body: JSON) -> str:
-        return self.said(_first_choice(body.get("choices")))
+        return self.text_of(_first_choice(body.get("choices")))
 
-    def said(self, choice: JSON) -> str:
-        """The text of a choice."""
+    def text_of(self, choice: JSON) -> str:
         message = _dict(choice.get("message"))
         return _content_text(_settled(message.get("content")))[0] + _str(_settled(message.get("refusal")))
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
-        choices = chunk.pop("choices", None)
-        if all(chunk.values()):
-            body.update(chunk)
-        else:
-            _put(chunk, body)
-        events: List[_Said] = []
-        for choice in choices if type(choices) is list else ():
-            if type(choice) is dict:
-                self._fold(choice, body, events)
-        if not events:
-            chunk["choices"] = choices  # whether it holds anything is asked of the whole chunk
-        return events
-
-    def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
-        choices, index = body.get("choices"), choice.get("index")
-        kept = choices[0] if choices and choices[0]["index"] == index else _kept(
-            body, "choices", index, {"message": {}})
-        message, delta, reason = kept["message"], choice.get("delta"), choice.get("finish_reason")
-        self._fold_delta(delta if type(delta) is dict else _dict(choice.get("message")), message,
-                         [] if kept["index"] else events)
-        odd = choice.get("logprobs") or not _PLAIN.issuperset(choice)
-        if odd:
-            _fold_rest(choice, kept, _FOLDED)
-        if reason:
-            events.append(_FINISH)
-            kept["finish_reason"] = reason
-        if reason or odd:
-            _fail(choice, reason)
-
-    def _fold_delta(self, delta: JSON, message: JSON, events: List[_Said]) -> None:
+    def fold(self, choice: JSON, kept: JSON, events: List[_Said]) -> None:
+        delta, message = choice.get("delta"), kept.get("message")
+        if message is None:
+            message = kept["message"] = {}
+        if type(delta) is not dict:  # a server that sends whole messages
+            delta = _dict(choice.get("message"))
         for key, value in delta.items():
             if not value:
                 continue
-            if key == "content" and type(value) is str:
-                _gather(message, key, value)
+            if type(value) is str and key in ("content", "refusal"):
+                try:  # without a call: no piece is more frequent
+                    message[key].write(value)
+                except (KeyError, AttributeError):
+                    _gather(message, key, value)
                 events.append(value)
+            elif type(value) is str and key in ("reasoning_content", "reasoning"):
+                _gather(message, key, value)
+                if key == "reasoning_content" or not delta.get("reasoning_content"):
+                    events.append(Event("reasoning", value))
             elif key == "content":
                 text, thoughts = _content_text(value)
-                self._fold_delta({"reasoning": thoughts, "content": text}, message, events)
-            elif key in ("reasoning", "reasoning_content", "refusal") and type(value) is str:
-                _gather(message, key, value)
-                if key == "refusal":
-                    events.append(value)
-                elif key == "reasoning_content" or not delta.get("reasoning_content"):
-                    events.append(Event("reasoning", value))
+                self.fold({"delta": {"reasoning": thoughts, "content": text}}, kept, events)
             elif key in ("tool_calls", "reasoning_details"):
                 for piece in filter(None, map(_dict, _list(value))):
-                    _fold_piece(piece, _piece_for(piece, _under(message, key, list)))
-            elif key == "function_call":
-                _fold_piece(_dict(value), _under(message, "function_call", dict))
-            elif type(value) is list and type(message.get(key)) is list:
-                message[key] += value
+                    _fold(piece, _member(message, key, piece.get("index"), piece.get("id")), _GROWS)
+            elif type(value) is list:
+                _under(message, key, list).extend(value)
             else:
-                message[key] = value
-
-
-def _fail(choice: JSON, reason: Any) -> None:
-    """Raise for a finish reason that means the server gave up."""
-    if reason in ("error", "insufficient_system_resource", "abort") or choice.get("error"):
-        error = choice.get("error") or {"message": f"finish_reason {reason}", "code": reason}
-        raise _Failed({"error": error})
-
-
-def _first_choice(choices: Any) -> JSON:
-    """The choice that is the reply: of several, which may come in any order, the one of index 0."""
-    choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
-    return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
-
-
-def _kept(body: JSON, key: str, index: Any, new: JSON) -> JSON:
-    """The choice (or candidate) of a folded body that has this index; `new` is what it has before the first piece."""
-    choices: List[JSON] = _under(body, key, list)
-    index = index if type(index) is int else 0
-    for choice in reversed(choices):
-        if choice["index"] == index:
-            return choice
-    if len(choices) >= _MAX_CALLS:
-        raise _TooLarge(f"a reply of over {_MAX_CALLS} choices")
-    choices.append({"index": index, **new})
-    return choices[-1]
-
-
-def _fold_rest(choice: JSON, kept: JSON, but: Iterable[str] = ()) -> None:
-    """What a choice has beside its message: lists of what each token is grow, of all else the last word stays."""
-    for key, value in choice.items():
-        if key in but or (not value and key in kept):
-            continue
-        if key in _LISTED and type(value) is list:
-            _under(kept, key, list).extend(value)
-        elif key in ("logprobs", "logprobsResult") and type(value) is dict:
-            _fold_rest(value, _under(kept, key, dict))
-        else:
-            kept[key] = value
+                _fold({key: value}, message, _GROWS)
+        if choice.get("logprobs") or not _PLAIN.issuperset(choice):
+            _fold(_without(choice, "delta", "message"), kept, self.grows)
 
 
 _PLAIN = frozenset(("index", "delta", "logprobs", "finish_reason"))  # what a choice of a chat's chunk always has
-_GROWING = ("arguments", "input", "text", "summary", "data")  # of a call or a reasoning detail
-_FOLDED = frozenset(("index", "delta", "message", "text", "finish_reason", "content"))  # of a choice, by others
-_LISTED = frozenset(("token_ids", "content", "refusal", "tokens", "token_logprobs", "top_logprobs", "text_offset",
-                     "chosenCandidates", "topCandidates"))
-
-
-def _piece_for(piece: JSON, kept: List[JSON]) -> JSON:
-    """The call or detail that a piece goes on, by their index; where a server gives none, a new id starts a new one."""
-    index, id = piece.get("index"), piece.get("id")
-    if kept and index is None and (not id or kept[-1].get("id") == id):
-        return kept[-1]
-    new = not kept or (len(kept) == index and kept[-1].get("index") == len(kept) - 1)  # the usual: no need to search
-    for item in reversed(kept) if index is not None and not new else ():
-        if item.get("index") == index and (not id or item.get("id", id) == id):
-            return item
-    if len(kept) >= _MAX_CALLS:
-        raise _TooLarge(f"a reply of over {_MAX_CALLS} tool calls")
-    kept.append({} if index is None else {"index": index})
-    return kept[-1]
-
-
-def _fold_piece(piece: JSON, kept: JSON) -> None:
-    for key, value in piece.items():
-        if key in _GROWING and type(value) is str:
-            _gather(kept, key, value)
-        elif type(value) is dict and key in ("function", "custom"):
-            _fold_piece(value, _under(kept, key, dict))
-        elif value is not None and value != "":
-            kept[key] = value
-
-
-def _under(body: JSON, key: str, kind: Type[Any]) -> Any:
-    """What stands under a key of a folded body, made anew where a server has put something else there."""
-    if type(body.get(key)) is not kind:
-        body[key] = kind()
-    return body[key]
-
-
-def _without_index(item: Any) -> Any:
-    return {key: value for key, value in item.items() if key != "index"} if isinstance(item, dict) else item
+_GROWS: JSON = {"function": {"arguments": str}, "custom": {"input": str},  # of a call, of a reasoning detail
+                "function_call": {"arguments": str}, "text": str, "summary": str, "data": str}
 
 
 def _content_text(content: Any) -> Tuple[str, str]:
-    """Text and thoughts of a message's content: a str, or a list of parts."""
+    """Text and thoughts of a message's content: a str, or a list of parts, whose thoughts are such contents too."""
     if isinstance(content, str):
         return content, ""
     parts = [_dict(part) for part in _list(content)]
-    text = "".join(_str(part.get("text")) for part in parts if part.get("type") != "thinking")
-    inner = [part.get("thinking") for part in parts if part.get("type") == "thinking"]
-    thoughts = "".join(_str(_dict(one).get("text")) for found in inner for one in (
-        _list(found) if not isinstance(found, str) else [{"text": found}]))
-    return text, thoughts
+    thoughts = [_content_text(part.get("thinking"))[0] for part in parts if part.get("type") == "thinking"]
+    return "".join(_str(part.get("text")) for part in parts if part.get("type") != "thinking"), "".join(thoughts)
 
 
 def _openai_calls(message: JSON) -> List[ToolCall]:
-    calls = []
-    for at, call in enumerate(_list(message.get("tool_calls"))):
-        call = _dict(call)
-        function = _dict(call.get("function"))
-        id = call.get("id") if call.get("id") not in (None, "", "null") else f"call_{at}"
-        if call.get("type") == "custom" or "custom" in call:
-            custom = _dict(call.get("custom"))
-            given = _str(custom.get("input"))
-            calls.append(ToolCall(_str(id), _str(custom.get("name")), {"input": given}, given))
-        else:
-            calls.append(_tool_call(id, function.get("name"), function.get("arguments")))
+    """The calls of a message; at servers of old there was one, without an id."""
     old = _dict(message.get("function_call"))
-    return calls + ([_tool_call("call_0", old.get("name"), old.get("arguments"))] if old and not calls else [])
+    calls = _list(message.get("tool_calls")) or ([{"function": old}] if old else [])
+    return [_openai_call(_dict(call), f"call_{at}") for at, call in enumerate(calls)]
+
+
+def _openai_call(call: JSON, spare_id: str) -> ToolCall:
+    id = call.get("id") if call.get("id") not in (None, "", "null") else spare_id
+    if call.get("type") == "custom" or "custom" in call:
+        given = _str(_at(call, "custom.input"))
+        return ToolCall(_str(id), _str(_at(call, "custom.name")), {"input": given}, given)
+    return _tool_call(id, _at(call, "function.name"), _at(call, "function.arguments"))
 
 
 def _openai_usage(body: JSON, choice: JSON) -> Usage:
-    usage = _dict(_first(body.get("usage"), _dict(body.get("x_groq")).get("usage"), choice.get("usage")))
-    read, written = _int(usage.get("prompt_tokens")), _int(usage.get("completion_tokens"))
-    total = _int(usage.get("total_tokens"))
-    cached = _dict(usage.get("prompt_tokens_details")).get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
-    thoughts = _dict(usage.get("completion_tokens_details")).get("reasoning_tokens")
-    reasoning = _int(thoughts or usage.get("reasoning_tokens"))
+    usage = _first(body.get("usage"), _at(body, "x_groq.usage"), choice.get("usage"))
+    read, written, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    reasoning = _count(usage, "completion_tokens_details.reasoning_tokens", "reasoning_tokens")
     if total == read + written + reasoning or not written:  # some count reasoning apart, some leave the output out
         written = max(written, total - read)
-    return Usage(read, written, _int(cached), reasoning)
+    cached = _count(usage, "prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens")
+    return Usage(read, written, cached, reasoning)
 
 
 class _DeepSeek(_OpenAI):
@@ -4776,13 +4834,14 @@ class _DeepSeek(_OpenAI):
         sent = super().message(message)
         if sent.get("tool_calls"):
             return {"reasoning_content": "", **sent}
-        return {key: value for key, value in sent.items() if key != "reasoning_content"}
+        return _without(sent, "reasoning_content")
 
 
 class _Mistral(_OpenAI):
     """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required"."""
 
     names = {"seed": "random_seed"}
+    modes = {"required": "any"}
     stream_usage = False
 
     def message(self, message: JSON) -> JSON:
@@ -4793,14 +4852,14 @@ class _Mistral(_OpenAI):
             sent["tool_calls"] = [{**call, "id": _nine_letters(call.get("id"))} for call in sent["tool_calls"]]
         return sent
 
-    def tool_choice(self, choice: Any) -> Any:
-        return "any" if choice == "required" else choice
-
 
 def _nine_letters(id: Any) -> str:
     if isinstance(id, str) and re.fullmatch("[A-Za-z0-9]{9}", id):
         return id
     return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
+
+
+# Raw completions: text or token ids in, tokens out
 
 
 class _Completions(_OpenAI):
@@ -4810,53 +4869,89 @@ class _Completions(_OpenAI):
     path = "/completions"
     tokens = True
     ask: JSON = {}  # what a provider must be asked for so that token ids come
+    grows = {"text": str, "token_ids": list, "logprobs": {
+        "content": list, "tokens": list, "token_logprobs": list, "top_logprobs": list, "text_offset": list}}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         return self.path, {"model": model, "prompt": asked.pop("prompt"), **self.renamed(asked), **self.ask,
                            **self.streaming(stream)}
 
     def parse(self, body: JSON) -> Response:
-        tokens = body.pop(_TOLD, None)
         choice = _first_choice(body.get("choices"))
-        return self.reply(body, choice, tokens=tokens or _tokens_of(choice),
-                          finish_reason=_finish_of(choice.get("finish_reason")))
+        tokens = choice.pop(_TOKENS, None) or _tokens_of(choice)
+        return self.reply(body, choice, tokens=tokens, finish_reason=_finish_of(choice.get("finish_reason")))
 
-    def said(self, choice: JSON) -> str:
+    def text_of(self, choice: JSON) -> str:
         return _str(_settled(choice.get("text")))
 
-    def _fold(self, choice: JSON, body: JSON, events: List[_Said]) -> None:
-        kept = _kept(body, "choices", choice.get("index"), {"text": ""})
-        reason = choice.get("finish_reason")
-        _gather(kept, "text", _str(choice.get("text")))
-        if kept["index"] == 0:
-            events += _told(_tokens_of(choice), body)
-        _fold_rest(choice, kept, _FOLDED)
-        if reason:
-            events.append(_FINISH)
-            kept["finish_reason"] = reason
-            _fail(choice, reason)
+    def fold(self, choice: JSON, kept: JSON, events: List[_Said]) -> None:
+        _fold(choice, kept, self.grows)
+        if not kept["index"]:
+            events += _heard(_tokens_of(choice), kept)
 
 
-_TOLD: Any = _Unset()  # the key of a folded body's tokens; as no str it can be nobody else's, and JSON has none such
+class _LlamaCpp(_Dialect):
+    """llama.cpp's own completion, which tells the token ids."""
+
+    task = "completion"
+    mark = "content"
+    tokens = True
+    path = "/completion"
+    at_root = True
+    names = {"max_tokens": "n_predict", "logprobs": "n_probs"}
+    grows: JSON = {"content": str, "tokens": list, "completion_probabilities": list}
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        return self.path, {"prompt": asked.pop("prompt"), "return_tokens": True, **self.renamed(asked),
+                           "stream": stream}
+
+    def check(self, body: JSON) -> None:
+        if not isinstance(body.get("content"), str):
+            raise ResponseError("no content in the answer")
+
+    def parse(self, body: JSON) -> Response:
+        tokens = body.pop(_TOKENS, None) or self.tokens_of(body)
+        finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
+        finish = "limit" if body.get("stopped_limit") else finish
+        cached = _count(body, "timings.cache_n")  # of tokens_evaluated, which is the whole prompt
+        return Response(text=self.text(body), tokens=tokens, raw=body, raw_finish_reason=finish,
+                        finish_reason=_finish_of(finish), model=_str(body.get("model")),
+                        usage=Usage(_count(body, "tokens_evaluated"), _count(body, "tokens_predicted"), cached),
+                        logprobs=_list(body.get("completion_probabilities")))
+
+    def text(self, body: JSON) -> str:
+        return _str(_settled(body.get("content")))
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
+        _fold(chunk, body, self.grows)
+        events = _heard(self.tokens_of(chunk), body)
+        return [*events, _FINISH, _END] if chunk.get("stop") is True else events
+
+    @staticmethod
+    def tokens_of(body: JSON) -> List[Token]:
+        logprobs = {"content": _list(body.get("completion_probabilities"))}
+        return _tokens_of({"text": body.get("content"), "token_ids": body.get("tokens"), "logprobs": logprobs})
 
 
-def _told(tokens: List[Token], body: JSON) -> List[_Said]:
-    """Keep the tokens of a chunk, and say them."""
-    _under(body, _TOLD, list).extend(tokens)
+_TOKENS: Any = _Unset()  # the key of a folded body's tokens; as no str it can be nobody else's, and JSON has none such
+
+
+def _heard(tokens: List[Token], kept: JSON) -> List[_Said]:
+    """Keep the tokens of a chunk; the events that they are."""
+    _under(kept, _TOKENS, list).extend(tokens)
     return [Event("text", token.text, token=token) for token in tokens]
 
 
 def _tokens_of(choice: JSON) -> List[Token]:
-    """The tokens of a raw completion's choice: as many as ids are told, and their texts together are its text."""
-    text, ids = _str(choice.get("text")), _ids(choice.get("token_ids"))
-    told = _weighed(choice["logprobs"]) if type(choice.get("logprobs")) is dict else []
-    if not told:  # a text stands with the last of its ids
-        alone = [Token(text)] if text and not ids else []
-        return alone or [Token("", id) for id in ids[:-1]] + [Token(text, id) for id in ids[-1:]]
-    if len(told) != len(ids):  # with `echo` the prompt's tokens lead, or are all there is
+    """The tokens of a raw completion's choice: as many as there are ids, and their texts together are its text."""
+    text, ids, logprobs = _str(choice.get("text")), _ids(choice.get("token_ids")), choice.get("logprobs")
+    tokens = _weighed(logprobs) if type(logprobs) is dict else []
+    if not tokens:  # a text stands with the last of its ids
+        return [Token("", id) for id in ids[:-1]] + [Token(text, ids[-1])] if ids else [Token(text)] * bool(text)
+    if len(tokens) != len(ids):  # with `echo` the prompt's tokens lead, or are all there is
         prompt = _ids(choice.get("prompt_token_ids"))
-        ids = next((known for known in (prompt + ids, prompt) if len(known) == len(told)), ids)
-    tokens = _placed(told, ids) if ids else told
+        ids = next((known for known in (prompt + ids, prompt) if len(known) == len(tokens)), ids)
+    tokens = _placed(tokens, ids) if ids else tokens
     words = _spread([token.text for token in tokens], text)
     return [Token(word, token.id, token.logprob) for word, token in zip(words, tokens)]
 
@@ -4877,12 +4972,12 @@ def _weighed(logprobs: JSON) -> List[Token]:
             Token(word, None, weight) for word, weight in zip(words, weights)]
 
 
-def _placed(told: List[Token], ids: List[int]) -> List[Token]:
-    """A token for each id; where fewer are told of, each is that of the last of the ids that make one character."""
-    if len(told) == len(ids) or told[0].id is None and abs(len(told) - len(ids)) == 1:  # an end of text more or less
-        told = told + [Token("")] * (len(ids) - len(told))
-        return [Token(token.text, id, token.logprob) for token, id in zip(told, ids)]
-    rest = deque(told)
+def _placed(tokens: List[Token], ids: List[int]) -> List[Token]:
+    """A token for each id; where there are fewer, each is that of the last of the ids that make one character."""
+    if len(tokens) == len(ids) or tokens[0].id is None and abs(len(tokens) - len(ids)) == 1:  # an end of text or so
+        tokens = tokens + [Token("")] * (len(ids) - len(tokens))
+        return [Token(token.text, id, token.logprob) for token, id in zip(tokens, ids)]
+    rest = deque(tokens)
     return [rest.popleft() if rest and rest[0].id == id else Token("", id) for id in ids]
 
 
@@ -4893,65 +4988,18 @@ def _spread(words: List[str], text: str) -> List[str]:
     parts = [""] * len(words)
     at = slack = heir = 0  # where in the text; how much of it may have no words of its own; whose that is
     for index, word in enumerate(words):
-        found = text.find(word, at, at + slack + len(word)) if word else -1
-        if found < 0:
+        start = text.find(word, at, at + slack + len(word)) if word else -1
+        if start < 0:
             heir = index if not slack or "\ufffd" in word or "\ufffd" not in words[heir] else heir
             slack = min(slack + len(word), 100)
             continue
-        parts[heir] += text[at:found]
-        parts[index], at, slack = word, found + len(word), 0
+        parts[heir] += text[at:start]
+        parts[index], at, slack = word, start + len(word), 0
     parts[heir if slack else -1] += text[at:]
     return parts
 
 
-class _LlamaCpp(_Dialect):
-    """llama.cpp's own completion, which tells the token ids."""
-
-    task = "completion"
-    mark = "content"
-    tokens = True
-    path = "/completion"
-    at_root = True
-    names = {"max_tokens": "n_predict", "logprobs": "n_probs"}
-    pieces = ("content", "tokens", "completion_probabilities")  # of a stream's body, each chunk has the next of each
-
-    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
-        return self.path, {"prompt": asked.pop("prompt"), "return_tokens": True, **self.renamed(asked),
-                           "stream": stream}
-
-    def check(self, body: JSON) -> None:
-        if not isinstance(body.get("content"), str):
-            raise ResponseError("no content in the answer")
-
-    def parse(self, body: JSON) -> Response:
-        finish = body.get("stop_type") or ("eos" if body.get("stop") is True else None)
-        finish = "limit" if body.get("stopped_limit") else finish
-        tokens = body.pop(_TOLD, None) or _native_tokens(body)
-        cached = _int(_dict(body.get("timings")).get("cache_n"))  # of tokens_evaluated, which is the whole prompt
-        return Response(text=self.text(body), tokens=tokens, raw=body, raw_finish_reason=finish,
-                        finish_reason=_finish_of(finish), model=_str(body.get("model")),
-                        usage=Usage(_int(body.get("tokens_evaluated")), _int(body.get("tokens_predicted")), cached),
-                        logprobs=_list(body.get("completion_probabilities")))
-
-    def text(self, body: JSON) -> str:
-        return _str(_settled(body.get("content")))
-
-    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
-        tokens = _native_tokens(chunk)
-        for name in self.pieces:
-            piece = chunk.get(name)
-            if isinstance(piece, str):
-                _gather(body, name, piece)
-            elif isinstance(piece, list):
-                _under(body, name, list).extend(piece)
-        _put(chunk, body, self.pieces)
-        events = _told(tokens, body)
-        return [*events, _FINISH, _END] if chunk.get("stop") is True else events
-
-
-def _native_tokens(body: JSON) -> List[Token]:
-    rows = _list(body.get("completion_probabilities"))
-    return _tokens_of({"text": body.get("content"), "token_ids": body.get("tokens"), "logprobs": {"content": rows}})
+# Anthropic's Messages
 
 
 class _Anthropic(_Dialect):
@@ -4962,33 +5010,27 @@ class _Anthropic(_Dialect):
     path = "/v1/messages"
     models_path = "/v1/models?limit=1000"
     auth_header, auth_scheme = "x-api-key", ""
-    version = "2023-06-01"  # what compatible servers know; headers={"anthropic-version": ...} asks for another
-    names = {"stop": "stop_sequences", "max_tokens": "max_tokens"}
+    fixed_headers = {"anthropic-version": "2023-06-01"}  # which compatible servers know; headers= asks for another
+    names = {"stop": "stop_sequences"}
     lacks = ("seed",)
 
-    def headers(self, key: str) -> Dict[str, Optional[str]]:
-        return {**super().headers(key), "anthropic-version": self.version}
-
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
-        messages, schema = asked.pop("messages"), asked.pop("schema", None)
-        prompts = [asked.pop("system", None), *(m.get("content") for m in messages if m["role"] in _SYSTEM)]
-        if schema is not None and schema.json is None:
-            prompts.append("Answer with one JSON object and nothing else.")
-        body: JSON = {"model": model, "max_tokens": asked.pop("max_tokens", 4096), "messages": self.turns(messages)}
-        system_ = _joined_prompts(prompts)
-        if system_:
-            body["system"] = system_
+        prompts, schema = _prompts(asked), asked.pop("schema", None)
+        body: JSON = {"model": model, "max_tokens": 4096, "messages": self.turns(asked.pop("messages"))}
         body.update(self.thinking(asked.pop("reasoning_effort", None)))
         if schema is not None and schema.json is not None:
             body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema.json}
+        elif schema is not None:
+            prompts.append("Answer with one JSON object and nothing else.")
+        if prompts:
+            body["system"] = _joined_prompts(prompts)
         if "tools" in asked:
-            body["tools"] = [self.tool(tool) for tool in asked.pop("tools")]
+            asked["tools"] = [self.tool(tool) for tool in asked["tools"]]
         if "tool_choice" in asked:
-            body["tool_choice"] = self.tool_choice(asked.pop("tool_choice"))
+            asked["tool_choice"] = self.tool_choice(asked["tool_choice"])
         if "stop" in asked:
-            body["stop_sequences"] = _as_list(asked.pop("stop"))
-        body.update(asked, **({"stream": True} if stream else {}))
-        return self.path, body
+            asked["stop"] = _as_list(asked["stop"])
+        return self.path, {**body, **self.renamed(asked), **({"stream": True} if stream else {})}
 
     @staticmethod
     def thinking(effort: Optional[str]) -> JSON:
@@ -5002,62 +5044,54 @@ class _Anthropic(_Dialect):
         function = tool.get("function")
         if not isinstance(function, dict):
             return tool
-        told = {"name": function.get("name"), "description": function.get("description"),
-                "input_schema": function.get("parameters") or {"type": "object", "properties": {}}}
-        return {key: value for key, value in told.items() if value is not None}
+        declared = {"name": function.get("name"), "description": function.get("description"),
+                    "input_schema": function.get("parameters") or {"type": "object", "properties": {}}}
+        return {key: value for key, value in declared.items() if value is not None}
 
     def tool_choice(self, choice: Any) -> Any:
         if isinstance(choice, str):
             return {"type": {"required": "any"}.get(choice, choice)}
-        name = _dict(choice.get("function")).get("name")
+        name = _at(choice, "function.name")
         return {"type": "tool", "name": name} if name else choice
 
     def turns(self, messages: List[JSON]) -> List[JSON]:
         """The history: system messages left out, the results of a turn's tools in one user message, before text."""
         turns: List[JSON] = []
         for message in messages:
-            if message["role"] in _SYSTEM:
-                continue
             role = "assistant" if message["role"] == "assistant" else "user"
             content = self.content(message)
             last = _list(turns[-1]["content"]) if turns and turns[-1]["role"] == role == "user" else []
+            if message["role"] in _SYSTEM:
+                continue
             if any(_dict(block).get("type") == "tool_result" for block in last):
-                turns[-1]["content"] += content if isinstance(content, list) else [{"type": "text", "text": content}]
+                last += _blocks(content)
             else:
                 turns.append({"role": role, "content": content})
         return turns
 
     def content(self, message: JSON) -> Any:
-        own = _verbatim(message, self.voice)
-        if own is not None:
-            return [_with_object(_dict(block), "input") for block in _list(own)]
-        if message["role"] in ("tool", "function"):
-            result = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"),
-                      "content": self.blocks(message.get("content"))}
-            return [{**result, "is_error": True} if message.get("is_error") else result]
-        calls = [{"type": "tool_use", "id": call.get("id"), "name": _dict(call.get("function")).get("name"),
-                  "input": _arguments_of(_dict(call.get("function")))}
-                 for call in _list(message.get("tool_calls"))]
-        content = self.blocks(message.get("content"))
-        if not calls:
-            return content
-        return ([{"type": "text", "text": content}] if isinstance(content, str) and content else _list(content)) + calls
-
-    @staticmethod
-    def blocks(content: Any) -> Any:
-        """Content parts as blocks; a plain text stays one."""
-        if not isinstance(content, list):
-            return content or ""
-        return [_image_block(part) if part.get("type") == "image_url" else part for part in content]
+        """What a message says: a plain text, or blocks."""
+        verbatim = _verbatim(message, self.voice)
+        if verbatim is not None:
+            return [_with_object(_dict(block), "input") for block in _list(verbatim)]
+        content = message.get("content")
+        content = [_image_block(part) if part.get("type") == "image_url" else part for part in content] if isinstance(
+            content, list) else content or ""
+        if message["role"] in _RESULTS:
+            error = {"is_error": True} if message.get("is_error") else {}
+            return [{"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": content, **error}]
+        calls = [{"type": "tool_use", "id": call.get("id"), "name": _at(call, "function.name"),
+                  "input": _arguments_of(_dict(call.get("function")))} for call in _list(message.get("tool_calls"))]
+        return _blocks(content) + calls if calls else content
 
     def check(self, body: JSON) -> None:
         if not isinstance(body.get("content"), list):
             raise ResponseError("no content in the answer")
 
     def parse(self, body: JSON) -> Response:
-        blocks = [_dict(block) for block in _list(body.get("content"))]
         raw_finish = body.get("stop_reason")
         none = {} if raw_finish else ""  # which a stream may still fill
+        blocks = [_without(_dict(block), "index") for block in _list(body.get("content"))]
         calls = [_tool_call(block.get("id"), block.get("name"), block.get("input") or none)
                  for block in blocks if block.get("type") == "tool_use"]
         blocks = [_with_object(block, "input") if isinstance(block.get("input"), str) else block
@@ -5066,10 +5100,9 @@ class _Anthropic(_Dialect):
             text=self.text(body), reasoning="".join(_str(block.get("thinking")) for block in blocks), tool_calls=calls,
             citations=[cited for block in blocks for cited in _list(block.get("citations"))],
             raw_finish_reason=raw_finish, finish_reason=_finish_of(raw_finish), raw={**body, "content": blocks},
-            usage=_anthropic_usage(_dict(body.get("usage"))), model=_str(body.get("model")),
-            id=_str(body.get("id")) or None)
+            usage=_anthropic_usage(body.get("usage")), model=_str(body.get("model")), id=_str(body.get("id")) or None)
         plain = all(block.get("type") in ("text", "tool_use") and not block.get("citations") for block in blocks)
-        return _finished(reply, {} if plain else {self.voice: blocks})
+        return _finished(reply, self.voice, None if plain else blocks)
 
     def text(self, body: JSON) -> str:
         blocks = map(_dict, _list(body.get("content")))
@@ -5079,13 +5112,14 @@ class _Anthropic(_Dialect):
         kind = chunk.get("type")
         if kind == "content_block_delta":
             delta = chunk.get("delta")
-            return self._delta(_block_at(body, chunk.get("index")), delta if type(delta) is dict else {})
+            return self.grow(_member(body, "content", chunk.get("index")), delta if type(delta) is dict else {})
         if kind == "content_block_start":
-            return self._start(_block_at(body, chunk.get("index")), _dict(chunk.get("content_block")))
+            at = len(body.get("content", ())) if chunk.get("index") is None else chunk["index"]
+            return self.open(_member(body, "content", at), _dict(chunk.get("content_block")))
         if kind == "message_start":
             body.update(_dict(chunk.get("message")), content=[])
         elif kind == "message_delta":
-            _put(_dict(chunk.get("delta")), body)
+            _put(_without(_dict(chunk.get("delta")), "content"), body)
             _put(_dict(chunk.get("usage")), _under(body, "usage", dict))
             return [_FINISH] if body.get("stop_reason") else []
         elif kind == "message_stop":
@@ -5097,14 +5131,14 @@ class _Anthropic(_Dialect):
         return []
 
     @staticmethod
-    def _start(block: JSON, started: JSON) -> List[_Said]:
-        block.update(started)
+    def open(block: JSON, opened: JSON) -> List[_Said]:
+        block.update(opened)
         if block.get("input") == {}:
             block["input"] = ""
-        return _said(_str(started.get("thinking")), _str(started.get("text")))
+        return _said(_str(opened.get("thinking")), _str(opened.get("text")))
 
     @staticmethod
-    def _delta(block: JSON, delta: JSON) -> List[_Said]:
+    def grow(block: JSON, delta: JSON) -> List[_Said]:
         kind = delta.get("type")
         name, key = _ANTHROPIC_DELTAS.get(kind if isinstance(kind, str) else "", ("", ""))
         piece = delta.get(name)
@@ -5120,82 +5154,54 @@ class _Anthropic(_Dialect):
         return []
 
 
-_DATA_URI = r"data:([^;,]+);base64,"
-_SYSTEM = ("system", "developer")
 _ANTHROPIC_DELTAS = {"text_delta": ("text", "text"), "thinking_delta": ("thinking", "thinking"),
                      "signature_delta": ("signature", "signature"), "input_json_delta": ("partial_json", "input")}
 
 
 def _joined_prompts(prompts: List[Any]) -> Any:
     """System prompts as one: text where all are text, else blocks."""
-    given = [prompt for prompt in prompts if prompt]
-    if all(isinstance(prompt, str) for prompt in given):
-        return "\n\n".join(given)
-    blocks = [[{"type": "text", "text": prompt}] if isinstance(prompt, str) else prompt for prompt in given]
-    return [block for prompt in blocks for block in prompt]
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return "\n\n".join(prompts)
+    return [block for prompt in prompts for block in _blocks(prompt)]
 
 
-def _as_list(value: Any) -> List[Any]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _verbatim(message: JSON, voice: str) -> Any:
-    """What a dialect put into an assistant message to have it back unchanged; None in somebody else's message."""
-    return _dict(message.get("llmlite")).get(voice)
+def _blocks(content: Any) -> List[Any]:
+    """A content as a list of blocks; an empty text is none."""
+    return [{"type": "text", "text": content}] if content and isinstance(content, str) else _list(content)
 
 
 def _image_block(part: JSON) -> JSON:
-    url = _image_url(part)
-    found = re.match(_DATA_URI, url)
-    if found:
-        return {"type": "image", "source": {"type": "base64", "media_type": found.group(1), "data": url[found.end():]}}
-    return {"type": "image", "source": {"type": "url", "url": url}}
+    url, kind, data = _image_of(part)
+    inline = {"type": "base64", "media_type": kind, "data": data}
+    return {"type": "image", "source": inline if kind else {"type": "url", "url": url}}
 
 
-def _image_url(part: JSON) -> str:
-    image = part.get("image_url")
-    return _str(image.get("url") if isinstance(image, dict) else image)
+def _anthropic_usage(usage: Any) -> Usage:
+    cached = _count(usage, "cache_read_input_tokens")
+    read = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
+    return Usage(read, _count(usage, "output_tokens"), cached, _count(usage, "output_tokens_details.thinking_tokens"))
 
 
-def _block_at(body: JSON, index: Any) -> JSON:
-    blocks: List[JSON] = body["content"] if type(body.get("content")) is list else _under(body, "content", list)
-    if type(index) is int and 0 <= index < len(blocks) and type(blocks[index]) is dict:
-        return blocks[index]
-    if type(index) is not int or not 0 <= index < len(blocks) + 100:  # a hostile index must not fill the memory
-        index = len(blocks)
-    blocks.extend({} for _ in range(index + 1 - len(blocks)))
-    block = blocks[index] = _dict(blocks[index])
-    return block
+# Google's generateContent
 
 
-def _anthropic_usage(usage: JSON) -> Usage:
-    cached = _int(usage.get("cache_read_input_tokens"))
-    read = _int(usage.get("input_tokens")) + _int(usage.get("cache_creation_input_tokens")) + cached
-    thoughts = _dict(usage.get("output_tokens_details")).get("thinking_tokens")
-    return Usage(read, _int(usage.get("output_tokens")), cached, _int(thoughts))
-
-
-def _said(thoughts: str, text: str) -> List[_Said]:
-    return [*([Event("reasoning", thoughts)] if thoughts else []), *([text] if text else [])]
-
-
-class _Gemini(_Dialect):
+class _Gemini(_Choices):
     """Google's generateContent."""
 
     voice = "gemini"
     mark = "candidates"
+    finish = "finishReason"
     models_path = "/models?pageSize=1000"
     auth_header, auth_scheme = "x-goog-api-key", ""
     names = {"temperature": "temperature", "top_p": "topP", "top_k": "topK", "max_tokens": "maxOutputTokens",
              "stop": "stopSequences", "seed": "seed"}
+    grows = {"logprobsResult": {"chosenCandidates": list, "topCandidates": list}}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
-        messages = asked["messages"]
-        body: JSON = {"contents": self.contents(messages)}
-        prompts = [asked.get("system"), *(m.get("content") for m in messages if m["role"] in _SYSTEM)]
-        parts = [part for prompt in prompts if prompt for part in self.parts(prompt)]
-        if parts:
-            body["systemInstruction"] = {"parts": parts}
+        body: JSON = {"contents": self.contents(asked["messages"])}
+        prompts = [part for prompt in _prompts(asked) for part in self.parts(prompt)]
+        if prompts:
+            body["systemInstruction"] = {"parts": prompts}
         config = self.config(model, asked)
         if config:
             body["generationConfig"] = config
@@ -5237,40 +5243,55 @@ class _Gemini(_Dialect):
         """Functions gathered into one declaration list; Google's own kinds go through as they are."""
         functions = [_dict(tool.get("function")) for tool in tools if "function" in tool]
         names = (("name", "name"), ("description", "description"), ("parametersJsonSchema", "parameters"))
-        told = [{name: function[ours] for name, ours in names if function.get(ours)} for function in functions]
-        return ([{"functionDeclarations": told}] if told else []) + [tool for tool in tools if "function" not in tool]
+        declared = [{name: function[ours] for name, ours in names if function.get(ours)} for function in functions]
+        others = [tool for tool in tools if "function" not in tool]
+        return [{"functionDeclarations": declared}, *others] if declared else others
 
     def tool_choice(self, choice: Any) -> Any:
         if isinstance(choice, str):
             return {"mode": {"auto": "AUTO", "required": "ANY", "none": "NONE"}.get(choice, choice)}
-        name = _dict(choice.get("function")).get("name")
+        name = _at(choice, "function.name")
         return {"mode": "ANY", "allowedFunctionNames": [name]} if name else choice
 
     def contents(self, messages: List[JSON]) -> List[JSON]:
         """The history; the results of a turn's tools go into one content, in the order of the calls."""
         contents: List[JSON] = []
         calls: List[Tuple[str, JSON]] = []
-        results: List[Tuple[int, JSON]] = []
-        for message in messages:
-            role = message["role"]
-            if role in ("tool", "function"):
-                if not results:
-                    contents.append({"role": "user", "parts": []})
-                at = _answered_call(str(message.get("tool_call_id")), calls, results)
-                results.append((at, self.result(message, calls[at][1] if at < len(calls) else {})))
-                contents[-1]["parts"] = [part for _, part in sorted(results, key=lambda result: result[0])]
+        turns = [message for message in messages if message["role"] not in _SYSTEM]
+        for of_tools, group in itertools.groupby(turns, lambda message: message["role"] in _RESULTS):
+            if of_tools:
+                contents.append({"role": "user", "parts": self.results(list(group), calls)})
                 continue
-            results = []
-            if role == "assistant":
-                parts = [{**part, "functionCall": _with_object(_dict(part["functionCall"]), "args")} if "functionCall"
-                         in part else part for part in map(_dict, _list(_verbatim(message, self.voice)))]
-                parts = parts or self.said(message)
-                told = [part["functionCall"] for part in parts if "functionCall" in part]
-                calls = [(str(call.get("id")), told_) for call, told_ in zip(_list(message.get("tool_calls")), told)]
-                contents.append({"role": "model", "parts": parts})
-            elif role not in _SYSTEM:
-                contents.append({"role": "user", "parts": self.parts(message.get("content"))})
+            for message in group:
+                if message["role"] == "assistant":
+                    parts = self.spoken(message)
+                    made = [part["functionCall"] for part in parts if "functionCall" in part]
+                    calls = [(str(call.get("id")), one) for call, one in zip(_list(message.get("tool_calls")), made)]
+                    contents.append({"role": "model", "parts": parts})
+                else:
+                    contents.append({"role": "user", "parts": self.parts(message.get("content"))})
         return contents
+
+    def spoken(self, message: JSON) -> List[JSON]:
+        """The parts of an assistant message: Google's own words, or what another dialect wrote."""
+        verbatim = [_dict(part) for part in _list(_verbatim(message, self.voice))]
+        if verbatim:
+            return [{**part, "functionCall": _with_object(_dict(part["functionCall"]), "args")}
+                    if "functionCall" in part else part for part in verbatim]
+        functions = [_dict(_dict(call).get("function")) for call in _list(message.get("tool_calls"))]
+        calls = [{"functionCall": {"name": function.get("name"), "args": _arguments_of(function)}}
+                 for function in functions]
+        return (self.parts(message.get("content")) if message.get("content") or not calls else []) + calls
+
+    def results(self, messages: List[JSON], calls: List[Tuple[str, JSON]]) -> List[JSON]:
+        """The parts that answer a turn's calls, in their order; what answers none of them comes last."""
+        answers: Dict[int, List[JSON]] = {}
+        for message in messages:
+            id = str(message.get("tool_call_id"))
+            same = [at for at, (known, _) in enumerate(calls) if known == id] or [len(calls)]
+            at = next((at for at in same if at not in answers), same[0])  # of calls with one id, each in its turn
+            answers.setdefault(at, []).append(self.result(message, calls[at][1] if at < len(calls) else {}))
+        return [answer for at in sorted(answers) for answer in answers[at]]
 
     @staticmethod
     def result(message: JSON, call: JSON) -> JSON:
@@ -5280,15 +5301,8 @@ class _Gemini(_Dialect):
         if isinstance(value, float) and not math.isfinite(value):  # "NaN" is JSON to Python only
             value = content
         response = {"error": content} if message.get("is_error") else {"output": value}
-        told = {"id": call.get("id"), "name": call.get("name") or message.get("name"), "response": response}
-        return {"functionResponse": {key: value for key, value in told.items() if value is not None}}
-
-    def said(self, message: JSON) -> List[JSON]:
-        """The parts of an assistant message that another dialect wrote."""
-        functions = [_dict(_dict(call).get("function")) for call in _list(message.get("tool_calls"))]
-        calls = [{"functionCall": {"name": function.get("name"), "args": _arguments_of(function)}}
-                 for function in functions]
-        return (self.parts(message.get("content")) if message.get("content") or not calls else []) + calls
+        answer = {"id": call.get("id"), "name": call.get("name") or message.get("name"), "response": response}
+        return {"functionResponse": {key: value for key, value in answer.items() if value is not None}}
 
     @staticmethod
     def parts(content: Any) -> List[JSON]:
@@ -5302,76 +5316,58 @@ class _Gemini(_Dialect):
 
     def parse(self, body: JSON) -> Response:
         candidate = _first_choice(body.get("candidates"))
-        parts = [_dict(part) for part in _list(_dict(candidate.get("content")).get("parts"))]
-        found = [_dict(part["functionCall"]) for part in parts if "functionCall" in part]
-        stem_id = _str(body.get("responseId")) or None
-        calls = [_tool_call(call.get("id") or f"{stem_id or 'call'}_{at}", call.get("name"), call.get("args"))
-                 for at, call in enumerate(found)]
-        raw_finish = candidate.get("finishReason")
-        blocked = _dict(body.get("promptFeedback")).get("blockReason") if not candidate else None
+        parts = _gemini_parts(candidate)
+        id, raw_finish = _str(body.get("responseId")) or None, candidate.get("finishReason")
+        calls = [_dict(part["functionCall"]) for part in parts if "functionCall" in part]
+        blocked = _at(body, "promptFeedback.blockReason") if not candidate else None
         reply = Response(
             text=self.text(body), reasoning="".join(_str(part.get("text")) for part in parts if part.get("thought")),
-            tool_calls=calls, raw=body, raw_finish_reason=blocked or raw_finish, id=stem_id, request_id=stem_id,
-            finish_reason="content_filter" if blocked else _finish_of(raw_finish), model=_str(body.get("modelVersion")),
-            logprobs=_list(_dict(candidate.get("logprobsResult")).get("chosenCandidates")),
-            citations=_list(_dict(candidate.get("citationMetadata")).get("citationSources")),
-            usage=_gemini_usage(_dict(body.get("usageMetadata"))))
-        return _finished(reply, {} if all(set(part) == {"text"} for part in parts) else {self.voice: parts})
+            tool_calls=[_tool_call(call.get("id") or f"{id or 'call'}_{at}", call.get("name"), call.get("args"))
+                        for at, call in enumerate(calls)],
+            raw=body, id=id, request_id=id, model=_str(body.get("modelVersion")),
+            raw_finish_reason=blocked or raw_finish,
+            finish_reason="content_filter" if blocked else _finish_of(raw_finish),
+            logprobs=_list(_at(candidate, "logprobsResult.chosenCandidates")),
+            citations=_list(_at(candidate, "citationMetadata.citationSources")),
+            usage=_gemini_usage(body.get("usageMetadata")))
+        return _finished(reply, self.voice, None if all(set(part) == {"text"} for part in parts) else parts)
 
     def text(self, body: JSON) -> str:
-        parts = map(_dict, _list(_dict(_first_choice(body.get("candidates")).get("content")).get("parts")))
+        parts = _gemini_parts(_first_choice(body.get("candidates")))
         return "".join(_str(_settled(part.get("text"))) for part in parts if not part.get("thought"))
 
-    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
-        _put(chunk, body, ("candidates",))
-        candidates, events = chunk.get("candidates"), []  # type: Any, List[_Said]
-        for candidate in candidates if type(candidates) is list else ():
-            if type(candidate) is dict:
-                self._fold(candidate, body, events)
-        if not candidates and _dict(chunk.get("promptFeedback")).get("blockReason"):
-            events.append(_FINISH)
-        return events
+    def without_choices(self, chunk: JSON) -> List[_Said]:
+        return [_FINISH] if _at(chunk, "promptFeedback.blockReason") else []
 
-    @staticmethod
-    def _fold(candidate: JSON, body: JSON, events: List[_Said]) -> None:
-        candidates, index, content = body.get("candidates"), candidate.get("index", 0), candidate.get("content")
-        kept = candidates[0] if candidates and candidates[0]["index"] == index else _kept(
-            body, "candidates", index, {"content": {"role": "model", "parts": []}})
-        if not _FOLDED.issuperset(candidate):
-            _fold_rest(candidate, kept, _FOLDED)
-        parts: List[JSON] = kept["content"]["parts"]
+    def fold(self, choice: JSON, kept: JSON, events: List[_Said]) -> None:
+        if "content" not in kept:
+            kept["content"] = {"role": "model", "parts": []}
+        content, parts = choice.get("content"), kept["content"]["parts"]
         new = content.get("parts") if type(content) is dict else None
         for part in new if type(new) is list else ():
-            text = _fold_part(part, parts) if type(part) is dict else ""
-            if text and kept["index"] == 0:
-                events.append(Event("reasoning", text) if "thought" in part and part["thought"] else text)
-        if candidate.get("finishReason"):
-            events.append(_FINISH)
+            if type(part) is not dict or not part:
+                continue
+            text, last = part.get("text"), parts[-1] if parts else {}
+            if type(text) is str and "text" in last and (len(part) == len(last) == 1 or (
+                    part.keys() == last.keys() == _THOUGHT and part["thought"] == last["thought"])):
+                _gather(last, "text", text)
+            else:  # one with a signature stays as it came
+                parts.append(part)
+            if text and type(text) is str:
+                events.append(Event("reasoning", text) if part.get("thought") else text)
+        if not _PLAIN_CANDIDATE.issuperset(choice):
+            _fold(_without(choice, "content"), kept, self.grows)
 
 
-def _answered_call(id: str, calls: List[Tuple[str, JSON]], results: List[Tuple[int, JSON]]) -> int:
-    """Which call of the turn a result answers: of several with one id each in its turn; past the end if none."""
-    same = [at for at, (known, _) in enumerate(calls) if known == id]
-    answered = {at for at, _ in results}
-    return next((at for at in same if at not in answered), same[0] if same else len(calls))
-
-
+_PLAIN_CANDIDATE = frozenset(("index", "content"))
 _THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
     "none": (0, "MINIMAL"), "minimal": (512, "MINIMAL"), "low": (1024, "LOW"), "medium": (8192, "MEDIUM"),
     "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
 
 
-def _fold_part(part: JSON, parts: List[JSON]) -> str:
-    """Append a part, plain text to plain text; a part with a signature stays as it came.  Returns its text."""
-    text = _str(part.get("text"))
-    last = parts[-1] if parts else {}
-    if "text" in part and "text" in last and (len(part) == len(last) == 1 or (
-            part.keys() == last.keys() == _THOUGHT and part["thought"] == last["thought"])):
-        _gather(last, "text", text)
-    elif part:
-        parts.append(part)
-    return text
+def _gemini_parts(candidate: JSON) -> List[JSON]:
+    return [_dict(part) for part in _list(_at(candidate, "content.parts"))]
 
 
 def _gemini_part(part: JSON) -> JSON:
@@ -5379,18 +5375,17 @@ def _gemini_part(part: JSON) -> JSON:
         return {"text": part.get("text")}
     if part.get("type") != "image_url":
         return part
-    url = _image_url(part)
-    found = re.match(_DATA_URI, url)
-    if found:
-        return {"inlineData": {"mimeType": found.group(1), "data": url[found.end():]}}
+    url, kind, data = _image_of(part)
+    if kind:
+        return {"inlineData": {"mimeType": kind, "data": data}}
     return {"fileData": {"fileUri": url, "mimeType": mimetypes.guess_type(urlsplit(url).path)[0] or "image/jpeg"}}
 
 
-def _gemini_usage(usage: JSON) -> Usage:
-    thoughts = _int(usage.get("thoughtsTokenCount"))
-    read = _int(usage.get("promptTokenCount")) + _int(usage.get("toolUsePromptTokenCount"))
-    written = _int(usage.get("candidatesTokenCount")) + thoughts
-    return Usage(read, written, _int(usage.get("cachedContentTokenCount")), thoughts)
+def _gemini_usage(usage: Any) -> Usage:
+    thoughts = _count(usage, "thoughtsTokenCount")
+    read = _count(usage, "promptTokenCount") + _count(usage, "toolUsePromptTokenCount")
+    written = _count(usage, "candidatesTokenCount") + thoughts
+    return Usage(read, written, _count(usage, "cachedContentTokenCount"), thoughts)
 
 
 # ------------------------------------------------------------------------------------------------------------ providers
