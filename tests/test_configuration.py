@@ -327,6 +327,14 @@ def test_rate_limit_numbers(name, value):
     refused(name, llmlite.RateLimit, **{name: value})
 
 
+def test_no_model_at_all(server):
+    """Without a model none is made up: nobody is asked by no name; a server of one's own is asked for none."""
+    assert refused("names no provider", llmlite.Client).startswith("model='' names no provider")
+    server.reply("ok")
+    with llmlite.Client(base_url=server.url) as llm:
+        assert (llm.model, llm.chat("Hi").text, server.requests[0].json["model"]) == ("", "ok", "")
+
+
 @pytest.mark.parametrize("options, words", [({"retry": 3}, "retry"), ({"rate_limit": 60}, "rate_limit")])
 def test_bare_number_for_a_policy(options, words):
     """A number where a RetryPolicy or a RateLimit belongs is refused by its name."""

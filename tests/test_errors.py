@@ -311,6 +311,12 @@ def test_hostile_words(server, words, where):
     assert len(line) <= 520
 
 
+def test_what_cannot_be_printed_is_a_space(server):
+    """Control characters and line ends of the server's words are single spaces in the one line."""
+    server.error(400, "a\x1b[2Jb\n\tc\u2028d\x00")
+    assert str(fails(server.url)) == "openai: 400 Bad Request: a [2Jb c d"
+
+
 def test_words_of_300(server):
     """Just 300 characters are shown whole; of more the end is left out, and the line says so."""
     server.error(400, "x" * 300)

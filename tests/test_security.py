@@ -454,6 +454,13 @@ def test_a_large_error_of_any_form(server, status, body):
     assert type(error) in kinds
 
 
+def test_an_error_of_many_small_items_is_kept_in_part(server):
+    """An item counts a few characters, however short it is: a body of numbers alone is not kept whole either."""
+    server.json({"error": {"message": "no", "more": [0] * 300_000}}, status=400)
+    error = fails(client(server))
+    assert error.message == "no" and 10_000 < len(error.body["error"]["more"]) < 100_000
+
+
 def test_an_error_page_is_kept_to_a_mebibyte(server):
     """Of a larger error that is no JSON the first part is kept, and no half of a key that stands at the cut."""
     server.body(KEY.encode() * 100_000, status=400)
