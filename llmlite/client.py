@@ -108,7 +108,7 @@ _MAX_ERROR = 1 << 20  # bytes: what is read and kept of an error's body; the dea
 _MAX_MESSAGE = 1 << 16  # characters of an error's message
 _MAX_MARKS = 1 << 14  # texts, brackets and commas of a cut error that are looked at
 _MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
-_MAX_WORDS = 300  # characters of the server's own words in an error's one line
+_MAX_QUOTED = 300  # characters of the server's own words in an error's one line
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
@@ -633,7 +633,7 @@ def _image_part(image: Any) -> JSON:
         return {"type": "image_url", "image_url": {"url": image}}
     what, data = "image", image
     if isinstance(image, (str, os.PathLike)):
-        what = f"image {_words(repr(os.fspath(image)))}"
+        what = f"image {_quoted(repr(os.fspath(image)))}"
         try:
             with open(image, "rb") as file:
                 data = file.read()
@@ -694,10 +694,10 @@ class Ledger:
             self._clear()
         return last
 
-    def _failed_one(self) -> None:
-        self._section.run(self._count_failed)
+    def _book_failure(self) -> None:
+        self._section.run(self._count_failure)
 
-    def _count_failed(self) -> None:
+    def _count_failure(self) -> None:
         self.failed += 1
 
     def _count(self, attempt: _Attempt) -> None:
@@ -927,11 +927,11 @@ class Client:
                 if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
                     return reply
                 if len(replies) >= max_rounds:
-                    self.ledger._failed_one()
+                    self.ledger._book_failure()
                     raise ResponseError(f"{max_rounds} rounds of tools and no answer", provider=self._provider.name,
                                         why="the model still asks for tools", hint="raise max_rounds=")
                 if _now() >= until.end:  # no function runs whose result cannot be sent
-                    self.ledger._failed_one()
+                    self.ledger._book_failure()
                     raise until.error(provider=self._provider.name)
                 history += [_answered(call, functions) for call in reply.tool_calls]
 
@@ -982,7 +982,7 @@ class Client:
         except LLMError as caught:
             error = caught
         except Exception:  # of the key's owner
-            self._failed(call)
+            self._book_failure(call)
             raise
         for client in self._fallbacks:
             late = call.deadline.end - _now() <= _EPSILON
@@ -1000,7 +1000,7 @@ class Client:
             except LLMError as caught:
                 caught.last_error = caught.last_error or error
                 error = caught
-        self._failed(call)
+        self._book_failure(call)
         try:
             raise error
         finally:
@@ -1044,7 +1044,7 @@ class Client:
         try:
             return self._perform(call)
         except Exception:
-            self._failed(call)
+            self._book_failure(call)
             raise
 
     def _perform(self, call: _Call) -> Any:
@@ -1079,7 +1079,7 @@ class Client:
         except Exception as error:
             if call.after is None:
                 raise
-            raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_words(str(error))) from None
+            raise ConfigurationError(f"api_key() raised {type(error).__name__}", why=_quoted(str(error))) from None
 
     def _attempt(self, call: _Call, attempt: _Attempt) -> Any:
         """One request and its answer: a Response, or a Stream whose first event is here."""
@@ -1116,15 +1116,15 @@ class Client:
                 self._gate.spent(attempt.billed.usage)
         if error is not None:
             for ledger in attempt.call.ledgers:
-                ledger._failed_one()
+                ledger._book_failure()
             self._report(attempt.call, _sealed(error, attempt.call))
 
     def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
         error: Any = call.last_error
-        ask, policy = error.retry_after, self._retry
-        if policy is not None and error._kind and ask is not None and ask <= policy.retry_after_max:
-            self._gate.pause(ask)  # for the client's other threads too, whatever becomes of this call
+        wait, policy = error.retry_after, self._retry
+        if policy is not None and error._kind and wait is not None and wait <= policy.retry_after_max:
+            self._gate.pause(wait)  # for the client's other threads too, whatever becomes of this call
         final, delay, hint = _decide(policy, call, error)
         if final is not None:
             call.last_error, final.hint = None, hint
@@ -1134,7 +1134,7 @@ class Client:
                 del error, final
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
         call.retries[error._kind] = call.retries.get(error._kind, 0) + 1
-        call.due = _now() + delay if ask is None else -math.inf  # what a server asks for, all the client's calls wait
+        call.due = _now() + delay if wait is None else -math.inf  # what a server asks for, all the client's calls wait
 
     def _report(self, call: _Call, error: LLMError) -> LLMError:
         """Log and save a call that has failed."""
@@ -1143,9 +1143,9 @@ class Client:
             _save(self._save_failed, call, error)
         return error
 
-    def _failed(self, call: _Call) -> None:
+    def _book_failure(self, call: _Call) -> None:
         if call.after is None or self.ledger not in call.after.ledgers:  # else the client before counts it
-            self.ledger._failed_one()
+            self.ledger._book_failure()
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
@@ -1507,7 +1507,7 @@ def _read_schema(call: _Call, reply: Response) -> None:
         raise
     except ValueError as error:
         short = " (it was cut at the token limit)" if reply.truncated else ""
-        raise SchemaError(f"the answer does not fit the schema{short}", why=call.words(str(error)),
+        raise SchemaError(f"the answer does not fit the schema{short}", why=call.quoted(str(error)),
                           response=reply) from None
 
 
@@ -1519,7 +1519,7 @@ def _parse_as(schema: Any, text: str, deadline: Optional[_Deadline] = None) -> A
         try:
             return schema.model_validate_json(text)
         except ValueError as error:
-            raise ValueError(_words(str(error))) from error
+            raise ValueError(_quoted(str(error))) from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -1743,10 +1743,10 @@ class _Fit:
     def make(self, schema: Any) -> _Check:
         if schema is False:
             return _unless(lambda value: False, lambda value: f"nothing may stand here, but there is {_shown(value)}")
-        words, make = {**_dict(schema), **getattr(schema, "here", {})}, getattr(schema, "make", None)
-        deep = [] if _DEEP.isdisjoint(words) else [*self.parts(words), *self.others(words)]
-        checks = [*_plain_checks(words), *deep, *([make] if make else [])]
-        nullable, deadline, met = words.get("nullable") is True, self.deadline, self.met  # the first as OpenAPI has it
+        keywords, make = {**_dict(schema), **getattr(schema, "here", {})}, getattr(schema, "make", None)
+        deep = [] if _DEEP.isdisjoint(keywords) else [*self.parts(keywords), *self.others(keywords)]
+        checks = [*_plain_checks(keywords), *deep, *([make] if make else [])]
+        nullable, deadline, met = keywords.get("nullable") is True, self.deadline, self.met  # as OpenAPI has it
 
         def check(value: Any) -> Any:
             if _now() > deadline.end:
@@ -1771,26 +1771,26 @@ class _Fit:
 
         return check_once if deep else check
 
-    def parts(self, words: JSON) -> Iterator[_Check]:
+    def parts(self, keywords: JSON) -> Iterator[_Check]:
         """What checks the members of an object and the items of an array."""
-        if "properties" in words or "additionalProperties" in words:
-            named = {name: self.of(part) for name, part in _dict(words.get("properties")).items()}
-            rest = None if "patternProperties" in words else words.get("additionalProperties")
+        if "properties" in keywords or "additionalProperties" in keywords:
+            named = {name: self.of(part) for name, part in _dict(keywords.get("properties")).items()}
+            rest = None if "patternProperties" in keywords else keywords.get("additionalProperties")
             other = self.of(rest) if isinstance(rest, dict) else None
             yield _each(lambda value: [(name, item, named.get(name, other)) for name, item in _dict(value).items()
                                        if other or name in named])
-        if "items" in words:
-            items, first = words["items"], len(_list(words.get("prefixItems")))
+        if "items" in keywords:
+            items, first = keywords["items"], len(_list(keywords.get("prefixItems")))
             checks = [self.of(part) for part in items] if isinstance(items, list) else itertools.repeat(self.of(items))
             yield _each(lambda value: zip(itertools.count(first), _list(value)[first:], checks))
 
-    def others(self, words: JSON) -> Iterator[_Check]:
+    def others(self, keywords: JSON) -> Iterator[_Check]:
         """What holds the value itself against other schemas."""
-        yield from map(self.of, _list(words.get("allOf")))
-        for word, enough in ("anyOf", 1), ("oneOf", math.inf):
-            if _list(words.get(word)):
-                yield self.some_of(words[word], enough)
-        ref = _str(words.get("$ref"))
+        yield from map(self.of, _list(keywords.get("allOf")))
+        for keyword, enough in ("anyOf", 1), ("oneOf", math.inf):
+            if _list(keywords.get(keyword)):
+                yield self.some_of(keywords[keyword], enough)
+        ref = _str(keywords.get("$ref"))
         if ref == "#" or ref.startswith("#/"):  # any other points out of the schema
             target = _pointed(self.root, unquote(ref).split("/")[1:])
             lost = _unless(lambda value: False, lambda value: f"the $ref {_shown(ref)} of the schema leads nowhere")
@@ -1828,7 +1828,7 @@ class _Misfit(ValueError):
         self.why, self.at = why, at
 
     def __str__(self) -> str:
-        return _words("; or ".join(itertools.islice(self.lines(""), _MAX_WORDS)))
+        return _quoted("; or ".join(itertools.islice(self.lines(""), _MAX_QUOTED)))
 
     def lines(self, above: str) -> Iterator[str]:
         if callable(self.why):
@@ -1878,25 +1878,25 @@ def _making(make: Callable[[Any], Any]) -> _Check:
     return check
 
 
-def _plain_checks(words: JSON) -> Iterator[_Check]:
+def _plain_checks(keywords: JSON) -> Iterator[_Check]:
     """What looks at no part of a value, and at no other schema."""
-    choices, types = words.get("enum"), words.get("type")
+    choices, types = keywords.get("enum"), keywords.get("type")
     if isinstance(choices, list):
         yield _unless(_one_of(choices), lambda value: f"{_shown(value)} is not one of {_listed(choices)}")
     names: List[Any] = types if isinstance(types, list) else [types]
     if names and _JSON_KINDS.keys() >= set(map(_str, names)):  # Google's "STRING" says nothing
         yield _unless(_of_type(names), lambda value: f"{_shown(value)} is not of type {' or '.join(names)}")
-    if "const" in words:
-        yield _unless(_one_of([words["const"]]), lambda value: f"{_shown(value)} is not {_shown(words['const'])}")
-    closed = words.get("additionalProperties") is False and "patternProperties" not in words  # which is not looked at
-    if closed or "required" in words:
-        yield _names_check(words, closed)
+    if "const" in keywords:
+        yield _unless(_one_of([keywords["const"]]), lambda value: f"{_shown(value)} is not {_shown(keywords['const'])}")
+    closed = keywords.get("additionalProperties") is False and "patternProperties" not in keywords  # not looked at
+    if closed or "required" in keywords:
+        yield _names_check(keywords, closed)
 
 
-def _names_check(words: JSON, closed: bool) -> _Check:
+def _names_check(keywords: JSON, closed: bool) -> _Check:
     """What checks that an object has the names it must have; if it is closed, that it has no others than known ones."""
-    needed = {name: True for name in _list(words.get("required")) if isinstance(name, str)}.keys()
-    known = _dict(words.get("properties")).keys()
+    needed = {name: True for name in _list(keywords.get("required")) if isinstance(name, str)}.keys()
+    known = _dict(keywords.get("properties")).keys()
 
     def why(value: JSON) -> str:
         odd = {"missing": [name for name in needed if name not in value],
@@ -2011,12 +2011,12 @@ class _Call:
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
         named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
-            re.fullmatch(_PLAIN_WORDS, value))]
+            re.fullmatch(_PLAIN_TEXT, value))]
         return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
 
-    def words(self, text: Any) -> str:
+    def quoted(self, text: Any) -> str:
         """The server's own words, fit for one line, without a key that it echoes."""
-        return _words(self.mask().of(text, room=_MAX_MESSAGE))
+        return _quoted(self.mask().of(text, room=_MAX_MESSAGE))
 
 
 class _Attempt:
@@ -2144,20 +2144,20 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
 
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float, str]:
     """What follows a failed attempt: the error that is final, or None; the seconds to wait; a hint for the error."""
-    kind, ask = error._kind, error.retry_after
+    kind, wait = error._kind, error.retry_after
     if kind == "stale":
         return None, 0.0, ""
     retry = call.retries.get(kind, 0)
     if policy is None or retry >= policy._limits(kind)[0]:
         return error, 0.0, error.hint
-    if ask is not None and ask > policy.retry_after_max:
-        hint = f"the server asks to wait {ask:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
+    if wait is not None and wait > policy.retry_after_max:
+        hint = f"the server asks to wait {wait:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
         return error, 0.0, hint
-    delay = policy._delay(kind, retry) if ask is None else ask
+    delay = policy._delay(kind, retry) if wait is None else wait
     if _now() + delay > call.deadline.end:
-        due = "the next attempt is due in" if ask is None else "the server asks to wait"
+        due = "the next attempt is due in" if wait is None else "the server asks to wait"
         why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
-        return call.deadline.error(why, "would pass", retry_after=ask, last_error=error), delay, ""
+        return call.deadline.error(why, "would pass", retry_after=wait, last_error=error), delay, ""
     return None, delay, ""
 
 
@@ -2243,10 +2243,10 @@ _IN_TEXT = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]
 
 def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
     """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
-    return next((ask for ask in _asks(headers, trouble, now) if ask and ask > 0), None)
+    return next((wait for wait in _waits(headers, trouble, now) if wait and wait > 0), None)
 
 
-def _asks(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Iterator[Optional[float]]:
+def _waits(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Iterator[Optional[float]]:
     """Each way a server has to ask for a wait, the most exact one first."""
     after = headers.get("retry-after")
     yield (_number(headers.get("retry-after-ms")) or 0) / 1000
@@ -2463,7 +2463,7 @@ class _Flow:
         self.call, self.attempt, self.answer, self.skip_bad, self.settle = call, attempt, answer, skip_bad, settle
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
-        self.finished = self.ended = self.closed = self.left = self.told = False
+        self.finished = self.ended = self.closed = self.left = self.spoke = False
         self.done: Optional[Response] = None
 
     def run(self) -> Iterator[Any]:
@@ -2476,22 +2476,22 @@ class _Flow:
             _read_schema(self.call, self.done)
         except LLMError as caught:
             error = caught
-        except _Failed as caught:
+        except _ErrorInside as caught:
             error = self._error_inside(caught.args[0])
         except _WIRE_ERRORS as caught:
-            error = self._failure(caught)
+            error = self._broken_off(caught)
         finally:  # before the last events: who leaves at "finish" has left nothing behind
             self._end(error)
         try:
             if error is None:
-                yield from _closing_events(self.reply(), self.told)
+                yield from _closing_events(self.reply(), self.spoke)
             elif not self.closed:
                 raise error
         finally:
             del error
 
     def _folded(self) -> Iterator[Any]:
-        reader, body, decoder, told = self.call.reader, self.body, _EventDecoder(_values_of), False
+        reader, body, decoder, spoke = self.call.reader, self.body, _EventDecoder(_values_of), False
         parse_event, count = reader.parse_event, 0
         for name, data, at_end in decoder.decode(self._received()):
             kind, chunk = _classified(name, data, reader)
@@ -2512,11 +2512,11 @@ class _Flow:
                 elif event is _END:
                     self.ended = True
                 else:
-                    told = True
+                    spoke = True
                     yield event
             if self.ended:
                 break
-        self.told = told
+        self.spoke = spoke
         if not self.events:
             stray = decoder.stray or self._counts().encode()
             raise _no_answer(self.call, self.answer, "a stream without one event", stray)
@@ -2535,7 +2535,7 @@ class _Flow:
             if not self.finished:
                 raise
             _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
-                       self.call.words(str(error)))
+                       self.call.quoted(str(error)))
 
     def _take(self, kind: str, said: Any, data: bytes, at_end: bool) -> None:
         """What an event means that is no chunk of the reply."""
@@ -2543,7 +2543,7 @@ class _Flow:
             self.ended = True
         elif kind == "error":
             _put({name: said[name] for name in ("usage", "usageMetadata") if name in said}, self.body)
-            raise _Failed(said)
+            raise _ErrorInside(said)
         elif kind == "no reply":
             raise _no_answer(self.call, self.answer, said, data)
         elif kind == "torn":
@@ -2560,14 +2560,14 @@ class _Flow:
         if at_end:
             raise TruncatedStreamError("stream ended inside an event", why=self._counts())
         if not self.skip_bad:
-            raise StreamError(f"{what} in the stream", why=self._counts(self.call.words(data)),
+            raise StreamError(f"{what} in the stream", why=self._counts(self.call.quoted(data)),
                               hint="Client(skip_bad_events=True) goes on without it")
         self._skip(data, "is torn")
 
     def _skip(self, data: bytes, why: str) -> None:
         if not self.bad:
             _log.warning("%s %s: skipped an event that %s: %s", self.call.provider.name, self.call.model, why,
-                         self.call.words(data))
+                         self.call.quoted(data))
         self.bad += 1
 
     def _error_inside(self, chunk: JSON) -> LLMError:
@@ -2579,7 +2579,7 @@ class _Flow:
         return StreamError(f"the provider broke the stream off with {error.args[0]}", why=self._counts(error.why),
                            last_error=_sealed(error, self.call))
 
-    def _failure(self, caught: BaseException) -> LLMError:
+    def _broken_off(self, caught: BaseException) -> LLMError:
         """What ended the reading, as the error it means after (or before) the first event."""
         error = _translated(caught, self.call, self.attempt)
         if not self.events:
@@ -2606,7 +2606,7 @@ class _Flow:
 
     def text(self) -> str:
         """The text so far, without what else a reply has: it may be asked for at each piece."""
-        return self.call.reader.text(self.body) if self.done is None else self.done.text
+        return self.call.reader.text(self.body)
 
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
@@ -2701,8 +2701,8 @@ def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
 
 def _is_ping(name: bytes, chunk: JSON) -> bool:
     """Whether an event is named as a mere sign of life, wherever servers put names."""
-    words = (name.decode("latin-1"), *(_str(chunk.get(key)) for key in ("type", "event", "object")), *list(chunk)[:1])
-    return any(re.sub("[-_]", "", word).lower() in _PINGS for word in words)
+    names = (name.decode("latin-1"), *(_str(chunk.get(key)) for key in ("type", "event", "object")), *list(chunk)[:1])
+    return any(re.sub("[-_]", "", each).lower() in _PINGS for each in names)
 
 
 def _is_hollow(value: Any, begun: bool, depth: int = 8) -> bool:
@@ -2713,8 +2713,8 @@ def _is_hollow(value: Any, begun: bool, depth: int = 8) -> bool:
                              for key, item in value.items()) if type(value) is dict else not value
 
 
-def _closing_events(reply: Response, told: bool) -> Iterator[_Said]:
-    if reply.text and not told:  # a server whose only choice is not the first
+def _closing_events(reply: Response, spoke: bool) -> Iterator[_Said]:
+    if reply.text and not spoke:  # a server whose only choice is not the first
         yield reply.text
     yield from (Event("tool_call", tool_call=call) for call in reply.tool_calls)
     yield Event("usage", usage=reply.usage)
@@ -3244,7 +3244,7 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         retry = "stale"
     if isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
-    return error(what, why=f"{where}: {call.words(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
+    return error(what, why=f"{where}: {call.quoted(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
 
 # -------------------------------------------------------------------------------------------------------- connections
@@ -3730,10 +3730,10 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     known.update(headers)
     message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
-        place = call.words(str(headers.get("location")))
+        place = call.quoted(str(headers.get("location")))
         message = f"redirect to {place} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
-    return error(what, why=_words(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
+    return error(what, why=_quoted(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
                  headers=headers, body=body, retry_after=_retry_after(known, trouble, _wall()),
                  _kind=_kind_of(status, error, trouble, known))
@@ -3810,9 +3810,9 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     error: LLMError
     try:
         if _holds_error(body, call.reader):
-            raise _Failed(body)
+            raise _ErrorInside(body)
         call.reader.check(body)
-    except _Failed as failed:
+    except _ErrorInside as failed:
         attempt.billed, error = None, _api_error(call, None, answer.headers, failed.args[0])
     except ResponseError as odd:
         error = _no_answer(call, answer, str(odd.args[0]), payload)
@@ -3827,7 +3827,7 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
     kind = answer.headers.get("content-type", "no Content-Type")
-    return ResponseError(f"{answer.status} but {what}", why=f"{call.words(kind)}: {call.words(body)}", hint=hint,
+    return ResponseError(f"{answer.status} but {what}", why=f"{call.quoted(kind)}: {call.quoted(body)}", hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
                          request_id=_request_id(answer.headers), _kind="empty")
 
@@ -3847,13 +3847,13 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
     error.provider, error.last_error = call.provider.name, error.last_error or call.last_error
     error.attempts, error.elapsed = call.before + call.attempts, _now() - call.started
     mask, said = call.mask(), vars(error)
-    said.update({name: mask.of(said[name]) for name in _SAID if name in said})
+    said.update({name: mask.of(said[name]) for name in _SERVER_FIELDS if name in said})
     if "body" in said:
         said["body"] = mask.of(said["body"], room=_MAX_ERROR)
     return error
 
 
-_SAID = ("message", "code", "type", "request_id", "headers", "response")  # fields that hold a server's words alone
+_SERVER_FIELDS = ("message", "code", "type", "request_id", "headers", "response")  # what a server has said
 
 
 # -------------------------------------------------------------------------------------------------------------- secrets
@@ -3861,7 +3861,7 @@ _SAID = ("message", "code", "type", "request_id", "headers", "response")  # fiel
 _SECRET_NAME = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
                 r"o?auth|authorization|bearer|jwt|pass|pwd|signature)s?")  # a part of a header's name
 _COUNTS = frozenset(("max", "min", "limit", "remaining", "count", "budget", "used"))  # with "tokens": how many
-_PLAIN_WORDS = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
+_PLAIN_TEXT = r"[A-Za-z]{1,15}(?:[ ./_-][A-Za-z]{1,15})*"
 _ITEM = 16  # what an item of a list counts, in characters: about what it takes to look at
 _LONG_SECRET = 16  # characters: a secret as long is masked inside of words too, for no word has it by chance
 _PLACEHOLDERS = frozenset(("anything", "changeme", "lm-studio", "no-key", "no-key-required", "no_key", "none-needed",
@@ -4134,13 +4134,13 @@ def _is_local(url: str) -> bool:
 _PAGE = r"(?i)\s*<(?:!|\?xml|(?:html|head|body|title|center|h1)\b)"  # how HTML and XML begin
 
 
-def _words(text: Any) -> str:
+def _quoted(text: Any) -> str:
     """The server's own words, fit for one line of a terminal."""
     if isinstance(text, bytes):
         text = text[:_PIECE].decode("utf-8", "replace")
     text = _readable(text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_WORDS]).split())
-    return line if len(line) <= _MAX_WORDS else line[:_MAX_WORDS - 3] + "..."
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4 * _MAX_QUOTED]).split())
+    return line if len(line) <= _MAX_QUOTED else line[:_MAX_QUOTED - 3] + "..."
 
 
 def _readable(text: str) -> str:
@@ -4167,14 +4167,14 @@ def _log_head(call: _Call, attempt: _Attempt, answer: _Answer) -> None:
     limits = {name.lower(): value for name, value in answer.headers.items() if "ratelimit" in name.lower()}
     _log.debug("%s %s: %s %s, %d bytes sent, %shead %d after %.3f s, request %s, limits %s", call.provider.name,
                call.model, call.method, _without_userinfo(call.url), len(call.payload or b""), opened, answer.status,
-               _now() - attempt.started, call.words(_request_id(answer.headers) or "-"), call.words(str(limits)))
+               _now() - attempt.started, call.quoted(_request_id(answer.headers) or "-"), call.quoted(str(limits)))
 
 
 def _log_reply(call: _Call, reply: Response) -> None:
     if _log.isEnabledFor(logging.INFO):
         _log.info("%s %s: %s, %d+%d tokens, %d attempt(s), %.2f s, request %s", call.provider.name, reply.model,
                   reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens, reply.attempts,
-                  reply.elapsed, call.words(reply.request_id or "-"))
+                  reply.elapsed, call.quoted(reply.request_id or "-"))
 
 
 def _save(folder: str, call: _Call, error: LLMError) -> None:
@@ -4287,14 +4287,14 @@ def _first(*values: Any) -> Any:
 def _first_text(*values: Any) -> str:
     """The first that says something, as text; the start of it, if it is a long list."""
     value = next((value for value in values if value and not isinstance(value, dict)), "")
-    pieces = (value,) if isinstance(value, str) else itertools.islice(_JSON_PIECES(value), _MAX_WORDS)
+    pieces = (value,) if isinstance(value, str) else itertools.islice(_JSON_PIECES(value), _MAX_QUOTED)
     return "".join(pieces)
 
 
 def _short(mask: _Mask, value: Any) -> Any:
     """A code, a type or an id of an error: a number, or the start of a text; None for anything else."""
     if isinstance(value, str):
-        return mask.of(value, room=_MAX_MESSAGE)[:_MAX_WORDS]
+        return mask.of(value, room=_MAX_MESSAGE)[:_MAX_QUOTED]
     return value if isinstance(value, (int, float)) else None
 
 
@@ -4406,7 +4406,7 @@ def _settled(value: Any, depth: int = 8) -> Any:
 # -------------------------------------------------------------------------------------------------------------- readers
 
 
-class _Failed(Exception):
+class _ErrorInside(Exception):
     """A reply that says it failed; its argument is the error object."""
 
 
@@ -4420,7 +4420,7 @@ class _Reader:
     tokens = False  # whether a stream's pieces are Tokens
 
     def check(self, body: JSON) -> None:
-        """Raise ResponseError if a body holds no reply, _Failed if it says that it failed."""
+        """Raise ResponseError if a body holds no reply, _ErrorInside if it says that it failed."""
 
     def parse(self, body: JSON) -> Response:
         """The reply a body holds; of a body that is still being folded, the reply so far.  Raises nothing."""
@@ -4638,7 +4638,7 @@ class _Choices(_Dialect):
                     kept[self.finish] = reason
                     events.append(_FINISH)
                 if reason or "error" in choice:
-                    _fail(choice, reason)
+                    _raise_given_up(choice, reason)
         if not events:
             chunk[self.mark] = choices  # whether it holds anything is asked of the whole chunk
         return events
@@ -4652,11 +4652,11 @@ class _Choices(_Dialect):
         return []
 
 
-def _fail(choice: JSON, reason: Any) -> None:
+def _raise_given_up(choice: JSON, reason: Any) -> None:
     """Raise for a choice that says the server gave up."""
     error = choice.get("error")
     if error or reason in ("error", "insufficient_system_resource", "abort"):
-        raise _Failed({"error": error or {"message": f"finish_reason {reason}", "code": reason}})
+        raise _ErrorInside({"error": error or {"message": f"finish_reason {reason}", "code": reason}})
 
 
 def _first_choice(choices: Any) -> JSON:
@@ -4720,7 +4720,7 @@ class _OpenAI(_Choices):
         choices = body.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise ResponseError("no choices in the answer")
-        _fail(choices[0], choices[0].get("finish_reason"))
+        _raise_given_up(choices[0], choices[0].get("finish_reason"))
 
     def parse(self, body: JSON) -> Response:
         choice = _first_choice(body.get("choices"))
@@ -4808,7 +4808,7 @@ def _openai_calls(message: JSON) -> List[ToolCall]:
 
 def _openai_call(call: JSON, spare_id: str) -> ToolCall:
     id = call.get("id") if call.get("id") not in (None, "", "null") else spare_id
-    if call.get("type") == "custom" or "custom" in call:
+    if "custom" in call:
         given = _str(_at(call, "custom.input"))
         return ToolCall(_str(id), _str(_at(call, "custom.name")), {"input": given}, given)
     return _tool_call(id, _at(call, "function.name"), _at(call, "function.arguments"))
@@ -4868,12 +4868,12 @@ class _Completions(_OpenAI):
     task = "completion"
     path = "/completions"
     tokens = True
-    ask: JSON = {}  # what a provider must be asked for so that token ids come
+    always: JSON = {}  # what a provider must be asked for so that token ids come
     grows = {"text": str, "token_ids": list, "logprobs": {
         "content": list, "tokens": list, "token_logprobs": list, "top_logprobs": list, "text_offset": list}}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
-        return self.path, {"model": model, "prompt": asked.pop("prompt"), **self.renamed(asked), **self.ask,
+        return self.path, {"model": model, "prompt": asked.pop("prompt"), **self.renamed(asked), **self.always,
                            **self.streaming(stream)}
 
     def parse(self, body: JSON) -> Response:
@@ -5220,8 +5220,8 @@ class _Gemini(_Choices):
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
         name = self.resource(model)
-        asks = [{"model": name, "content": {"parts": [{"text": text}]}} for text in texts]
-        return f"/{name}:batchEmbedContents", {"requests": asks}
+        requests_ = [{"model": name, "content": {"parts": [{"text": text}]}} for text in texts]
+        return f"/{name}:batchEmbedContents", {"requests": requests_}
 
     def config(self, model: str, asked: JSON) -> JSON:
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
@@ -5461,7 +5461,7 @@ _PROVIDERS = {row.name: row for row in (
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
     _row("ollama", "http://localhost:11434/v1"),  # OLLAMA_API_KEY is its cloud's
     _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
-    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", ask={"return_token_ids": True},
+    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", always={"return_token_ids": True},
          voice="vllm", echo=("reasoning", "reasoning_content")),
     _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp, voice="llamacpp",
          echo=("reasoning_content",)),

@@ -133,7 +133,7 @@ DIALECTS = {"openai": "openai dialect", "gemini-openai": "gemini-openai dialect"
             "anthropic": "anthropic dialect", "gemini": "gemini dialect", "completions": "vllm completions",
             "llamacpp": "llamacpp completions"}
 FAMILY = {"gemini-openai": "openai"}
-REFUSALS = (client._Failed, client._TooLarge, llmlite.ResponseError)
+REFUSALS = (client._ErrorInside, client._TooLarge, llmlite.ResponseError)
 WORDS = ("", "text", "thinking", "tool_use", "custom", "message", "message_start", "message_delta",
          "content_block_delta", "content_block_start", "message_stop", "input_json_delta", "text_delta",
          "citations_delta", "stop", "error", "null", "2s", "\ud800", "AAAA", "A", "{}", "429", "PerDay")
