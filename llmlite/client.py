@@ -2446,7 +2446,6 @@ _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the 
 _OPENED = Event("opened")
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
-_CHUNK = "chunk"  # what nearly every event is
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
 _PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
 _PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
@@ -2492,14 +2491,16 @@ class _Flow:
 
     def _folded(self) -> Iterator[Any]:
         reader, body, decoder, spoke = self.call.reader, self.body, _EventDecoder(_values_of), False
-        parse_event, count = reader.parse_event, 0
+        parse_event, mark, count = reader.parse_event, reader.mark, 0
         for name, data, at_end in decoder.decode(self._received()):
-            kind, chunk = _classified(name, data, reader)
-            if kind is not _CHUNK:
-                self._take(kind, chunk, data, at_end)
-                if self.ended:
-                    break
-                continue
+            chunk = _plain_chunk(name, data, mark)
+            if chunk is None:
+                kind, chunk = _classified(name, data, reader)
+                if kind != "chunk":
+                    self._take(kind, chunk, data, at_end)
+                    if self.ended:
+                        break
+                    continue
             events = parse_event(chunk, body)
             if not events and (_is_hollow(chunk, count > 0) or _is_ping(b"", chunk)):
                 continue
@@ -2517,9 +2518,12 @@ class _Flow:
             if self.ended:
                 break
         self.spoke = spoke
+        self._check_end(decoder.stray)
+
+    def _check_end(self, stray: bytes) -> None:
+        """Raise for a stream that has said nothing at all, or has not come to its end."""
         if not self.events:
-            stray = decoder.stray or self._counts().encode()
-            raise _no_answer(self.call, self.answer, "a stream without one event", stray)
+            raise _no_answer(self.call, self.answer, "a stream without one event", stray or self._counts().encode())
         if not (self.ended or self.finished):
             raise TruncatedStreamError("stream ended without a finish reason", why=self._counts())
 
@@ -2638,6 +2642,19 @@ class _Flow:
             self.settle(attempt, error)
 
 
+def _plain_chunk(name: bytes, data: bytes, mark: str) -> Optional[JSON]:
+    """The chunk that an event holds, if it is the usual one; of any other `_classified` tells what it is."""
+    try:
+        text = data.decode()
+        chunk, end = _scan_json(text, 0)
+    except (ValueError, StopIteration, RecursionError):
+        return None
+    if (type(chunk) is dict and mark in chunk and "error" not in chunk and end == len(text)
+            and (not name or name in _PLAIN_NAMES) and (end <= _LARGE or _is_shallow(data))):
+        return chunk
+    return None
+
+
 def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
     """What an event of a stream is, and what it says: a chunk, an error, the end mark, or nothing of the reply.
 
@@ -2651,33 +2668,14 @@ def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
         >>> _classified(b"error", b"no room", _OpenAI())
         ('error', {'error': 'no room'})
     """
-    try:
-        text = data.decode()
-        chunk, end = _scan_json(text, 0)
-    except (ValueError, RecursionError):
-        return _unreadable(name, data.strip(), reader)
-    if (type(chunk) is dict and reader.mark in chunk and "error" not in chunk and end == len(text) and end <= _LARGE
-            and (not name or name in _PLAIN_NAMES)):
-        return _CHUNK, chunk
-    if (text[end:] and not text[end:].isspace()) or (end > _LARGE and not _is_shallow(data)):
-        return _unreadable(name, data.strip(), reader)
-    return _odd(name, chunk, reader)
-
-
-def _unreadable(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
-    """What data that is not one JSON value stands for: the end mark, an error's text, a torn event."""
+    data = data.strip()
+    chunk = _json_or(_UNSET, data)
     if data.startswith(b"[DONE]"):
         return "end", None
-    chunk = _json_or(_UNSET, data)  # with a byte order mark, or bytes that are no UTF-8
-    if chunk is not _UNSET:
-        return _odd(name, chunk, reader)
-    if name == b"error":
+    if chunk is _UNSET and name == b"error":
         return "error", {"error": data.decode("utf-8", "replace")}
-    return ("torn", None) if data[:1] in (b"{", b"[") else ("skip", "is no JSON" if data else "")
-
-
-def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
-    """What JSON is that is not the usual chunk: an error, a whole reply in one piece, or nothing of use."""
+    if chunk is _UNSET:
+        return ("torn", None) if data[:1] in (b"{", b"[") else ("skip", "is no JSON" if data else "")
     if type(chunk) is list and chunk:
         chunk = chunk[0]
     if type(chunk) is not dict:
@@ -2688,13 +2686,16 @@ def _odd(name: bytes, chunk: Any, reader: _Reader) -> Tuple[str, Any]:
         chunk = {"error": chunk}
     if _holds_error(chunk, reader):
         return "error", chunk
-    if name != _BARE:
-        return _CHUNK, chunk
-    if reader.mark not in chunk:
+    return _whole(chunk, reader) if name == _BARE else ("chunk", chunk)
+
+
+def _whole(body: JSON, reader: _Reader) -> Tuple[str, Any]:
+    """What JSON is that came where a stream was asked for: the chunk that holds it all, or no reply."""
+    if reader.mark not in body:
         return "skip", ""
-    try:  # a JSON body where a stream was asked for, as the chunk that holds it all
-        reader.check(chunk)
-        return _CHUNK, chunk
+    try:
+        reader.check(body)
+        return "chunk", body
     except ResponseError as error:
         return "no reply", str(error.args[0])
 
@@ -2731,6 +2732,7 @@ _PRIVATE = (
     ("http.client.HTTPResponse", "begin _read_status chunked chunk_left length will_close",
      "a head is read without the email parser", "http.client reads it, which is dearer"),
     ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
+    ("json.JSONDecoder", "scan_once", "a chunk is read without a look for white space", "raw_decode looks for it"),
     ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
     ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
     ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
@@ -4299,7 +4301,9 @@ def _short(mask: _Mask, value: Any) -> Any:
 
 
 _JSON_PIECES = json.JSONEncoder(ensure_ascii=False, default=str).iterencode
-_scan_json = json.JSONDecoder().raw_decode  # json.loads without the search for white space at both ends
+_DECODER = json.JSONDecoder()
+# json.loads without the search for white space at both ends
+_scan_json: Callable[[str, int], Tuple[Any, int]] = getattr(_DECODER, "scan_once", _DECODER.raw_decode)
 
 
 def _floats(value: Any) -> List[float]:
