@@ -4246,10 +4246,12 @@ def _plain(value: Any) -> Any:
     return number
 
 
+_JSON_TEXT = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain).encode
+
+
 def _encode(body: JSON) -> bytes:
     try:
-        text = json.dumps(body, separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
-        return text.encode("utf-8", "backslashreplace")  # half of a surrogate pair stays the escape it was in JSON
+        return _JSON_TEXT(body).encode("utf-8", "backslashreplace")  # half a surrogate pair stays an escape, as in JSON
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
 
@@ -4273,13 +4275,17 @@ def _int(value: Any) -> int:
 def _at(value: Any, path: str) -> Any:
     """What stands at a path such as "usage.prompt_tokens"; None where there is no such place."""
     for name in path.split("."):
-        value = _dict(value).get(name)
+        value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def _count(value: Any, *paths: str) -> int:
     """The first count above zero at one of these paths, or 0."""
-    return next(filter(None, (_int(_at(value, path)) for path in paths)), 0)
+    for path in paths:
+        count = _int(_at(value, path))
+        if count:
+            return count
+    return 0
 
 
 def _first(*values: Any) -> Any:
@@ -4819,8 +4825,9 @@ def _openai_call(call: JSON, spare_id: str) -> ToolCall:
 
 
 def _openai_usage(body: JSON, choice: JSON) -> Usage:
-    usage = _first(body.get("usage"), _at(body, "x_groq.usage"), choice.get("usage"))
-    read, written, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    usage = _dict(_first(body.get("usage"), _at(body, "x_groq.usage"), choice.get("usage")))
+    read, written = _int(usage.get("prompt_tokens")), _int(usage.get("completion_tokens"))
+    total = _int(usage.get("total_tokens"))
     reasoning = _count(usage, "completion_tokens_details.reasoning_tokens", "reasoning_tokens")
     if total == read + written + reasoning or not written:  # some count reasoning apart, some leave the output out
         written = max(written, total - read)
