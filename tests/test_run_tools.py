@@ -1,4 +1,5 @@
 """run_tools: functions are called, their results and errors go back, and it comes to an end."""
+import logging
 import time
 
 import pytest
@@ -120,6 +121,30 @@ def test_one_deadline_for_all_rounds(server, llm):
     assert within(0.25, start, 0.55)
     assert (caught.value.attempts, llm.ledger.failed) == (2, 1)
     assert len(server.requests) == 2
+
+
+def test_no_function_runs_whose_result_comes_too_late(server, llm, caplog):
+    """The deadline may pass between a reply and its functions, as in a log that takes its time."""
+    class Slow(logging.Handler):
+        def emit(self, record):
+            time.sleep(0.3)
+
+    noted, log, slow = [], logging.getLogger("llmlite"), Slow()
+
+    def note() -> None:
+        noted.append(1)
+
+    script(server, calling(("note", {})))
+    caplog.set_level(logging.INFO, "llmlite")
+    log.addHandler(slow)
+    try:
+        with pytest.raises(llmlite.DeadlineExceededError, match="deadline of 0.3 s ran out") as caught:
+            llm.run_tools("Note", [note], deadline=0.3)
+    finally:
+        log.removeHandler(slow)
+    assert noted == [] and len(server.requests) == 1
+    assert (caught.value.attempts, llm.ledger.failed, llm.ledger.calls) == (1, 1, 1)
+    assert caught.value.response.tool_calls[0].name == "note"
 
 
 def test_no_function_runs_past_the_deadline(server, llm):
