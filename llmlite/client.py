@@ -111,6 +111,7 @@ _MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
 _MAX_QUOTED = 300  # characters of the server's own words in an error's one line
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
+_MAX_ROADS = 128  # addresses a client remembers the way to: of models there may be many, and of pages of a list
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
 _STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
@@ -2036,7 +2037,7 @@ class _Attempt:
         self.sent_at = -math.inf
         self.head = b""  # the request's own, until its body goes out with it
         self.opened = 0.0  # when its connection was, if it needed a new one
-        self.road: Any = None  # how requests asked urllib3 for it: the pool, if by the whole URL, with what else
+        self.road: Any = None  # how requests asked urllib3 for it: the pool, the URL, with what else
         self.status = 0
         self.billed: Any = None  # what the ledger counts of its reply
         self.answer: Optional[_Answer] = None
@@ -2791,7 +2792,7 @@ class _Transport:
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._roads: Dict[Tuple[str, bool], Tuple[Any, bool, JSON]] = {}
+        self._roads: Dict[Tuple[Any, ...], Tuple[Any, str, JSON]] = {}
         self._own = session is None
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
@@ -2822,9 +2823,9 @@ class _Transport:
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers, origin = _request_headers(call), "/".join(call.url.split("/", 3)[:3])
-        alone = self._own and _can_bind() and _is_untouched(self._session)
-        road = self._roads.get((origin, True)) if alone else None
+        headers, alone = _request_headers(call), self._own and _can_bind() and _is_untouched(self._session)
+        asked = (alone, call.url, *map(os.environ.get, _ENVIRONMENT))
+        road = self._roads.get(asked) if alone else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
@@ -2837,22 +2838,22 @@ class _Transport:
         finally:
             _CURRENT.reset(token)
             if attempt.road:
-                self._roads[origin, alone], attempt.road = attempt.road, None
+                if len(self._roads) >= _MAX_ROADS:
+                    self._roads.clear()
+                self._roads[asked], attempt.road = attempt.road, None
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
 
-    def _send_again(self, road: Tuple[Any, bool, JSON], call: _Call, attempt: _Attempt,
+    def _send_again(self, road: Tuple[Any, str, JSON], call: _Call, attempt: _Attempt,
                     headers: Dict[str, str]) -> Optional[_Answer]:
         """Ask urllib3 as requests has asked it before, which takes a third of the time; None: that pool is closed."""
-        pool, is_whole, options = attempt.road = road
-        url = call.url.partition("#")[0]
+        pool, url, options = attempt.road = road
         if call.payload is not None:
             headers["Content-Length"] = str(len(call.payload))
         timeout = urllib3.Timeout(connect=attempt.left(call.connect), read=attempt.left(call.read))
         try:
-            raw = pool.urlopen(call.method, url if is_whole else "/" + url.split("/", 3)[3], call.payload, headers,
-                               **{**options, "timeout": timeout})
+            raw = pool.urlopen(call.method, url, call.payload, headers, **{**options, "timeout": timeout})
         except urllib3.exceptions.ClosedPoolError:
             attempt.road = None
             return None
@@ -2894,11 +2895,12 @@ class _Transport:
         return _Answer(attempt, response.raw, response.status_code, response.headers, response)
 
 
-def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, bool, JSON]]) -> None:
+def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, str, JSON]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
-        while roads:
-            roads.popitem()[1][0].close()  # else a reply that somebody holds keeps its pool open
+        for pool, *_ in list(roads.values()):
+            pool.close()  # else a reply that somebody holds keeps it open
+        roads.clear()
         session.close()
 
 
@@ -2911,6 +2913,10 @@ def _is_own(function: Any, package: str) -> bool:
 def _are_own(steps: Tuple[Any, ...], package: str) -> bool:
     return all(_is_own(step, package) for step in steps)
 
+
+# What of the environment decides how requests asks urllib3: proxies, certificates.
+_ENVIRONMENT = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy",
+                "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 # What asking urllib3 straight away leaves out of requests.
 _STEPS = operator.attrgetter(
@@ -2950,7 +2956,7 @@ def _request_headers(call: _Call) -> Dict[str, str]:
     headers = _with_headers(headers, call.headers)
     skipped = {name: urllib3.util.SKIP_HEADER for name, value in headers.items()
                if value is None and name.lower() in ("user-agent", "accept-encoding")}  # urllib3 would add its own
-    return {**{name: value for name, value in headers.items() if value is not None}, **skipped}
+    return {**{name: value.strip() for name, value in headers.items() if value is not None}, **skipped}
 
 
 def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[str]]) -> Dict[str, Optional[str]]:
@@ -3338,7 +3344,7 @@ class _Pool:
     def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **options: Any) -> Any:
         attempt = _CURRENT.get()
         if attempt is not None and attempt.road is None:
-            attempt.road = self, not url.startswith("/"), options
+            attempt.road = self, url, options
         return super().urlopen(method, url, body, headers, *args, **options)  # type: ignore[misc]
 
 

@@ -474,6 +474,54 @@ def test_what_is_asked_of_the_system_for_a_connection(server, monkeypatch):
     assert asked >= wanted | {(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)}
 
 
+def test_the_environment_is_asked_at_each_call(server, sessions, monkeypatch):
+    """A proxy, and what goes past it, may come and go in the environment while a client is in use."""
+    with testing.Server() as proxy, client(server, **sessions) as llm:
+        server.reply("straight", times=None)
+        proxy.reply("through", times=None)
+        said = [ask(llm)]
+        for name, value in (("HTTP_PROXY", proxy.root), ("NO_PROXY", "127.0.0.1"), ("NO_PROXY", "far.example")):
+            monkeypatch.setenv(name, value)
+            said += [ask(llm), ask(llm)]
+        monkeypatch.delenv("HTTP_PROXY")
+        said += [ask(llm), ask(llm)]
+    there = ["through"] * 2
+    back = ["straight"] * 2
+    assert said == ["straight", *there, *back, *there, *back]
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["straight", "proxy"])
+@pytest.mark.parametrize("path", ["/v1", "/%7Ea/../v1", "/\u00fc/v1?x=1#f"])
+def test_each_call_asks_for_the_same(server, sessions, monkeypatch, path, through):
+    """What the first call asks for, as requests writes it, all ask for; a proxy is not told what stands before an @."""
+    if through:
+        monkeypatch.setenv("HTTP_PROXY", server.root)
+    server.reply("ok", times=3)
+    url = server.root.replace("//", "//eve:hunter2@") + path
+    with llmlite.Client("m", base_url=url, api_key=KEY, retry=None, **sessions) as llm:
+        assert [ask(llm), ask(llm, "stream"), ask(llm)] == ["ok"] * 3
+    first, *others = [request.path for request in server.requests]
+    assert others == [first] * 2 and first.startswith(server.root if through else "/") and "hunter2" not in first
+
+
+def test_more_addresses_than_are_remembered(server):
+    """A client may ask for any number of addresses; closed, it holds no connection to any."""
+    server.handle(lambda request: testing.reply("ok"))
+    with llmlite.Client("m", provider="gemini", base_url=server.url, api_key=KEY, retry=None) as llm:
+        replies = [llm.chat("hi", model=f"m{number % 150}") for number in range(301)]
+        assert {reply.text for reply in replies} == {"ok"} and server.connections == 1
+    assert server.wait_idle()
+
+
+def test_space_before_a_header(server, sessions):
+    """Spaces around a header's value, or a key, are no part of it (RFC 9110, 5.5): requests would refuse to send it."""
+    server.reply("ok", times=2)
+    with llmlite.Client("m", provider="anthropic", base_url=server.url, api_key=" " + KEY, headers={"X-A": " b "},
+                        retry=None, **sessions) as llm:
+        assert [ask(llm), ask(llm)] == ["ok"] * 2
+    assert [(request.headers["x-api-key"], request.headers["x-a"]) for request in server.requests] == [(KEY, "b")] * 2
+
+
 def test_connections_to_a_proxy_are_reused(server, monkeypatch):
     """One connection to the proxy serves call after call."""
     monkeypatch.setenv("HTTP_PROXY", server.root)
