@@ -2804,6 +2804,7 @@ class _Transport:
                 if type(adapter) is HTTPAdapter:  # else it is somebody else's
                     self._session.mount(prefix, _Adapter(retries))
             self._session.headers.clear()
+            self._session.get_redirect_target = lambda response: None  # type: ignore  # else it reads the body first
             self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
             self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session, self._roads)
 
@@ -2975,8 +2976,6 @@ class _Answer:
         self._attempt, self._raw, self._response = attempt, raw, response
         self.status = attempt.status = status
         self.headers = headers
-        if attempt.wire is not None:
-            attempt.wire.in_head = False
         consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
         self._body = None if consumed else _body(raw, status, attempt)
 
@@ -3019,11 +3018,11 @@ class _Answer:
     def drain(self) -> None:
         """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
         body, attempt = self._body, self._attempt
-        if body is None or body.whole or attempt.wire is None:
+        if body is None or body.whole:
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
         with contextlib.suppress(*_WIRE_ERRORS):
-            while attempt.wire.received < _MAX_BODY and body.read():
+            while body.read():
                 pass
 
     def release(self) -> None:
@@ -3143,7 +3142,7 @@ class _Hidden:
     """A body whose socket is out of reach: each read is in a thread, for a drip would hold it for ever."""
 
     whole = False  # its connection is not used again
-    received, in_head = 0, False  # nothing is known of either
+    received = 0  # nobody knows
 
     def __init__(self, raw: Any, attempt: _Attempt) -> None:
         self._raw, self._attempt = raw, attempt
@@ -3413,9 +3412,16 @@ class _Connection:
                 attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
         super().send(data)  # type: ignore[misc]
 
+    def getresponse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The answer, whose head is here: what is read of it from now on, by whomever, is its body."""
+        response, attempt = super().getresponse(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
+        if attempt is not None and isinstance(attempt.wire, _Wire):
+            attempt.wire.in_head = False
+        return response
+
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         """http.client's response to this request, or to the one for a tunnel: read through the attempt's wire."""
-        attempt = _CURRENT.get()
+        attempt: Any = _CURRENT.get()
         if attempt is None:
             return http.client.HTTPResponse(sock, *args, **kwargs)
         attempt.wire = attempt.wire or _Wire(sock, attempt)
@@ -3513,17 +3519,13 @@ class _Wire(io.RawIOBase):
             raise
         except Exception as error:  # what other TLS libraries and green sockets raise of their own
             raise ConnectionError(f"{type(error).__name__}: {error}") from error
-        if self.in_head:
-            if not count and self.received:  # http.client would take the half head for a whole one
-                raise ConnectionResetError("connection closed inside the answer's head")
-            if self.received > _MAX_HEAD:
-                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
+        limit = _MAX_HEAD if self.in_head else _MAX_BODY
+        if self.received > limit:
+            raise _TooLarge(f"a {'head' if self.in_head else 'body'} of over {limit >> 20} MiB")
+        if self.in_head and not count and self.received:  # http.client would take the half head for a whole one
+            raise ConnectionResetError("connection closed inside the answer's head")
         self.received += count
         return count
-
-    def look(self) -> None:
-        """Look at the clock: what has come already is read without asking the socket."""
-        self._attempt.left(None)
 
     def close(self) -> None:
         if self._file is not None:
@@ -3556,10 +3558,6 @@ _HEAD_STATE = frozenset(("fp", "chunked", "chunk_left", "length", "will_close"))
 class _HTTPResponse(http.client.HTTPResponse):
     """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
 
-    def __init__(self, wire: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(wire, *args, **kwargs)
-        self._wire = wire
-
     def begin(self) -> None:
         """Read the head as http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
         if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
@@ -3571,7 +3569,6 @@ class _HTTPResponse(http.client.HTTPResponse):
             if not 100 <= status < 200 or status == 101:
                 break
             self._read_headers()
-            self._wire.look()
             version, status, reason = self._read_status()
         else:
             raise _TooLarge(f"over {_MAX_INTERIM} interim answers")

@@ -2,6 +2,7 @@
 import base64
 import json
 import socket
+import sys
 import threading
 import time
 from urllib.parse import unquote, urlsplit
@@ -413,6 +414,36 @@ def test_redirects_are_not_followed(server, sessions, status, method):
             ask(client(server, retry=FAST, **sessions), method)
         assert caught.value.status_code == status
         assert len(server.requests) == 1 and not other.connections
+
+
+@pytest.mark.parametrize("target", [b"http://[", b"//[::1", b"http://\xe9/", b"http://", b"/x", b""])
+def test_redirects_to_what_is_no_address(server, sessions, target):
+    """A redirect to what requests cannot even read is the same error."""
+    server.raw(b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: %b\r\n\r\nhi" % target, times=2)
+    with client(server, **sessions) as llm:
+        for _ in range(2):
+            with pytest.raises(llmlite.APIError, match="302 Found: redirect to.*is not followed"):
+                ask(llm)
+    assert len(server.requests) == 2
+
+
+@METHODS
+def test_the_body_of_a_redirect_may_be_without_end(server, sessions, method, monkeypatch):
+    """A redirect's body, which requests reads whole by itself, is read in part: neither time nor memory goes there."""
+    monkeypatch.setattr(sys.modules[llmlite.Client.__module__], "_MAX_BODY", 4 << 20)
+    server.raw(b"HTTP/1.1 302 Found\r\nLocation: http://far.example/x\r\n\r\n", *[b" " * (1 << 20)] * 200)
+    with client(server, timeout=5, **sessions) as llm, pytest.raises(llmlite.LLMError) as caught:
+        ask(llm, method)
+    assert sessions or "far.example" in str(caught.value)
+    assert server.wait_idle() and sum(size for _, size in server.requests[0].sent) < 40 << 20
+
+
+@METHODS
+def test_a_redirects_body_that_drips_hides_no_redirect(server, method):
+    """What is read of a redirect's body in time is enough: the error is the redirect, not the deadline."""
+    server.raw(b"HTTP/1.1 302 Found\r\nLocation: http://far.example/x\r\n\r\n", *(b" ", 0.05) * 60)
+    with client(server, deadline=0.4) as llm, pytest.raises(llmlite.APIError, match="302.*far.example"):
+        ask(llm, method)
 
 
 def test_cookies_are_not_kept(server):
