@@ -3029,12 +3029,9 @@ class _Answer:
         """Hand the connection back if the answer was read to its end, else close it."""
         if self._body is not None and self._body.whole:
             self._raw._fp.close()
-        elif self._response is None:
-            self._raw.close()
+            self._raw.release_conn()
         else:
-            self._response.close()
-            return
-        self._raw.release_conn()
+            (self._raw if self._response is None else self._response).close()
 
 
 def _body(raw: Any, status: int, attempt: _Attempt) -> Union[None, _Body, _Hidden]:
@@ -3076,28 +3073,34 @@ class _Body:
     """A body as its framing has it (RFC 9112, 6 and 7), each piece as soon as its bytes are here."""
 
     def __init__(self, source: io.BufferedReader, chunked: bool, length: Optional[int]) -> None:
-        self._source, self._chunked, self._rest = source, chunked, b""
+        self._source, self._chunked = source, chunked
         self._left = 0 if chunked else length  # bytes still to come, of a chunk or of all; None: up to the end
-        self.whole = False
+        self._rest = b"\r\n"  # as after a chunk
+        self._ended = False
+        self.whole = False  # it ended as it should, and nothing came after it: its connection can be used again
 
     def read(self) -> bytes:
         """What is here; nothing at the end."""
-        return b"" if self.whole else self._read_chunks() if self._chunked else self._read_plain()
+        return b"" if self._ended else self._read_chunks() if self._chunked else self._read_plain()
 
     def _read_plain(self) -> bytes:
         left = self._left
-        piece = b"" if left == 0 else self._source.read1(_PIECE if left is None else min(left, _PIECE))
-        if left:
-            if not piece:
-                raise _Cut(f"{left} bytes of the body are missing")
-            self._left = left - len(piece)
-        self.whole = not piece
-        return piece
+        if left is not None and left <= 0:
+            self._ended, self.whole = True, left == 0
+            return b""
+        piece = self._source.read1(_PIECE)
+        if left is None:
+            self._ended = self.whole = not piece
+            return piece
+        if not piece:
+            raise _Cut(f"{left} bytes of the body are missing")
+        self._left = left - len(piece)  # below zero where more has come
+        return piece[:left]
 
     def _read_chunks(self) -> bytes:
         """All chunks that are here, at once: one after the other they cost half as much again."""
         piece = b""
-        while not piece and not self.whole:
+        while not piece and not self._ended:
             if self._left == -1:
                 raise _Cut("a chunk's size cannot be read")
             came = self._source.read1(_PIECE)
@@ -3106,16 +3109,16 @@ class _Body:
                 if not came:
                     raise _Cut("the last chunk is missing")
                 piece, rest, self._left = _unchunked(rest, self._left)
-            if self._left is None:  # what trails the last chunk ends with an empty line
-                *lines, rest = rest.split(b"\n")
-                self.whole = not came or any(not line.strip() for line in lines)
-            if len(rest) > _MAX_HEADER:
+            end = re.search(_TRAILERS_END, rest) if self._left is None else None
+            self._ended, self.whole = not came or end is not None, end is not None and end.end() == len(rest)
+            if len(rest) > _MAX_HEADER and not self._ended:
                 raise http.client.LineTooLong("chunk size or trailer")
             self._rest = rest
         return piece
 
 
-_CHUNK_SIZE = rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\n]*)?\r?\n"  # after the end of the one before
+_CHUNK_SIZE = rb"\r?\n[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\n]*)?\r?\n"  # after the end of the one before
+_TRAILERS_END = rb"\A\r?\n|\n\r?\n"  # an empty line
 
 
 def _unchunked(data: bytes, left: int) -> Tuple[bytes, bytes, Optional[int]]:
@@ -3535,9 +3538,8 @@ class _Wire(io.RawIOBase):
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
         try:
-            socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
-        except OSError:  # closed already
-            pass
+            with contextlib.suppress(OSError):  # closed already
+                socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
         except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
             with contextlib.suppress(OSError, ValueError), contextlib.closing(
                     socket.fromfd(self.sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
