@@ -2734,6 +2734,7 @@ _PRIVATE = (
      "a head is read without the email parser", "http.client reads it, which is dearer"),
     ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
     ("json.JSONDecoder", "scan_once", "a chunk is read without a look for white space", "raw_decode looks for it"),
+    ("os.environ", "_data", "whether the environment has changed is seen at a glance", "it is read name by name"),
     ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
     ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
     ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
@@ -2792,7 +2793,8 @@ class _Transport:
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._roads: Dict[Tuple[Any, ...], Tuple[Any, str, JSON]] = {}
+        self._roads: Dict[Tuple[bool, str, object], Tuple[Any, str, JSON]] = {}
+        self._environment: Tuple[Dict[Any, Any], object] = {}, None
         self._own = session is None
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
@@ -2825,7 +2827,7 @@ class _Transport:
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
         headers, alone = _request_headers(call), self._own and _can_bind() and _is_untouched(self._session)
-        asked = (alone, call.url, *map(os.environ.get, _ENVIRONMENT))
+        asked = alone, call.url, self._era()
         road = self._roads.get(asked) if alone else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
@@ -2845,6 +2847,15 @@ class _Transport:
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
+
+    def _era(self) -> object:
+        """Another object whenever the environment, which names proxies and certificates, has changed."""
+        environment = getattr(os.environ, "_data", os.environ)
+        known, era = self._environment
+        if environment != known:
+            era = object()
+            self._environment = dict(environment), era
+        return era
 
     def _send_again(self, road: Tuple[Any, str, JSON], call: _Call, attempt: _Attempt,
                     headers: Dict[str, str]) -> Optional[_Answer]:
@@ -2914,10 +2925,6 @@ def _is_own(function: Any, package: str) -> bool:
 def _are_own(steps: Tuple[Any, ...], package: str) -> bool:
     return all(_is_own(step, package) for step in steps)
 
-
-# What of the environment decides how requests asks urllib3: proxies, certificates.
-_ENVIRONMENT = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy",
-                "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 # What asking urllib3 straight away leaves out of requests.
 _STEPS = operator.attrgetter(
