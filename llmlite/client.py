@@ -111,6 +111,7 @@ _MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
 _MAX_QUOTED = 300  # characters of the server's own words in an error's one line
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
+_MAX_ROADS = 128  # addresses a client remembers the way to: of models there may be many, and of pages of a list
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
 _STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
@@ -2036,7 +2037,7 @@ class _Attempt:
         self.sent_at = -math.inf
         self.head = b""  # the request's own, until its body goes out with it
         self.opened = 0.0  # when its connection was, if it needed a new one
-        self.road: Any = None  # how requests asked urllib3 for it: the pool, if by the whole URL, with what else
+        self.road: Any = None  # how requests asked urllib3 for it: the pool, the URL, with what else
         self.status = 0
         self.billed: Any = None  # what the ledger counts of its reply
         self.answer: Optional[_Answer] = None
@@ -2733,6 +2734,7 @@ _PRIVATE = (
      "a head is read without the email parser", "http.client reads it, which is dearer"),
     ("email.message.Message", "set_raw", "a head's fields are put in", "http.client reads the head"),
     ("json.JSONDecoder", "scan_once", "a chunk is read without a look for white space", "raw_decode looks for it"),
+    ("os.environ", "_data", "whether the environment has changed is seen at a glance", "it is read name by name"),
     ("requests.Response", "_content _content_consumed", "whether a hook has read the body", "it counts as empty"),
     ("socket.SocketIO", "_sock", "the socket that a user's session reads a body from", "each read is in a thread"),
     ("urllib3.connection", "CertificateError", "which error another host's certificate is", "ssl's own is"),
@@ -2791,7 +2793,8 @@ class _Transport:
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._roads: Dict[Tuple[str, bool], Tuple[Any, bool, JSON]] = {}
+        self._roads: Dict[Tuple[bool, str, object], Tuple[Any, str, JSON]] = {}
+        self._environment: Tuple[Dict[Any, Any], object] = {}, None
         self._own = session is None
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
@@ -2803,6 +2806,7 @@ class _Transport:
                 if type(adapter) is HTTPAdapter:  # else it is somebody else's
                     self._session.mount(prefix, _Adapter(retries))
             self._session.headers.clear()
+            self._session.get_redirect_target = lambda response: None  # type: ignore  # else it reads the body first
             self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
             self._finalizer = weakref.finalize(self, _close_in, _Process.here, self._session, self._roads)
 
@@ -2822,9 +2826,9 @@ class _Transport:
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers, origin = _request_headers(call), "/".join(call.url.split("/", 3)[:3])
-        alone = self._own and _can_bind() and _is_untouched(self._session)
-        road = self._roads.get((origin, True)) if alone else None
+        headers, alone = _request_headers(call), self._own and _can_bind() and _is_untouched(self._session)
+        asked = alone, call.url, self._era()
+        road = self._roads.get(asked) if alone else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
@@ -2837,22 +2841,31 @@ class _Transport:
         finally:
             _CURRENT.reset(token)
             if attempt.road:
-                self._roads[origin, alone], attempt.road = attempt.road, None
+                if len(self._roads) >= _MAX_ROADS:
+                    self._roads.clear()
+                self._roads[asked], attempt.road = attempt.road, None
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
 
-    def _send_again(self, road: Tuple[Any, bool, JSON], call: _Call, attempt: _Attempt,
+    def _era(self) -> object:
+        """Another object whenever the environment, which names proxies and certificates, has changed."""
+        environment = getattr(os.environ, "_data", os.environ)
+        known, era = self._environment
+        if environment != known:
+            era = object()
+            self._environment = dict(environment), era
+        return era
+
+    def _send_again(self, road: Tuple[Any, str, JSON], call: _Call, attempt: _Attempt,
                     headers: Dict[str, str]) -> Optional[_Answer]:
         """Ask urllib3 as requests has asked it before, which takes a third of the time; None: that pool is closed."""
-        pool, is_whole, options = attempt.road = road
-        url = call.url.partition("#")[0]
+        pool, url, options = attempt.road = road
         if call.payload is not None:
             headers["Content-Length"] = str(len(call.payload))
         timeout = urllib3.Timeout(connect=attempt.left(call.connect), read=attempt.left(call.read))
         try:
-            raw = pool.urlopen(call.method, url if is_whole else "/" + url.split("/", 3)[3], call.payload, headers,
-                               **{**options, "timeout": timeout})
+            raw = pool.urlopen(call.method, url, call.payload, headers, **{**options, "timeout": timeout})
         except urllib3.exceptions.ClosedPoolError:
             attempt.road = None
             return None
@@ -2894,11 +2907,12 @@ class _Transport:
         return _Answer(attempt, response.raw, response.status_code, response.headers, response)
 
 
-def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, bool, JSON]]) -> None:
+def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, str, JSON]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
-        while roads:
-            roads.popitem()[1][0].close()  # else a reply that somebody holds keeps its pool open
+        for pool, *_ in list(roads.values()):
+            pool.close()  # else a reply that somebody holds keeps it open
+        roads.clear()
         session.close()
 
 
@@ -2950,7 +2964,7 @@ def _request_headers(call: _Call) -> Dict[str, str]:
     headers = _with_headers(headers, call.headers)
     skipped = {name: urllib3.util.SKIP_HEADER for name, value in headers.items()
                if value is None and name.lower() in ("user-agent", "accept-encoding")}  # urllib3 would add its own
-    return {**{name: value for name, value in headers.items() if value is not None}, **skipped}
+    return {**{name: value.strip() for name, value in headers.items() if value is not None}, **skipped}
 
 
 def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[str]]) -> Dict[str, Optional[str]]:
@@ -2969,8 +2983,6 @@ class _Answer:
         self._attempt, self._raw, self._response = attempt, raw, response
         self.status = attempt.status = status
         self.headers = headers
-        if attempt.wire is not None:
-            attempt.wire.in_head = False
         consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
         self._body = None if consumed else _body(raw, status, attempt)
 
@@ -3013,23 +3025,20 @@ class _Answer:
     def drain(self) -> None:
         """Read what is left of a finished answer, if it comes at once: then the connection can be used again."""
         body, attempt = self._body, self._attempt
-        if body is None or body.whole or attempt.wire is None:
+        if body is None or body.whole:
             return
         attempt.idle_at = min(attempt.idle_at, _now() + _DRAIN)
         with contextlib.suppress(*_WIRE_ERRORS):
-            while attempt.wire.received < _MAX_BODY and body.read():
+            while body.read():
                 pass
 
     def release(self) -> None:
         """Hand the connection back if the answer was read to its end, else close it."""
         if self._body is not None and self._body.whole:
             self._raw._fp.close()
-        elif self._response is None:
-            self._raw.close()
+            self._raw.release_conn()
         else:
-            self._response.close()
-            return
-        self._raw.release_conn()
+            (self._raw if self._response is None else self._response).close()
 
 
 def _body(raw: Any, status: int, attempt: _Attempt) -> Union[None, _Body, _Hidden]:
@@ -3071,28 +3080,34 @@ class _Body:
     """A body as its framing has it (RFC 9112, 6 and 7), each piece as soon as its bytes are here."""
 
     def __init__(self, source: io.BufferedReader, chunked: bool, length: Optional[int]) -> None:
-        self._source, self._chunked, self._rest = source, chunked, b""
+        self._source, self._chunked = source, chunked
         self._left = 0 if chunked else length  # bytes still to come, of a chunk or of all; None: up to the end
-        self.whole = False
+        self._rest = b"\r\n"  # as after a chunk
+        self._ended = False
+        self.whole = False  # it ended as it should, and nothing came after it: its connection can be used again
 
     def read(self) -> bytes:
         """What is here; nothing at the end."""
-        return b"" if self.whole else self._read_chunks() if self._chunked else self._read_plain()
+        return b"" if self._ended else self._read_chunks() if self._chunked else self._read_plain()
 
     def _read_plain(self) -> bytes:
         left = self._left
-        piece = b"" if left == 0 else self._source.read1(_PIECE if left is None else min(left, _PIECE))
-        if left:
-            if not piece:
-                raise _Cut(f"{left} bytes of the body are missing")
-            self._left = left - len(piece)
-        self.whole = not piece
-        return piece
+        if left is not None and left <= 0:
+            self._ended, self.whole = True, left == 0
+            return b""
+        piece = self._source.read1(_PIECE)
+        if left is None:
+            self._ended = self.whole = not piece
+            return piece
+        if not piece:
+            raise _Cut(f"{left} bytes of the body are missing")
+        self._left = left - len(piece)  # below zero where more has come
+        return piece[:left]
 
     def _read_chunks(self) -> bytes:
         """All chunks that are here, at once: one after the other they cost half as much again."""
         piece = b""
-        while not piece and not self.whole:
+        while not piece and not self._ended:
             if self._left == -1:
                 raise _Cut("a chunk's size cannot be read")
             came = self._source.read1(_PIECE)
@@ -3101,16 +3116,16 @@ class _Body:
                 if not came:
                     raise _Cut("the last chunk is missing")
                 piece, rest, self._left = _unchunked(rest, self._left)
-            if self._left is None:  # what trails the last chunk ends with an empty line
-                *lines, rest = rest.split(b"\n")
-                self.whole = not came or any(not line.strip() for line in lines)
-            if len(rest) > _MAX_HEADER:
+            end = re.search(_TRAILERS_END, rest) if self._left is None else None
+            self._ended, self.whole = not came or end is not None, end is not None and end.end() == len(rest)
+            if len(rest) > _MAX_HEADER and not self._ended:
                 raise http.client.LineTooLong("chunk size or trailer")
             self._rest = rest
         return piece
 
 
-_CHUNK_SIZE = rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\n]*)?\r?\n"  # after the end of the one before
+_CHUNK_SIZE = rb"\r?\n[ \t]*([0-9a-fA-F]{1,16})[ \t]*(?:;[^\n]*)?\r?\n"  # after the end of the one before
+_TRAILERS_END = rb"\A\r?\n|\n\r?\n"  # an empty line
 
 
 def _unchunked(data: bytes, left: int) -> Tuple[bytes, bytes, Optional[int]]:
@@ -3137,7 +3152,7 @@ class _Hidden:
     """A body whose socket is out of reach: each read is in a thread, for a drip would hold it for ever."""
 
     whole = False  # its connection is not used again
-    received, in_head = 0, False  # nothing is known of either
+    received = 0  # nobody knows
 
     def __init__(self, raw: Any, attempt: _Attempt) -> None:
         self._raw, self._attempt = raw, attempt
@@ -3338,7 +3353,7 @@ class _Pool:
     def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **options: Any) -> Any:
         attempt = _CURRENT.get()
         if attempt is not None and attempt.road is None:
-            attempt.road = self, not url.startswith("/"), options
+            attempt.road = self, url, options
         return super().urlopen(method, url, body, headers, *args, **options)  # type: ignore[misc]
 
 
@@ -3407,9 +3422,16 @@ class _Connection:
                 attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
         super().send(data)  # type: ignore[misc]
 
+    def getresponse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The answer, whose head is here: what is read of it from now on, by whomever, is its body."""
+        response, attempt = super().getresponse(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
+        if attempt is not None and isinstance(attempt.wire, _Wire):
+            attempt.wire.in_head = False
+        return response
+
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         """http.client's response to this request, or to the one for a tunnel: read through the attempt's wire."""
-        attempt = _CURRENT.get()
+        attempt: Any = _CURRENT.get()
         if attempt is None:
             return http.client.HTTPResponse(sock, *args, **kwargs)
         attempt.wire = attempt.wire or _Wire(sock, attempt)
@@ -3507,17 +3529,13 @@ class _Wire(io.RawIOBase):
             raise
         except Exception as error:  # what other TLS libraries and green sockets raise of their own
             raise ConnectionError(f"{type(error).__name__}: {error}") from error
-        if self.in_head:
-            if not count and self.received:  # http.client would take the half head for a whole one
-                raise ConnectionResetError("connection closed inside the answer's head")
-            if self.received > _MAX_HEAD:
-                raise _TooLarge(f"a head of over {_MAX_HEAD >> 20} MiB")
+        limit = _MAX_HEAD if self.in_head else _MAX_BODY
+        if self.received > limit:
+            raise _TooLarge(f"a {'head' if self.in_head else 'body'} of over {limit >> 20} MiB")
+        if self.in_head and not count and self.received:  # http.client would take the half head for a whole one
+            raise ConnectionResetError("connection closed inside the answer's head")
         self.received += count
         return count
-
-    def look(self) -> None:
-        """Look at the clock: what has come already is read without asking the socket."""
-        self._attempt.left(None)
 
     def close(self) -> None:
         if self._file is not None:
@@ -3527,9 +3545,8 @@ class _Wire(io.RawIOBase):
     def cut(self) -> None:
         """End the reads of whichever thread is inside one."""
         try:
-            socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
-        except OSError:  # closed already
-            pass
+            with contextlib.suppress(OSError):  # closed already
+                socket.SocketType.shutdown(self.sock, socket.SHUT_RDWR)  # TLS sockets' own drops their state as well
         except (AttributeError, TypeError):  # a green socket, another TLS library: over a twin, one descriptor more
             with contextlib.suppress(OSError, ValueError), contextlib.closing(
                     socket.fromfd(self.sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)) as twin:
@@ -3550,10 +3567,6 @@ _HEAD_STATE = frozenset(("fp", "chunked", "chunk_left", "length", "will_close"))
 class _HTTPResponse(http.client.HTTPResponse):
     """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
 
-    def __init__(self, wire: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(wire, *args, **kwargs)
-        self._wire = wire
-
     def begin(self) -> None:
         """Read the head as http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
         if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
@@ -3565,7 +3578,6 @@ class _HTTPResponse(http.client.HTTPResponse):
             if not 100 <= status < 200 or status == 101:
                 break
             self._read_headers()
-            self._wire.look()
             version, status, reason = self._read_status()
         else:
             raise _TooLarge(f"over {_MAX_INTERIM} interim answers")

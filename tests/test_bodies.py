@@ -11,6 +11,7 @@ from tests import llmlite, testing
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 GZIP = {"Content-Encoding": "gzip"}
 JSON = {"Content-Type": "application/json"}
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 MB = 1 << 20
 
 
@@ -76,6 +77,7 @@ NONE = {
     "text": (testing.body(b"It works!", headers={"Content-Type": "text/plain"}), "broken JSON.*text/plain: It works"),
     "empty": (testing.body(b""), "an empty body"),
     "empty-chunked": (testing.body(b"", framing="chunked"), "an empty body"),
+    "empty-gzip": (testing.body(b"", headers=GZIP), "an empty body"),
     "blank": (testing.body(b"\n\n"), "an empty body"),
     "204": (testing.raw(b"HTTP/1.1 204 No Content\r\n\r\n"), "204 but an empty body"),
     "broken": (testing.body(WHOLE[:-9], headers=JSON), "broken JSON"),
@@ -200,6 +202,7 @@ CUT = {
     "cut-status-line": testing.raw(b"HTTP/1.1 20"),
     "no-head": testing.raw(testing.CLOSE),
     "no-http": testing.raw(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "other-http": testing.raw(b"HTTP/2 200 OK\r\n\r\n"),
     "long-header": testing.raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\n"),
 }
 
@@ -215,6 +218,17 @@ def test_a_cut_answer_is_retried(server, llm, name):
         other.chat("Hi")
     assert (caught.value.attempts, len(server.requests)) == (3, 5)
     assert server.url in str(caught.value)
+
+
+@pytest.mark.parametrize("chunks", [
+    b"%x\r\n%bextra\r\n0\r\n\r\n", b"%x\r\n%b0\r\n\r\n", b"%x\r\n%babc\r\n0\r\n\r\n",
+], ids=["longer", "no-end", "hexadecimal"])
+def test_a_chunk_that_is_not_as_long_as_it_says(server, chunks):
+    """Where a chunk does not end where it should, what follows is not taken for the size of the next."""
+    server.raw(CHUNKED + chunks % (len(WHOLE), WHOLE))
+    with llmlite.Client("test", base_url=server.url, retry=None) as llm:
+        with pytest.raises(llmlite.APIConnectionError, match="a chunk's size cannot be read"):
+            llm.chat("Hi")
 
 
 def test_a_cut_close_delimited_answer_is_no_reply(server, llm):
@@ -280,6 +294,16 @@ def test_a_body_over_the_limit_is_refused(server, llm):
         llm.chat("Hi")
     assert server.wait_idle()
     assert sum(size for _, size in server.requests[0].sent) < 300 * MB
+
+
+@pytest.mark.parametrize("line", [b"X: y\r\n" * 1000, b"x" * 6000], ids=["lines", "line"])
+def test_trailers_without_end_are_refused(server, line):
+    """A flood after the last chunk ends the call, also where it has no deadline."""
+    server.raw(CHUNKED + b"%x\r\n%b\r\n0\r\n" % (len(WHOLE), WHOLE), *[line] * 2000)
+    with llmlite.Client("test", base_url=server.url, retry=None) as llm:
+        with pytest.raises(llmlite.APIConnectionError, match="not HTTP"):
+            llm.chat("Hi")
+    assert server.wait_idle() and sum(size for _, size in server.requests[0].sent) < 11 * MB
 
 
 @pytest.mark.parametrize("head", [

@@ -432,6 +432,19 @@ def test_bytes_after_an_answer_are_nobodys_answer(server, llm, how, gap):
     assert llm.chat("Hi").text == "Good"
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_the_rest_of_an_answer_that_nobody_asked_for(server, llm, framing):
+    """A connection whose server sends more than an answer is left: what is still to come would be the next answer's."""
+    good = json.dumps({"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}).encode()
+    length = b"Content-Length: %d\r\n\r\n%b" % (len(good), good)
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(good), good)
+    answer = b"HTTP/1.1 200 OK\r\n" + (length if framing == "length" else chunked)
+    server.raw(answer + b"HTTP/1.1 200 OK\r\nContent-", 0.1, b"Length: 0\r\n\r\n")
+    server.reply("Good", delay=0.2)
+    assert [llm.chat("Hi").text, llm.chat("Hi").text] == ["Hello", "Good"]
+    assert (server.connections, len(server.requests)) == (2, 2)
+
+
 def test_closing_the_client_closes_what_is_idle(server):
     """Client.close() and leaving its `with` close the pooled connections."""
     server.handle(lambda request: testing.stream(["Hello"]))

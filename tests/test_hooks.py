@@ -105,6 +105,39 @@ def test_wrapper_sees_each_retry(made, server, place):
     assert counter.count == len(server.requests) == 2
 
 
+@METHODS
+def test_urllib3_may_be_made_to_answer_itself(made, server, method):
+    """Who puts himself in the place of urllib3's urlopen answers, also with a body that comes through no socket."""
+    ask(made, method)
+
+    def urlopen(pool, *_, **__):
+        whole = json.dumps({"choices": [{"index": 0, "message": {"content": "mine"}, "finish_reason": "stop"}]})
+        return urllib3.HTTPResponse(io.BytesIO(whole.encode()), {"Content-Type": "application/json"}, 200,
+                                    preload_content=False)
+
+    with mock.patch.object(HTTPConnectionPool, "urlopen", urlopen):
+        assert [ask(made, method) for _ in range(2)] == ["mine"] * 2
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", [0, 3 << 20])
+@pytest.mark.parametrize("place", ["Session.send", "HTTPAdapter.send"])
+def test_wrapper_that_reads_the_body(server, place, size):
+    """A body that a wrapper reads before we see the answer is a body, of any length and framing, and no head."""
+    owner, name = PLACES[place]
+    original = getattr(owner, name)
+
+    def read(*args, **options):
+        response = original(*args, **options)
+        assert response.content
+        return response
+
+    server.handle(lambda request: testing.body(testing.reply("ok").content(testing.shape_of(request)).pieces[0]
+                                               + b" " * size, framing="close"))
+    with mock.patch.object(owner, name, read), llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        assert [ask(llm) for _ in range(2)] == ["ok"] * 2
+
+
 BEFORE = """
     import functools, json, sys
     import http.client, requests, requests.adapters, urllib3.connectionpool

@@ -75,7 +75,7 @@ def test_what_is_set_on_http_clients_response_is_in_the_table():
     promised = {"code", "headers", "msg", "reason", "status", "version"}
     used = {node.attr for node in ast.walk(ours) if isinstance(node, ast.Attribute) and
             isinstance(node.value, ast.Name) and node.value.id == "self"}
-    defined = {node.name for node in ours.body if isinstance(node, ast.FunctionDef)} | {"_wire"}
+    defined = {node.name for node in ours.body if isinstance(node, ast.FunctionDef)}
     assert used - defined - promised <= NAMES
 
 
@@ -144,16 +144,18 @@ sys.meta_path.insert(0, Finder())
 ALL = r'''
 import json, threading, time
 from tests import llmlite
+from tests.beside import Lateness
 import requests
 
 def late(function, *args, **options):
-    started = time.monotonic()
+    started, machine = time.monotonic(), Lateness()
     try:
-        function(*args, **options)
+        with machine:
+            function(*args, **options)
         return "no error"
     except llmlite.LLMError as error:
         took = time.monotonic() - started
-        return [type(error).__name__, 0.39 <= took <= 0.4 + 0.5 or took]
+        return [type(error).__name__, 0.39 <= took <= 0.4 + 0.5 + machine.seconds or took]
 
 def close(stream):
     next(stream)

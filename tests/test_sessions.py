@@ -2,6 +2,7 @@
 import base64
 import json
 import socket
+import sys
 import threading
 import time
 from urllib.parse import unquote, urlsplit
@@ -415,6 +416,36 @@ def test_redirects_are_not_followed(server, sessions, status, method):
         assert len(server.requests) == 1 and not other.connections
 
 
+@pytest.mark.parametrize("target", [b"http://[", b"//[::1", b"http://\xe9/", b"http://", b"/x", b""])
+def test_redirects_to_what_is_no_address(server, sessions, target):
+    """A redirect to what requests cannot even read is the same error."""
+    server.raw(b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: %b\r\n\r\nhi" % target, times=2)
+    with client(server, **sessions) as llm:
+        for _ in range(2):
+            with pytest.raises(llmlite.APIError, match="302 Found: redirect to.*is not followed"):
+                ask(llm)
+    assert len(server.requests) == 2
+
+
+@METHODS
+def test_the_body_of_a_redirect_may_be_without_end(server, sessions, method, monkeypatch):
+    """A redirect's body, which requests reads whole by itself, is read in part: neither time nor memory goes there."""
+    monkeypatch.setattr(sys.modules[llmlite.Client.__module__], "_MAX_BODY", 4 << 20)
+    server.raw(b"HTTP/1.1 302 Found\r\nLocation: http://far.example/x\r\n\r\n", *[b" " * (1 << 20)] * 200)
+    with client(server, timeout=5, **sessions) as llm, pytest.raises(llmlite.LLMError) as caught:
+        ask(llm, method)
+    assert sessions or "far.example" in str(caught.value)
+    assert server.wait_idle() and sum(size for _, size in server.requests[0].sent) < 40 << 20
+
+
+@METHODS
+def test_a_redirects_body_that_drips_hides_no_redirect(server, method):
+    """What is read of a redirect's body in time is enough: the error is the redirect, not the deadline."""
+    server.raw(b"HTTP/1.1 302 Found\r\nLocation: http://far.example/x\r\n\r\n", *(b" ", 0.05) * 60)
+    with client(server, deadline=0.4) as llm, pytest.raises(llmlite.APIError, match="302.*far.example"):
+        ask(llm, method)
+
+
 def test_cookies_are_not_kept(server):
     """A cookie that the server sets is not sent back."""
     server.reply("ok", headers=[("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2")])
@@ -472,6 +503,54 @@ def test_what_is_asked_of_the_system_for_a_connection(server, monkeypatch):
     wanted = {("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5), ("TCP_NODELAY", 1)}
     wanted = {(socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in wanted if hasattr(socket, name)}
     assert asked >= wanted | {(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)}
+
+
+def test_the_environment_is_asked_at_each_call(server, sessions, monkeypatch):
+    """A proxy, and what goes past it, may come and go in the environment while a client is in use."""
+    with testing.Server() as proxy, client(server, **sessions) as llm:
+        server.reply("straight", times=None)
+        proxy.reply("through", times=None)
+        said = [ask(llm)]
+        for name, value in (("HTTP_PROXY", proxy.root), ("NO_PROXY", "127.0.0.1"), ("NO_PROXY", "far.example")):
+            monkeypatch.setenv(name, value)
+            said += [ask(llm), ask(llm)]
+        monkeypatch.delenv("HTTP_PROXY")
+        said += [ask(llm), ask(llm)]
+    there = ["through"] * 2
+    back = ["straight"] * 2
+    assert said == ["straight", *there, *back, *there, *back]
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["straight", "proxy"])
+@pytest.mark.parametrize("path", ["/v1", "/%7Ea/../v1", "/\u00fc/v1?x=1#f"])
+def test_each_call_asks_for_the_same(server, sessions, monkeypatch, path, through):
+    """What the first call asks for, as requests writes it, all ask for; a proxy is not told what stands before an @."""
+    if through:
+        monkeypatch.setenv("HTTP_PROXY", server.root)
+    server.reply("ok", times=3)
+    url = server.root.replace("//", "//eve:hunter2@") + path
+    with llmlite.Client("m", base_url=url, api_key=KEY, retry=None, **sessions) as llm:
+        assert [ask(llm), ask(llm, "stream"), ask(llm)] == ["ok"] * 3
+    first, *others = [request.path for request in server.requests]
+    assert others == [first] * 2 and first.startswith(server.root if through else "/") and "hunter2" not in first
+
+
+def test_more_addresses_than_are_remembered(server):
+    """A client may ask for any number of addresses; closed, it holds no connection to any."""
+    server.handle(lambda request: testing.reply("ok"))
+    with llmlite.Client("m", provider="gemini", base_url=server.url, api_key=KEY, retry=None) as llm:
+        replies = [llm.chat("hi", model=f"m{number % 150}") for number in range(301)]
+        assert {reply.text for reply in replies} == {"ok"} and server.connections == 1
+    assert server.wait_idle()
+
+
+def test_space_before_a_header(server, sessions):
+    """Spaces around a header's value, or a key, are no part of it (RFC 9110, 5.5): requests would refuse to send it."""
+    server.reply("ok", times=2)
+    with llmlite.Client("m", provider="anthropic", base_url=server.url, api_key=" " + KEY, headers={"X-A": " b "},
+                        retry=None, **sessions) as llm:
+        assert [ask(llm), ask(llm)] == ["ok"] * 2
+    assert [(request.headers["x-api-key"], request.headers["x-a"]) for request in server.requests] == [(KEY, "b")] * 2
 
 
 def test_connections_to_a_proxy_are_reused(server, monkeypatch):

@@ -1,6 +1,7 @@
 """One client, many threads: no answer to the wrong question, no connection too many, every call in the ledger."""
 import gc
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +156,24 @@ def test_more_threads_than_idle_connections(server):
         for _ in range(2):
             assert in_threads(40, lambda number: asking(llm, number, 1)) == [[]] * 40
         assert server.connections == 40
+
+
+def test_more_idle_connections_than_are_kept(server, monkeypatch):
+    """After many calls at once no more connections are kept than a client keeps of a host."""
+    monkeypatch.setattr(sys.modules[llmlite.Client.__module__], "_POOL_SIZE", 3)
+    everybody = threading.Barrier(8)
+
+    def together(request):
+        everybody.wait(10)
+        return echo(request)
+
+    server.handle(together)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        assert in_threads(8, lambda number: asking(llm, number, 1)) == [[]] * 8
+        ended = time.monotonic() + 5
+        while server.open_connections > 3 and time.monotonic() < ended:
+            time.sleep(0.01)
+        assert server.open_connections == 3
 
 
 class Collecting(str):

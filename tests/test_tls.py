@@ -100,6 +100,19 @@ def test_authority_from_the_environment(secure, bundle, monkeypatch, variable, o
         client.close()
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
+def test_authority_that_is_named_later(secure, bundle, monkeypatch, own):
+    """Who sets the variable that the error names, and tries again with the same client, is answered."""
+    secure.reply("ok", times=2)
+    with requests.Session() as session:
+        client = llmlite.Client("m", base_url=secure.url, session=None if own else session, retry=None)
+        error, _ = fails(client)
+        assert "REQUESTS_CA_BUNDLE" in str(error)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        assert [client.chat("hi").text for _ in range(2)] == ["ok"] * 2
+        client.close()
+
+
 def test_requests_variable_beats_the_others(secure, bundle, monkeypatch, tmp_path):
     """REQUESTS_CA_BUNDLE is asked first, as requests does."""
     other = tmp_path / "other.pem"

@@ -48,9 +48,8 @@ def target_http(pieces):
         there.settimeout(5)
         there.sendall(b"".join(pieces)[:60000])
         there.shutdown(socket.SHUT_WR)
-        call = client._Call(client._PROVIDERS["openai"], "m", None, True)
-        call.read = 5.0
-        call.deadline, call.limit = client._now() + 5.0, 5.0
+        call = client._Call(client._PROVIDERS["openai"], "", "m", client._OpenAI())
+        call.read, call.deadline = 5.0, client._Deadline(client._now() + 5.0, 5.0)
         attempt = client._Attempt(call)
         attempt.wire = client._Wire(here, attempt)
         answer = client._HTTPResponse(attempt.wire, method="POST")
