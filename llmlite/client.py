@@ -3324,9 +3324,13 @@ class _Idle(queue.LifoQueue):  # type: ignore[type-arg]
 
     def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
         try:
-            return self.queue.pop()
+            connection = self.queue.pop()
         except IndexError:
             raise queue.Empty from None
+        sock = getattr(connection, "sock", None)
+        if sock is not None and sock.fileno() < 0:  # the collector closed it with the stream that gave it back
+            connection.close()
+        return connection
 
     def put(self, item: Any, block: bool = True, timeout: Optional[float] = None) -> None:
         if len(self.queue) >= self.maxsize:

@@ -1,5 +1,6 @@
 """One client, many threads: no answer to the wrong question, no connection too many, every call in the ledger."""
 import gc
+import json
 import os
 import sys
 import threading
@@ -219,6 +220,20 @@ def test_a_stream_that_is_collected_while_its_ledger_is_written(server):
             gc.unfreeze()
             gc.enable()
         assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.usage) == (10, 10, llmlite.Usage(100, 50))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_stream_that_is_collected_when_all_of_it_had_come(server, framing):
+    """A connection whose socket the collector closes with its stream is not used again."""
+    events = [{"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]} for text in "ab"]
+    whole = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
+    server.handle(lambda request: testing.body(whole, framing=framing) if request.json.get("stream") else None)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        for _ in range(5):
+            lose_a_stream(llm)
+            gc.collect()
+            assert llm.chat("hi").text == "ok"
 
 
 @pytest.mark.timeout(20)
