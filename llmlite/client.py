@@ -14,8 +14,10 @@ This file works alone: copy it into a project under any name.  Its sections, top
     client         Client, Ledger, Stream; chat() and stream() for one-liners
     tools          tools from functions, schemas, and what a model made of them
     types          Python types as JSON schemas, and values held against a schema
+    calls          one call of the user's, one request of it; what threads and forked processes share
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
+    streams        what an event is, the reply folded from them, the life of an open stream
     private names  what is touched of other packages without their promise, and what comes without it
     transport      the one place that sends, the one place that translates errors
     connections    urllib3's pools, connections and sockets within an attempt's limits
