@@ -3597,6 +3597,9 @@ class _HTTPResponse(http.client.HTTPResponse):
         self.will_close = ("close" in tokens if self.version == 11 else "keep-alive" not in tokens) or not (
             self.chunked or self.length is not None)
 
+    def flush(self) -> None:
+        """Nothing, for it is read only: http.client's fails, loudly, where the collector has closed the file before."""
+
     def _read_headers(self) -> http.client.HTTPMessage:
         lines = [b" "]
         while lines[-1] not in (b"\r\n", b"\n", b""):
