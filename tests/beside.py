@@ -8,6 +8,7 @@ has its own outcome.
 import collections
 import contextlib
 import functools
+import glob
 import inspect
 import threading
 import time
@@ -18,7 +19,7 @@ import pytest
 from tests import llmlite, testing
 
 WORKERS = 8
-TICK = 0.02  # seconds that the meter waits at a time
+TICK = 0.03  # seconds that the meter waits at a time
 STEPS = 5  # a call hands over to the server's threads and back some times, each as late as a bare wait
 
 
@@ -76,20 +77,37 @@ def outcome(item):
     return None
 
 
-class Lateness:
-    """How late the machine itself is while a block runs: `seconds` by which bare waits outlast their time.
+def queued():
+    """Seconds that each thread of this process has waited for a processor so far, by the system's own count."""
+    waited = {}
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        with contextlib.suppress(OSError), open(path) as file:  # or the thread has ended meanwhile
+            waited[path] = int(file.read().split()[1]) / 1e9
+    return waited
 
-    Less the processor time that the block's own thread had meanwhile: where it is the client's work that holds
-    everybody up, nothing is allowed for.
+
+def growth(before, after):
+    """By how much that has grown, over all threads."""
+    return sum(max(0.0, seconds - before.get(path, 0.0)) for path, seconds in after.items())
+
+
+class Lateness:
+    """How late the machine itself is while a block runs: `seconds`, complete at its end.
+
+    That is what bare waits outlast their time by, a few times, and what threads waited for a processor. Less the
+    processor time that the block's own thread had meanwhile: where it is the client's work that holds everybody up,
+    nothing is allowed for.
     """
 
     def __enter__(self):
         self.seconds, self._over, self._used = 0.0, threading.Event(), clock_of_this_thread()
+        self._queued = queued()
         self._thread = threading.Thread(target=self._measure, name="lateness", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exc):
+        self.seconds += growth(self._queued, queued())
         self._over.set()
         self._thread.join()
 
@@ -97,7 +115,7 @@ class Lateness:
         while not self._over.is_set():
             started, used = time.monotonic(), self._used()
             self._over.wait(TICK)
-            self.seconds += max(0.0, time.monotonic() - started - TICK - (self._used() - used))
+            self.seconds += STEPS * max(0.0, time.monotonic() - started - TICK - (self._used() - used))
 
 
 def clock_of_this_thread():
@@ -114,33 +132,36 @@ def timed(least, most):
     with Lateness() as late:
         yield
         took = time.monotonic() - started
-    assert least <= took < most + STEPS * late.seconds, (least, took, most, late.seconds)
+    assert least <= took < most + late.seconds, (least, took, most, late.seconds)
 
 
 class Meter(threading.Thread):
-    """How late bare waits are in this process, all the time."""
+    """How late the machine is for this process, all the time."""
 
     def __init__(self):
         super().__init__(name="meter", daemon=True)
-        self.ticks = collections.deque(maxlen=5000)  # (when it began, seconds late)
+        self.ticks = collections.deque(maxlen=5000)  # (when it ended, seconds late)
 
     def run(self):
+        before = queued()
         while True:
             began = time.monotonic()
             time.sleep(TICK)
-            self.ticks.append((began, time.monotonic() - began - TICK))
+            ended, after = time.monotonic(), queued()
+            self.ticks.append((ended, STEPS * (ended - began - TICK) + growth(before, after)))
+            before = after
 
     def late(self, since):
         """Seconds that have been lost since then."""
-        return sum(seconds for began, seconds in list(self.ticks) if began + seconds + TICK > since)
+        return sum(seconds for ended, seconds in list(self.ticks) if ended > since)
 
 
 METER = Meter()
 METER.start()
 
 
-def within(least, started, most):
-    """Whether a time that began then has taken so many seconds, but for what the machine itself is late meanwhile."""
-    took, late = time.monotonic() - started, METER.late(started)
-    assert least <= took < most + STEPS * late, (least, took, most, late)
+def within(least, started, most, ended=None):
+    """Whether a time from then to now (or `ended`) is so many seconds, but for what the machine is late meanwhile."""
+    took, late = (time.monotonic() if ended is None else ended) - started, METER.late(started)
+    assert least <= took < most + late, (least, took, most, late)
     return True

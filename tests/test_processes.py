@@ -143,11 +143,14 @@ def test_values_pickle(server, llm):
 def forked(function):
     """Start `function` in a forked child; returns a way to get what it returns, which fails if the child hangs."""
     read, write = os.pipe()
+    tracing = sys.gettrace()
+    sys.settrace(None)  # coverage has a lock, which another thread may hold at the fork
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 says that threads and fork do not mix
         pid = os.fork()
     if not pid:
         _child(function, read, write)
+    sys.settrace(tracing)
     os.close(write)
 
     def result():
@@ -163,6 +166,7 @@ def forked(function):
 def _child(function, read, write):
     code = 1
     try:
+        threading.settrace(None)
         os.close(read)
         with os.fdopen(write, "wb") as pipe:
             faulthandler.unregister(signal.SIGALRM)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import llmlite, testing
-from tests.beside import beside
+from tests.beside import beside, within
 
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 DONE = "data: [DONE]\n\n"
@@ -413,7 +413,7 @@ def test_retry_after_of_an_error_as_the_first_event(server):
     server.stream(["Hello"])
     assert "".join(llmlite.Client("test", base_url=server.url, retry=FAST).stream("Hi")) == "Hello"
     first, second = server.requests
-    assert 0.2 <= second.time - first.time < 0.4
+    assert within(0.2, first.time, 0.4, second.time)
 
 
 # ---------------------------------------------------------------------------------------------------- unreadable data

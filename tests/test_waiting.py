@@ -29,6 +29,11 @@ def gaps(server):
     return [after - before for before, after in zip(times, times[1:])]
 
 
+def slack(server):
+    """Seconds that a gap may be longer: what a busy machine needs, and what it has been late so far."""
+    return SLACK + METER.late(server.requests[0].time)
+
+
 # --------------------------------------------------------------------------------------------------- what is asked for
 
 
@@ -218,7 +223,7 @@ def test_waits_as_asked(server, make):
     server.reply("ok")
     with client(server, SLOW) as llm:
         assert llm.chat("hello").attempts == 2
-    assert 0.1 <= gaps(server)[0] < 0.1 + SLACK
+    assert 0.1 <= gaps(server)[0] < 0.1 + slack(server)
 
 
 @beside
@@ -253,7 +258,7 @@ def test_asks_in_a_stream(server):
     server.stream(["ok"])
     with client(server, SLOW) as llm, llm.stream("hello") as pieces:
         assert "".join(pieces) == "ok"
-    assert 0.1 <= gaps(server)[0] < 0.1 + SLACK
+    assert 0.1 <= gaps(server)[0] < 0.1 + slack(server)
 
 
 def test_asks_of_a_good_answer(server):
@@ -262,7 +267,7 @@ def test_asks_of_a_good_answer(server):
     with client(server, SLOW) as llm:
         llm.chat("hello")
         llm.chat("hello")
-    assert gaps(server)[0] < SLACK
+    assert gaps(server)[0] < slack(server)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "1_000", "Sun, 06 Nov 1994 08:49:37 GMT"])
@@ -273,7 +278,7 @@ def test_bad_ask_is_our_own_backoff(server, value):
     server.reply("ok")
     with client(server, llmlite.RetryPolicy(rate_limit_backoff=0.04, jitter=0)) as llm:
         llm.chat("hello")
-    assert 0.04 <= gaps(server)[0] < 0.04 + SLACK
+    assert 0.04 <= gaps(server)[0] < 0.04 + slack(server)
 
 
 # ----------------------------------------------------------------------------------------------------- our own backoff
@@ -290,7 +295,7 @@ def test_backoff_doubles_up_to_its_maximum(server, status, fields):
     measured = gaps(server)
     assert len(measured) == 4
     for gap, least in zip(measured, (0.02, 0.04, 0.07, 0.07)):
-        assert least <= gap < least + SLACK + METER.late(server.requests[0].time)
+        assert least <= gap < least + slack(server)
 
 
 def test_backoff_stays_at_its_maximum(server):
@@ -298,7 +303,7 @@ def test_backoff_stays_at_its_maximum(server):
     server.error(500, times=None)
     fails(server, llmlite.RetryPolicy(max_retries=70, backoff=0.0005, backoff_max=0.001, jitter=0))
     assert len(gaps(server)) == 70
-    assert sorted(gaps(server))[35] < 0.02
+    assert sorted(gaps(server))[35] < 0.02 + METER.late(server.requests[0].time)
 
 
 @beside
@@ -308,16 +313,17 @@ def test_jitter(server):
     fails(server, llmlite.RetryPolicy(max_retries=16, backoff=0.02, backoff_max=0.02, jitter=0.5))
     measured = sorted(gaps(server))
     assert measured[0] >= 0.01
-    assert measured[8] < 0.03 + 0.02
+    late = METER.late(server.requests[0].time)
+    assert measured[8] < 0.03 + 0.02 + late
     assert measured[-1] - measured[0] > 0.003
-    assert measured[0] < 0.02
+    assert measured[0] < 0.02 + late
 
 
 def test_no_backoff(server):
     """A backoff of zero does not wait."""
     server.error(500, times=None)
     fails(server, llmlite.RetryPolicy(max_retries=5, backoff=0))
-    assert sum(gaps(server)) < SLACK
+    assert sum(gaps(server)) < slack(server)
 
 
 @pytest.mark.parametrize("status, message", [(429, "no"), (503, "no"), (529, "no"), (500, "We are overloaded")])
@@ -328,7 +334,7 @@ def test_rate_limit_numbers(server, status, message):
     server.reply("ok")
     with client(server, llmlite.RetryPolicy(backoff=0, rate_limit_backoff=0.05, jitter=0)) as llm:
         llm.chat("hello")
-    assert 0.05 <= gaps(server)[0] < 0.05 + SLACK
+    assert 0.05 <= gaps(server)[0] < 0.05 + slack(server)
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 500, 502, 504, 520, 524])
@@ -338,7 +344,7 @@ def test_other_numbers(server, status):
     server.reply("ok")
     with client(server, llmlite.RetryPolicy(backoff=0, rate_limit_backoff=30)) as llm:
         llm.chat("hello")
-    assert gaps(server)[0] < SLACK
+    assert gaps(server)[0] < slack(server)
 
 
 @beside
@@ -350,8 +356,8 @@ def test_lost_connections_back_off(server):
     with client(server, llmlite.RetryPolicy(backoff=0.03, jitter=0, rate_limit_backoff=30), timeout=(5, 0.1)) as llm:
         llm.chat("hello")
     first, second = gaps(server)
-    assert 0.03 <= first < 0.03 + SLACK
-    assert 0.1 + 0.05 <= second < 0.16 + SLACK  # the timeout began a moment before the server saw the request
+    assert 0.03 <= first < 0.03 + slack(server)
+    assert 0.1 + 0.05 <= second < 0.16 + slack(server)  # the timeout began a moment before the server saw the request
 
 
 # ---------------------------------------------------------------------------------------------------------- too long

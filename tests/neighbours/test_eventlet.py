@@ -84,7 +84,7 @@ def test_stream_closed_by_another_greenlet(provider):
         stream.close()
         print(json.dumps([reader.wait(), time.monotonic() - started]))
     """, provider.url)  # fmt: skip
-    assert texts == ["a"] and seconds < 1
+    assert texts == ["a"] and seconds < 5
 
 
 @METHODS
@@ -100,7 +100,7 @@ def test_deadline(provider, method, steps):
         except llmlite.LLMError as error:
             print(json.dumps([type(error).__name__, time.monotonic() - started]))
     """, provider.url, method)  # fmt: skip
-    assert kind == "DeadlineExceededError" and seconds < 0.75
+    assert kind == "DeadlineExceededError" and seconds < 2
 
 
 def test_greenlets_share_a_client(provider):
@@ -113,7 +113,7 @@ def test_greenlets_share_a_client(provider):
         texts = [reply.text for reply in pool.imap(llm.chat, map(str, range(10)))]
         print(json.dumps([texts, time.monotonic() - started]))
     """, provider.url)  # fmt: skip
-    assert texts == [str(number) for number in range(10)] and seconds < 2
+    assert texts == [str(number) for number in range(10)] and seconds < 2.8
 
 
 def test_lost_connection(provider):

@@ -76,7 +76,7 @@ def test_rate_limited_call_with_a_date(server, method):
         with freezegun.freeze_time(moment), client() as llm:
             answer(ask(llm, method))
     """, server, method, "2020-01-01")  # fmt: skip
-    assert text == "ok" and 0.9 <= server.requests[1].time - server.requests[0].time < 3
+    assert text == "ok" and 0.9 <= server.requests[1].time - server.requests[0].time < 4.5
 
 
 @METHODS
@@ -140,7 +140,7 @@ def test_deadline(server, method, steps):
             except llmlite.LLMError as error:
                 answer(type(error).__name__, clock() - began)
     """, server, method, "2040-01-01")  # fmt: skip
-    assert kind == "DeadlineExceededError" and taken < 0.75
+    assert kind == "DeadlineExceededError" and taken < 2
 
 
 @METHODS
@@ -158,7 +158,7 @@ def test_deadline_that_spans_the_end(server, method):
             except llmlite.LLMError as error:
                 answer(type(error).__name__, clock() - began)
     """, server, method, "2040-01-01")  # fmt: skip
-    assert kind == "DeadlineExceededError" and 0.3 < taken < 0.85
+    assert kind == "DeadlineExceededError" and 0.3 < taken < 1.6
 
 
 @METHODS

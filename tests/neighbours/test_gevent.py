@@ -89,7 +89,7 @@ def test_greenlets_share_a_client(provider, scheme, order, method):
 def test_greenlets_keep_their_deadlines(provider, scheme, order, method):
     """Calls at once with different deadlines each end at their own; those that are answered in time are answered."""
     def slow(request):
-        return testing.reply("ok", delay=float(request.json["messages"][0]["content"] == "hi") * 0.8)
+        return testing.reply("ok", delay=float(request.json["messages"][0]["content"] == "hi") * 1.2)
 
     provider.handle(slow)
     seconds, outcomes = green("""
@@ -100,9 +100,9 @@ def test_greenlets_keep_their_deadlines(provider, scheme, order, method):
     for number, (said, taken) in enumerate(outcomes):
         limit = [0.3, 0.5][number % 4] if number % 4 < 2 else None
         if limit is None:
-            assert said == "ok" and taken < 2, outcomes
+            assert said == "ok" and taken < 4, outcomes
         else:
-            assert said == "DeadlineExceededError" and limit - 0.05 < taken < limit + 0.3, outcomes
+            assert said == "DeadlineExceededError" and limit - 0.05 < taken < limit + 0.65, outcomes
 
 
 @METHODS
@@ -116,7 +116,7 @@ def test_greenlets_and_silent_heads(provider, scheme, order, method):
     """, order, provider.url, method)  # fmt: skip
     assert unknown == 6 or order == "used"  # a connection from before blocks them all: some end before they have sent
     for limit, (said, taken) in zip([0.3, 0.5, 0.7] * 2, outcomes):
-        assert said == "DeadlineExceededError" and taken < limit + 0.3, outcomes
+        assert said == "DeadlineExceededError" and taken < limit + 1.5, outcomes
 
 
 @ORDERS
@@ -135,7 +135,7 @@ def test_leaving_a_stream(provider, scheme, order):
         reader.join(2)
         answer(first, reader.value)
     """, order, provider.url)  # fmt: skip
-    assert (first, rest) == ("a", ["a"]) and seconds < 2
+    assert (first, rest) == ("a", ["a"]) and seconds < 4
 
 
 @METHODS

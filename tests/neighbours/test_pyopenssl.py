@@ -78,7 +78,7 @@ def test_deadline(secure, method, steps):
         except llmlite.LLMError as error:
             answer(type(error).__name__, llm.ledger.unknown)
     """, "after", secure.url, method)  # fmt: skip
-    assert (kind, unknown) == ("DeadlineExceededError", 1) and seconds < 0.75
+    assert (kind, unknown) == ("DeadlineExceededError", 1) and seconds < 2
 
 
 @METHODS
@@ -91,7 +91,7 @@ def test_deadline_of_the_body(secure, method):
         except llmlite.LLMError as error:
             answer(type(error).__name__)
     """, "after", secure.url, method)  # fmt: skip
-    assert kind == "DeadlineExceededError" and seconds < 0.75
+    assert kind == "DeadlineExceededError" and seconds < 2
 
 
 @pytest.mark.skipif(urllib3.__version__ < "2", reason="plain requests cannot connect again: the context was used")
@@ -111,7 +111,7 @@ def test_leaving_a_stream(secure):
         reader.join(2)
         answer(first, rest, not reader.is_alive(), ask(llm))
     """, "after", secure.url)  # fmt: skip
-    assert (first, rest, woken, text) == ("a", ["a"], True, "ok") and seconds < 2
+    assert (first, rest, woken, text) == ("a", ["a"], True, "ok") and seconds < 4
     assert secure.wait_idle(2)
 
 
