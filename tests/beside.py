@@ -10,6 +10,7 @@ import contextlib
 import functools
 import glob
 import inspect
+import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -77,10 +78,10 @@ def outcome(item):
     return None
 
 
-def queued():
-    """Seconds that each thread of this process has waited for a processor so far, by the system's own count."""
+def queued(threads="self/task/*"):
+    """Seconds that threads have waited for a processor so far, by the system's own count: all of this process's."""
     waited = {}
-    for path in glob.glob("/proc/self/task/*/schedstat"):
+    for path in glob.glob(f"/proc/{threads}/schedstat"):
         with contextlib.suppress(OSError), open(path) as file:  # or the thread has ended meanwhile
             waited[path] = int(file.read().split()[1]) / 1e9
     return waited
@@ -94,20 +95,19 @@ def growth(before, after):
 class Lateness:
     """How late the machine itself is while a block runs: `seconds`, complete at its end.
 
-    That is what bare waits outlast their time by, a few times, and what threads waited for a processor. Less the
-    processor time that the block's own thread had meanwhile: where it is the client's work that holds everybody up,
-    nothing is allowed for.
+    That is what bare waits outlast their time by, a few times, and what the block's own thread waited for a processor.
+    Less the processor time that it had: where it is the client's work that holds everybody up, nothing is allowed for.
     """
 
     def __enter__(self):
         self.seconds, self._over, self._used = 0.0, threading.Event(), clock_of_this_thread()
-        self._queued = queued()
+        self._queued = queued("thread-self")
         self._thread = threading.Thread(target=self._measure, name="lateness", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *exc):
-        self.seconds += growth(self._queued, queued())
+        self.seconds += growth(self._queued, queued("thread-self"))
         self._over.set()
         self._thread.join()
 
@@ -141,18 +141,26 @@ class Meter(threading.Thread):
     def __init__(self):
         super().__init__(name="meter", daemon=True)
         self.ticks = collections.deque(maxlen=5000)  # (when it ended, seconds late)
+        self._queued = queued()
 
     def run(self):
-        before = queued()
-        while True:
+        for tick in itertools.count():
             began = time.monotonic()
             time.sleep(TICK)
-            ended, after = time.monotonic(), queued()
-            self.ticks.append((ended, STEPS * (ended - began - TICK) + growth(before, after)))
-            before = after
+            self._note(STEPS * (time.monotonic() - began - TICK))
+            if not tick % 10:  # to look at all threads is dear
+                self._look()
+
+    def _note(self, seconds):
+        self.ticks.append((time.monotonic(), seconds))
+
+    def _look(self):
+        before, self._queued = self._queued, queued()
+        self._note(growth(before, self._queued))
 
     def late(self, since):
         """Seconds that have been lost since then."""
+        self._look()
         return sum(seconds for ended, seconds in list(self.ticks) if ended > since)
 
 
