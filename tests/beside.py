@@ -13,6 +13,7 @@ import inspect
 import itertools
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -22,6 +23,13 @@ from tests import llmlite, testing
 WORKERS = 8
 TICK = 0.03  # seconds that the meter waits at a time
 STEPS = 5  # a call hands over to the server's threads and back some times, each as late as a bare wait
+SERVERS = weakref.WeakSet()  # those of tests that run beside others
+
+
+def close_servers():
+    """End the answers that anybody still waits for."""
+    for server in list(SERVERS):
+        server.close()
 
 
 def once(server):
@@ -38,8 +46,8 @@ def beside(function, client=once):
     def alone(**given):
         with contextlib.ExitStack() as stack:
             for name in made:
-                context = client(given["server"]) if name == "llm" else testing.Server()
-                given[name] = stack.enter_context(context)
+                given[name] = stack.enter_context(client(given["server"]) if name == "llm" else testing.Server())
+            SERVERS.update(given[name] for name in made if name != "llm")
             function(**given)
 
     left = [value for name, value in signature.parameters.items() if name not in made]
@@ -61,7 +69,8 @@ class Beside:
         if pyfuncitem.nodeid not in self.outcomes:
             items = [item for item in pyfuncitem.session.items
                      if getattr(item, "module", None) is pyfuncitem.module and item.get_closest_marker("beside")]
-            with ThreadPoolExecutor(WORKERS, thread_name_prefix="beside") as pool:
+            with ThreadPoolExecutor(WORKERS, thread_name_prefix="beside") as pool, contextlib.ExitStack() as stack:
+                stack.callback(close_servers)  # where pytest-timeout ends this, nobody waits for an answer for ever
                 self.outcomes = dict(zip([item.nodeid for item in items], pool.map(outcome, items)))
         error = self.outcomes.pop(pyfuncitem.nodeid)
         if error is not None:

@@ -173,7 +173,7 @@ def test_response_of_a_silent_stream(server):
 def test_response_at_the_deadline(server):
     """So does a deadline that runs out in a stream."""
     server.sse([EVENT], end="stall")
-    error = fails(server.url, "stream", deadline=0.25)
+    error = fails(server.url, "stream", deadline=0.5)
     assert (type(error), error.response.text) == (llmlite.DeadlineExceededError, "Hi")
 
 

@@ -186,7 +186,7 @@ def test_stale_connection(server):
 def test_deadline(server):
     """A call that the deadline ends while the answer is awaited failed, and its request may be billed."""
     server.raw(testing.STALL)
-    with client(server.url, deadline=0.15) as llm:
+    with client(server.url, deadline=0.4) as llm:
         with pytest.raises(llmlite.DeadlineExceededError):
             llm.chat("hello")
         assert llm.ledger.snapshot() == expected(failed=1, unknown=1)

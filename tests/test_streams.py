@@ -257,9 +257,10 @@ def test_no_retry_once_an_event_has_come(server):
     assert len(server.requests) == 1
 
 
-def test_what_comes_after_the_finish_reason_may_be_cut(server, llm):
-    """The reply is whole with its finish reason: a connection cut where only [DONE] was to come loses nothing."""
-    server.sse([HE, LLO, STOP], end="close")
+@pytest.mark.parametrize("half", [[], ['data: {"usage": {"prompt']], ids=["between", "inside"])
+def test_what_comes_after_the_finish_reason_may_be_cut(server, llm, half):
+    """The reply is whole with its finish reason: a connection cut between or inside what comes then loses nothing."""
+    server.sse([HE, LLO, STOP, *half], end="close")
     stream = llm.stream("Hi")
     assert "".join(stream) == "Hello"
     assert stream.response.finish_reason == "stop"
