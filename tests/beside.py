@@ -11,6 +11,7 @@ import functools
 import glob
 import inspect
 import itertools
+import os
 import threading
 import time
 import weakref
@@ -23,6 +24,7 @@ from tests import llmlite, testing
 WORKERS = 8
 TICK = 0.03  # seconds that the meter waits at a time
 STEPS = 5  # a call hands over to the server's threads and back some times, each as late as a bare wait
+LOOKING = threading.Lock()  # the meter has files open for a moment
 SERVERS = weakref.WeakSet()  # those of tests that run beside others
 
 
@@ -90,10 +92,17 @@ def outcome(item):
 def queued(threads="self/task/*"):
     """Seconds that threads have waited for a processor so far, by the system's own count: all of this process's."""
     waited = {}
-    for path in glob.glob(f"/proc/{threads}/schedstat"):
-        with contextlib.suppress(OSError), open(path) as file:  # or the thread has ended meanwhile
-            waited[path] = int(file.read().split()[1]) / 1e9
+    with LOOKING:
+        for path in glob.glob(f"/proc/{threads}/schedstat"):
+            with contextlib.suppress(OSError), open(path) as file:  # or the thread has ended meanwhile
+                waited[path] = int(file.read().split()[1]) / 1e9
     return waited
+
+
+def descriptors():
+    """How many descriptors are open, without the meter's."""
+    with LOOKING:
+        return len(os.listdir("/dev/fd"))
 
 
 def growth(before, after):

@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from tests import llmlite, testing
-from tests.beside import within
+from tests.beside import descriptors, within
 
 DONE = b"data: [DONE]\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -41,13 +41,12 @@ def unfinished(framing="chunked"):
     return testing.sse(HELLO, framing=framing, truncate=len(HE) + 9, end="stall")
 
 
-def descriptors(wanted=None):
-    """How many descriptors are open; with `wanted`, half a second is given to get there (threads have their own)."""
+def settled(wanted):
+    """How many descriptors are open; half a second is given to get where it is wanted, for threads have their own."""
     until = time.monotonic() + 0.5
-    while True:
-        count = len(os.listdir("/dev/fd"))
-        if wanted in (None, count) or time.monotonic() > until:
-            return count
+    while descriptors() != wanted and time.monotonic() < until:
+        time.sleep(0.002)
+    return descriptors()
 
 
 # ---------------------------------------------------------------------------------------------------- ways to leave it
@@ -136,7 +135,7 @@ def test_leaving_a_stream_closes_its_connection_at_once(server, llm, leave, fram
         before = descriptors()
         leave(llm)
         assert server.wait_idle(0.5)
-        assert descriptors(before) == before
+        assert settled(before) == before
     finally:
         gc.enable()
     assert len(server.requests) == 1

@@ -15,17 +15,13 @@ import weakref
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import beside, within
+from tests.beside import beside, descriptors, within
 
 QUICK = llmlite.RetryPolicy(max_retries=1, backoff=0.001, rate_limit_max_retries=1, rate_limit_backoff=0.001)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 HE = {"choices": [{"index": 0, "delta": {"content": "He"}, "finish_reason": None}]}
 DIALECTS = {"openai": ("stream", "/v1"), "anthropic": ("stream", ""), "gemini": ("stream", "/v1beta"),
             "completions": ("stream_tokens", "/v1")}
-
-
-def descriptors():
-    return len(os.listdir("/dev/fd"))
 
 
 def settles(function, wanted, seconds=1.0):

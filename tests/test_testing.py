@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from tests import testing
-from tests.beside import beside, within
+from tests.beside import LOOKING, beside, descriptors, within
 
 CHAT = "/v1/chat/completions"
 NATIVE = "/completion"
@@ -103,10 +103,6 @@ def read_until(sock, mark):
         assert part, f"the server closed after {got!r}"
         got += part
     return got
-
-
-def descriptors():
-    return len(os.listdir("/dev/fd"))
 
 
 def threads():
@@ -1061,8 +1057,9 @@ def test_out_of_descriptors(server):
     server.json([1], times=2)
     with socket.socket() as first, socket.socket() as second:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        next_free = os.dup(0)
-        os.close(next_free)
+        with LOOKING:
+            next_free = os.dup(0)
+            os.close(next_free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, hard))
         try:
             first.connect((server.host, server.port))  # an accept() that waits already may hold a descriptor for it

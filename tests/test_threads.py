@@ -10,16 +10,27 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import descriptors
 
 FAST = llmlite.RetryPolicy(backoff=0.001, backoff_max=0.002)
 THREADS, CALLS = 16, 125
-FDS = "/proc/self/fd"
 
 
 def echo(request):
     """The question as the answer, in two pieces if it is streamed."""
     question = request.json["messages"][-1]["content"]
     return testing.stream([question[:3], question[3:]], usage=(10, 5))
+
+
+def echo_together(number):
+    """Echoes that wait until so many are asked for at once."""
+    everybody = threading.Barrier(number)
+
+    def answer(request):
+        everybody.wait(10)
+        return echo(request)
+
+    return answer
 
 
 def asking(llm, thread, calls, how="chat"):
@@ -49,11 +60,6 @@ def in_threads(count, function):
         return list(pool.map(start, range(count)))
 
 
-def descriptors():
-    gc.collect()
-    return len(os.listdir(FDS))
-
-
 def test_one_client(server):
     """16 threads, 2,000 calls: no error, at most 16 connections, each answer its own question's, the ledger exact."""
     server.handle(echo)
@@ -69,9 +75,10 @@ def test_one_client(server):
     assert server.wait_idle(2)
 
 
-@pytest.mark.skipif(not os.path.isdir(FDS), reason="descriptors can be counted on Linux alone")
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="descriptors cannot be counted here")
 def test_nothing_is_left():
     """After close() there are as many threads and descriptors as before."""
+    gc.collect()
     before, threads = descriptors(), threading.active_count()
     with testing.Server() as server:
         server.handle(echo)
@@ -79,6 +86,7 @@ def test_nothing_is_left():
             in_threads(4, lambda number: asking(llm, number, 5))
             in_threads(4, lambda number: asking(llm, number, 5, "stream"))
         assert server.wait_idle(1)
+    gc.collect()
     assert (descriptors(), threading.active_count()) == (before, threads)
 
 
@@ -146,13 +154,7 @@ def test_reset_while_calls_run(server):
 
 def test_more_threads_than_idle_connections(server):
     """Calls that all wait at once have a connection each, and none is thrown away afterwards."""
-    everybody = threading.Barrier(40)
-
-    def together(request):
-        everybody.wait(10)
-        return echo(request)
-
-    server.handle(together)
+    server.handle(echo_together(40))
     with llmlite.Client("m", base_url=server.url, retry=None) as llm:
         for _ in range(2):
             assert in_threads(40, lambda number: asking(llm, number, 1)) == [[]] * 40
@@ -162,13 +164,7 @@ def test_more_threads_than_idle_connections(server):
 def test_more_idle_connections_than_are_kept(server, monkeypatch):
     """After many calls at once no more connections are kept than a client keeps of a host."""
     monkeypatch.setattr(sys.modules[llmlite.Client.__module__], "_POOL_SIZE", 3)
-    everybody = threading.Barrier(8)
-
-    def together(request):
-        everybody.wait(10)
-        return echo(request)
-
-    server.handle(together)
+    server.handle(echo_together(8))
     with llmlite.Client("m", base_url=server.url, retry=None) as llm:
         assert in_threads(8, lambda number: asking(llm, number, 1)) == [[]] * 8
         ended = time.monotonic() + 5
