@@ -428,8 +428,8 @@ add("headers", "Content-Length of words", lambda asked: testing.raw(asked.head("
 add("headers", "Content-Length too small", lambda asked: testing.raw(
     asked.head(f"Content-Length: {len(asked.torn)}") + asked.body, 0.3), NO_ANSWER, TRUNCATED)
 add("headers", "more than the answer", lambda asked: testing.raw(asked.whole() + asked.whole(), 0.3), OK)
-add("headers", "more than the answer, later", lambda asked: testing.raw(asked.whole(), 0.02, asked.whole(), 0.3), OK,
-    options={"pause": 0.1})
+add("headers", "more than the answer, later", lambda asked: testing.raw(asked.whole(), 0.02, asked.whole(), 2), OK,
+    options={"pause": 0.5})
 add("headers", "chunk of a negative size", lambda asked: testing.raw(
     asked.head("Transfer-Encoding: chunked") + b"-5\r\n" + asked.body), CUT)
 add("headers", "chunk size of words", lambda asked: testing.raw(
