@@ -137,6 +137,7 @@ if hasattr(time, "clock_gettime"):  # pragma: no branch: not on Windows
     _wall = functools.partial(time.clock_gettime, time.CLOCK_REALTIME)
 
 _log = logging.getLogger("llmlite")
+_URLLIB3_LOG = logging.getLogger("urllib3.connectionpool")
 
 
 class _Unset:
@@ -2039,7 +2040,8 @@ class _Attempt:
         self.sent_at = -math.inf
         self.head = b""  # the request's own, until its body goes out with it
         self.opened = 0.0  # when its connection was, if it needed a new one
-        self.road: Any = None  # how requests asked urllib3 for it: the pool, the URL, with what else
+        self.pool: Any = None  # urllib3's, if it was asked
+        self.start = ""  # of the request's head, its first line and Host
         self.status = 0
         self.billed: Any = None  # what the ledger counts of its reply
         self.answer: Optional[_Answer] = None
@@ -2795,7 +2797,7 @@ class _Transport:
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._roads: Dict[Tuple[bool, str, object], Tuple[Any, str, JSON]] = {}
+        self._roads: Dict[Tuple[str, str, object], Tuple[Any, str]] = {}
         self._environment: Tuple[Dict[Any, Any], object] = {}, None
         self._own = session is None
         self._session = requests.Session() if session is None else session
@@ -2828,13 +2830,12 @@ class _Transport:
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers, alone = _request_headers(call), self._own and _can_bind() and _is_untouched(self._session)
-        asked = alone, call.url, self._era()
-        road = self._roads.get(asked) if alone else None
+        headers, asked = _request_headers(call), (call.method, call.url, self._era())
+        road = self._roads.get(asked) if self._own and _is_untouched(self._session) else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
-            again = road and self._send_again(road, call, attempt, headers)
+            again = road and _send_again(*road, call, attempt, headers)
             attempt.answer = answer = again or self._send_anew(call, attempt, headers)
         except (OSError, urllib3.exceptions.HTTPError) as error:
             if attempt.sent is None:
@@ -2842,10 +2843,11 @@ class _Transport:
             raise
         finally:
             _CURRENT.reset(token)
-            if attempt.road:
+            if attempt.pool is not None and attempt.start:
                 if len(self._roads) >= _MAX_ROADS:
                     self._roads.clear()
-                self._roads[asked], attempt.road = attempt.road, None
+                self._roads[asked] = attempt.pool, attempt.start
+            attempt.pool = None
         if _log.isEnabledFor(logging.DEBUG):
             _log_head(call, attempt, answer)
         return answer
@@ -2858,21 +2860,6 @@ class _Transport:
             era = object()
             self._environment = dict(environment), era
         return era
-
-    def _send_again(self, road: Tuple[Any, str, JSON], call: _Call, attempt: _Attempt,
-                    headers: Dict[str, str]) -> Optional[_Answer]:
-        """Ask urllib3 as requests has asked it before, which takes a third of the time; None: that pool is closed."""
-        pool, url, options = attempt.road = road
-        if call.payload is not None:
-            headers["Content-Length"] = str(len(call.payload))
-        timeout = urllib3.Timeout(connect=attempt.left(call.connect), read=attempt.left(call.read))
-        try:
-            raw = pool.urlopen(call.method, url, call.payload, headers, **{**options, "timeout": timeout})
-        except urllib3.exceptions.ClosedPoolError:
-            attempt.road = None
-            return None
-        merged = getattr(raw.headers, "itermerged", raw.headers.items)  # one item a name, at half the cost
-        return _Answer(attempt, raw, raw.status, requests.structures.CaseInsensitiveDict(merged()))
 
     def _send_anew(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> _Answer:
         """Send through all of requests; a user's session has settings, an adapter and hooks of its own."""
@@ -2909,38 +2896,99 @@ class _Transport:
         return _Answer(attempt, response.raw, response.status_code, response.headers, response)
 
 
-def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, str, JSON]]) -> None:
+def _send_again(pool: Any, start: str, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> Optional[_Answer]:
+    """Over an idle connection, as urllib3 has asked before: without requests and urllib3, which take half of a call."""
+    theirs = call.headers and (not _NOT_OURS.isdisjoint(map(str.lower, call.headers)) or
+                               urllib3.util.SKIP_HEADER in headers.values())
+    connection = None if theirs else pool.idle()
+    if connection is None:
+        return None
+    payload = call.payload or b""
+    if call.payload is not None:
+        headers["Content-Length"] = str(len(payload))
+    exchange = _Exchange(pool, connection)
+    try:
+        response = exchange.ask(attempt, "\r\n".join((start, *map(": ".join, headers.items()), "", "")), payload)
+    except BaseException:
+        exchange.close()
+        raise
+    merged: Any = requests.structures.CaseInsensitiveDict()
+    for name, value in response.headers.items():
+        merged[name] = f"{merged[name]}, {value}" if name in merged else value
+    return _Answer(attempt, exchange, response.status, merged)
+
+
+_NOT_OURS = frozenset(("content-length", "host", "transfer-encoding"))  # what requests and urllib3 write themselves
+
+
+class _Exchange:
+    """A request and its answer over a connection that a pool had idle; it stands where urllib3's response would."""
+
+    def __init__(self, pool: Any, connection: Any) -> None:
+        self._pool, self._connection = pool, connection
+        self._fp: Optional[http.client.HTTPResponse] = None
+
+    def ask(self, attempt: _Attempt, head: str, payload: bytes) -> http.client.HTTPResponse:
+        """Send a request, in one packet if it is small, and read the head of its answer."""
+        sock, data = self._connection.sock, head.encode("latin-1")
+        sock.settimeout(attempt.left(attempt.read))
+        wire: Any = _Wire(sock, attempt)
+        attempt.sent, attempt.sent_at, attempt.wire = True, _now(), wire
+        small = len(payload) < _PIECE
+        with contextlib.suppress(BrokenPipeError):  # it may have answered already
+            sock.sendall(data + payload if small else data)
+            if not small:
+                sock.sendall(payload)
+        self._fp = response = _HTTPResponse(wire, method=attempt.call.method)
+        response.begin()
+        wire.in_head = False
+        if response.will_close:
+            self._connection.close()  # the response goes on reading
+        return response
+
+    def release_conn(self) -> None:
+        self._pool.put_back(self._connection)
+
+    def close(self) -> None:
+        if self._fp is not None:
+            self._fp.close()
+        self._connection.close()
+        self.release_conn()
+
+
+def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, str]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
-        for pool, *_ in list(roads.values()):
+        for pool, _ in list(roads.values()):
             pool.close()  # else a reply that somebody holds keeps it open
         roads.clear()
         session.close()
 
 
-def _is_own(function: Any, package: str) -> bool:
-    """Whether a function is the package's own: else a tracer, a mock or a cache has put itself there, to be asked."""
-    return isinstance(function, FunctionType) and function.__globals__.get("__package__") == package
+def _is_own(function: Any, *packages: str) -> bool:
+    """Whether a function is a package's own: else a tracer, a mock or a cache has put itself there, to be asked."""
+    return isinstance(function, FunctionType) and function.__globals__.get("__package__") in packages
 
 
 @functools.lru_cache(maxsize=4)
-def _are_own(steps: Tuple[Any, ...], package: str) -> bool:
-    return all(_is_own(step, package) for step in steps)
+def _are_own(steps: Tuple[Any, ...]) -> bool:
+    return all(_is_own(step, requests.__name__, urllib3.__name__, "http") for step in steps)
 
 
-# What asking urllib3 straight away leaves out of requests.
-_STEPS = operator.attrgetter(
-    *(f"sessions.Session.{name}" for name in (
-        "__init__", "send", "get_adapter", "prepare_request", "merge_environment_settings")),
-    *(f"sessions.PreparedRequest.{name}" for name in (
-        "prepare", "prepare_headers", "prepare_body", "prepare_auth", "prepare_hooks")),
-    *(f"adapters.HTTPAdapter.{name}" for name in (
-        "send", "build_response", "request_url", "get_connection_with_tls_context") if hasattr(HTTPAdapter, name)))
+# What asking over an idle connection leaves out of requests, urllib3 and http.client.
+_STEPS = operator.attrgetter(*(f"{owner}.{name}" for owner, names in (
+    ("requests.sessions.Session", "__init__ send get_adapter prepare_request merge_environment_settings"),
+    ("requests.PreparedRequest", "prepare prepare_headers prepare_body prepare_auth prepare_hooks"),
+    ("requests.adapters.HTTPAdapter", "send build_response request_url get_connection_with_tls_context"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "urlopen _make_request _get_conn"),
+    ("urllib3.connection.HTTPConnection", "request putrequest putheader endheaders send getresponse"),
+    ("http.client.HTTPConnection", "request putrequest putheader endheaders send getresponse"),
+) for name in names.split() if hasattr(operator.attrgetter(owner)(sys.modules[__name__]), name)))
 
 
 def _is_untouched(session: requests.Session) -> bool:
-    """Whether nobody has put himself between our session and urllib3, before the import or after it."""
-    return type(session) is requests.sessions.Session and _are_own(_STEPS(requests), requests.__name__)
+    """Whether nobody has put himself between our session and the socket, before the import or after it."""
+    return type(session) is requests.sessions.Session and _are_own(_STEPS(sys.modules[__name__]))
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
@@ -3356,11 +3404,33 @@ class _Pool:
     ConnectionCls: Any = _Kind()
     QueueCls = _Idle
 
-    def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **options: Any) -> Any:
+    def urlopen(self: Any, *args: Any, **options: Any) -> Any:
         attempt = _CURRENT.get()
-        if attempt is not None and attempt.road is None:
-            attempt.road = self, url, options
-        return super().urlopen(method, url, body, headers, *args, **options)  # type: ignore[misc]
+        if attempt is not None:
+            attempt.pool = self
+        return super().urlopen(*args, **options)  # type: ignore[misc]
+
+    def idle(self: Any) -> Any:
+        """An open connection that waits for a request; None: there is none, or somebody else's classes are used."""
+        try:
+            connection = self.pool.get(block=False)
+        except (AttributeError, queue.Empty):  # the first: the pool is closed
+            return None
+        kind = self.ConnectionCls
+        if issubclass(kind, _Connection) and isinstance(connection, kind) and not _wants_to_see(connection):
+            if not urllib3.util.connection.is_connection_dropped(connection):
+                return connection
+            connection.close()
+        self.put_back(connection)
+        return None
+
+    def put_back(self: Any, connection: Any) -> None:
+        """Give back what `idle` gave."""
+        try:
+            self.pool.put(connection, block=False)
+        except (AttributeError, queue.Full):
+            if connection is not None:
+                connection.close()
 
 
 class _Connection:
@@ -3418,6 +3488,7 @@ class _Connection:
         if attempt is not None:
             if getattr(self, "sock", attempt) is None:
                 self.connect()
+            attempt.start = attempt.start or _start_of(data)
             if attempt.holds(data):
                 return
             data, attempt.head = attempt.head + data if attempt.head else data, b""
@@ -3442,6 +3513,17 @@ class _Connection:
             return http.client.HTTPResponse(sock, *args, **kwargs)
         attempt.wire = attempt.wire or _Wire(sock, attempt)
         return _HTTPResponse(attempt.wire, *args, **kwargs)
+
+
+def _wants_to_see(connection: Any) -> bool:
+    """Whether somebody follows what http.client or urllib3 do, by their own means."""
+    return connection.debuglevel > 0 or _URLLIB3_LOG.isEnabledFor(logging.DEBUG)
+
+
+def _start_of(head: bytes) -> str:
+    """A head's first line and its Host, if they are as for the server itself: a proxy's have more, that is not ours."""
+    lines = re.match(rb"[A-Z]+ /[^ ]* HTTP/1.1\r\nHost: [^\r\n]*(?=\r\n)", head)
+    return lines[0].decode("latin-1") if lines else ""
 
 
 class _SOCKSConnection(_Connection):
@@ -3577,6 +3659,8 @@ class _HTTPResponse(http.client.HTTPResponse):
         """Read the head as http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
         if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
                 http.client.HTTPMessage, "set_raw")):
+            attempt: Any = _CURRENT.get()
+            attempt.start = ""  # then no request of its own goes out
             super().begin()
             return
         version, status, reason = self._read_status()

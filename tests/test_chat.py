@@ -1,11 +1,12 @@
 """chat() against golden JSON: exactly what is sent, exactly what is read; models(), message helpers, one-liners."""
+import http.client
 import json
 import math
 import socket
 
 import pytest
 
-from tests import llmlite, named
+from tests import llmlite, named, testing
 
 HI = [{"role": "user", "content": "hi"}]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -61,6 +62,45 @@ def test_a_small_request_goes_out_in_one_piece(server, llm, monkeypatch, asked, 
     asked(llm)
     assert sent == sizes
     assert len(server.requests) == 1
+
+
+OWN_HEADERS = [
+    {}, {"X-Team": "größe", "user-agent": "mine"}, {"Host": "elsewhere"}, {"content-length": "3"}, {"User-Agent": None},
+    {"ACCEPT-ENCODING": None, "accept": "*/*"}, {"Connection": "close"}, {"Authorization": None}, {"X-Empty": ""}]
+
+
+@pytest.mark.parametrize("headers", OWN_HEADERS, ids=str)
+@pytest.mark.parametrize("asked", [
+    lambda llm, **options: llm.chat("hi", **options), lambda llm, **options: list(llm.stream("hi", **options)),
+    lambda llm, **options: llm.chat("x" * 100_000, **options), lambda llm, **options: llm.models(),
+], ids=["chat", "stream", "large", "models"])
+def test_each_connection_is_asked_for_the_same(server, asked, headers):
+    """What goes out over a connection that was idle is, byte for byte, what went out over a new one."""
+    server.handle(lambda request: testing.reply("ok") if request.body else testing.json_body({"data": []}))
+    with llmlite.Client("m", base_url=server.url, api_key="sk-1", retry=None) as llm:
+        asked(llm)
+        asked(llm, headers=headers)
+        server.drop_connections()
+        assert server.wait_idle(1)
+        asked(llm, headers=headers)
+    _, idle, new = server.requests
+    assert (idle.connection, new.connection) == (1, 2)
+    assert (idle.head, idle.body) == (new.head, new.body)
+
+
+@pytest.mark.parametrize("see", ["urllib3", "http.client"])
+def test_who_follows_what_is_sent_sees_each_request(server, llm, monkeypatch, capsys, caplog, see):
+    """urllib3's log and http.client's debug output tell of requests over a connection that was idle too."""
+    server.reply("ok", times=3)
+    llm.chat("hi")
+    if see == "urllib3":
+        caplog.set_level("DEBUG", "urllib3.connectionpool")
+    else:
+        monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    llm.chat("hi")
+    llm.chat("hi")
+    told = caplog.text.count('"POST /v1/chat/completions HTTP/1.1" 200') or capsys.readouterr().out.count("send: ")
+    assert told == 2 and server.connections == 1
 
 
 @pytest.mark.parametrize("args, sent", [
