@@ -2792,7 +2792,8 @@ class _Transport:
     A session asks its adapter, that urllib3's pool, that a connection, that a socket.  Of the way of our own session
     the last three keep to an attempt's limits: `_Pool` hands out `_Connection`s, these are opened address by address,
     send within what is left of the time, and have head and body read through a `_Wire`.  Of a user's session only the
-    body is: `_reader` puts a wire under it.
+    body is: `_reader` puts a wire under it.  Where our own session has been before, an idle connection of its pool is
+    asked straight away: `_send_again`.
     """
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
@@ -2967,11 +2968,11 @@ def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple
 
 def _is_own(function: Any, *packages: str) -> bool:
     """Whether a function is a package's own: else a tracer, a mock or a cache has put itself there, to be asked."""
-    return isinstance(function, FunctionType) and function.__globals__.get("__package__") in packages
+    return type(function) is FunctionType and function.__globals__.get("__package__") in packages
 
 
-@functools.lru_cache(maxsize=4)
-def _are_own(steps: Tuple[Any, ...]) -> bool:
+@functools.lru_cache(maxsize=4, typed=True)  # by type: wrapt's wrappers say that they equal what they wrap
+def _are_own(*steps: Any) -> bool:
     return all(_is_own(step, requests.__name__, urllib3.__name__, "http") for step in steps)
 
 
@@ -2988,7 +2989,7 @@ _STEPS = operator.attrgetter(*(f"{owner}.{name}" for owner, names in (
 
 def _is_untouched(session: requests.Session) -> bool:
     """Whether nobody has put himself between our session and the socket, before the import or after it."""
-    return type(session) is requests.sessions.Session and _are_own(_STEPS(sys.modules[__name__]))
+    return type(session) is requests.sessions.Session and _are_own(*_STEPS(sys.modules[__name__]))
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
@@ -3416,12 +3417,13 @@ class _Pool:
             connection = self.pool.get(block=False)
         except (AttributeError, queue.Empty):  # the first: the pool is closed
             return None
-        kind = self.ConnectionCls
-        if issubclass(kind, _Connection) and isinstance(connection, kind) and not _wants_to_see(connection):
-            if not urllib3.util.connection.is_connection_dropped(connection):
+        is_ours = isinstance(connection, _Connection) and type(connection) is self.ConnectionCls
+        if is_ours and not _wants_to_see(connection):
+            if getattr(connection, "sock", None) and not urllib3.util.connection.is_connection_dropped(connection):
                 return connection
             connection.close()
-        self.put_back(connection)
+        if connection is not None:  # which stands for one that nobody has opened yet
+            self.put_back(connection)
         return None
 
     def put_back(self: Any, connection: Any) -> None:
@@ -3429,8 +3431,7 @@ class _Pool:
         try:
             self.pool.put(connection, block=False)
         except (AttributeError, queue.Full):
-            if connection is not None:
-                connection.close()
+            connection.close()
 
 
 class _Connection:
@@ -3660,7 +3661,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
                 http.client.HTTPMessage, "set_raw")):
             attempt: Any = _CURRENT.get()
-            attempt.start = ""  # then no request of its own goes out
+            attempt.start = ""  # http.client is to send the next request too
             super().begin()
             return
         version, status, reason = self._read_status()

@@ -88,6 +88,15 @@ def test_each_connection_is_asked_for_the_same(server, asked, headers):
     assert (idle.head, idle.body) == (new.head, new.body)
 
 
+def test_a_connection_that_the_server_closes_after_its_answer(server, llm):
+    """What an idle connection's last answer says of its end is believed, and the answer is read whole."""
+    server.reply("ok")
+    server.reply("o" * 100_000, headers={"Connection": "close"})
+    server.reply("ok")
+    assert [len(llm.chat("hi").text) for _ in range(3)] == [2, 100_000, 2]
+    assert [request.connection for request in server.requests] == [1, 1, 2]
+
+
 @pytest.mark.parametrize("see", ["urllib3", "http.client"])
 def test_who_follows_what_is_sent_sees_each_request(server, llm, monkeypatch, capsys, caplog, see):
     """urllib3's log and http.client's debug output tell of requests over a connection that was idle too."""

@@ -36,6 +36,7 @@ PLACES = {  # where outsiders hook in, each called once a request
     "urlopen": (HTTPConnectionPool, "urlopen"),  # OpenTelemetry, ddtrace
     "_make_request": (HTTPConnectionPool, "_make_request"),
     "putrequest": (HTTPConnection, "putrequest"),  # Sentry, ddtrace
+    "endheaders": (HTTPConnection, "endheaders"),
     "getresponse": (HTTPConnection, "getresponse"),
 }
 places = pytest.mark.parametrize("place", PLACES)
