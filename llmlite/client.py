@@ -3030,8 +3030,8 @@ class _Answer:
     """An answer whose head is here and whose body is still on the wire."""
 
     def __init__(self, attempt: _Attempt, raw: Any, status: int, headers: Any,
-                 response: Optional[requests.Response] = None) -> None:
-        self._attempt, self._raw, self._response = attempt, raw, response
+                 response: Any = None) -> None:
+        self._attempt, self._raw, self._response = attempt, raw, response  # requests', where it was asked
         self.status = attempt.status = status
         self.headers = headers
         consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
@@ -3051,11 +3051,9 @@ class _Answer:
         if self._body is not None:
             encoding, pieces = self.headers.get("content-encoding", "").strip().lower(), iter(self._body.read, b"")
             return _inflated(pieces, encoding) if encoding else pieces
-        if self._response is None:
-            return self._raw.stream(_PIECE, decode_content=True)  # type: ignore[no-any-return]
         if getattr(self._response, "_content", False) is not False:  # by a hook of the session
             return requests.utils.iter_slices(self._response.content, _PIECE)
-        return self._response.iter_content(_PIECE)
+        return self._response.iter_content(_PIECE)  # type: ignore[no-any-return]
 
     def read(self) -> bytes:
         """The body; of an error, or of what begins as one, the first MiB, for it may be without end."""

@@ -92,10 +92,9 @@ def outcome(item):
 def queued(threads="self/task/*"):
     """Seconds that threads have waited for a processor so far, by the system's own count: all of this process's."""
     waited = {}
-    with LOOKING:
-        for path in glob.glob(f"/proc/{threads}/schedstat"):
-            with contextlib.suppress(OSError), open(path) as file:  # or the thread has ended meanwhile
-                waited[path] = int(file.read().split()[1]) / 1e9
+    for path in glob.glob(f"/proc/{threads}/schedstat"):
+        with contextlib.suppress(OSError), open(path) as file:  # or the thread has ended meanwhile
+            waited[path] = int(file.read().split()[1]) / 1e9
     return waited
 
 
@@ -111,9 +110,9 @@ def growth(before, after):
 
 
 class Lateness:
-    """How late the machine itself is while a block runs: `seconds`, complete at its end.
+    """How late the machine itself is while a block runs: `seconds`, complete at its end; and how long it `took`.
 
-    That is what bare waits outlast their time by, a few times, and what the block's own thread waited for a processor.
+    Late is what bare waits outlast their time by, a few times, and what the block's own thread waited for a processor.
     Less the processor time that it had: where it is the client's work that holds everybody up, nothing is allowed for.
     """
 
@@ -122,9 +121,11 @@ class Lateness:
         self._queued = queued("thread-self")
         self._thread = threading.Thread(target=self._measure, name="lateness", daemon=True)
         self._thread.start()
+        self.started = time.monotonic()
         return self
 
     def __exit__(self, *exc):
+        self.took = time.monotonic() - self.started
         self.seconds += growth(self._queued, queued("thread-self"))
         self._over.set()
         self._thread.join()
@@ -146,11 +147,9 @@ def clock_of_this_thread():
 @contextlib.contextmanager
 def timed(least, most):
     """Assert how many seconds the block takes, but for what the machine itself is late."""
-    started = time.monotonic()
     with Lateness() as late:
         yield
-        took = time.monotonic() - started
-    assert least <= took < most + late.seconds, (least, took, most, late.seconds)
+    assert least <= late.took < most + late.seconds, (least, late.took, most, late.seconds)
 
 
 class Meter(threading.Thread):
@@ -173,7 +172,8 @@ class Meter(threading.Thread):
         self.ticks.append((time.monotonic(), seconds))
 
     def _look(self):
-        before, self._queued = self._queued, queued()
+        with LOOKING:
+            before, self._queued = self._queued, queued()
         self._note(growth(before, self._queued))
 
     def late(self, since):

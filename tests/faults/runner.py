@@ -127,10 +127,8 @@ def run(row):
             caller.ask()
             if caller.before == "drop":
                 peer.server.drop_connections()
-        started = time.monotonic()
         with Lateness() as late:
             error, reply = caller.failure()
-            seconds = time.monotonic() - started
         ledger, requests = caller.client.ledger.snapshot(), peer.requests
         times = [request.time for request in peer.server.requests] if hasattr(peer, "server") else []
         open_ = settled(peer, most_open(row, type(error).__name__))
@@ -141,8 +139,8 @@ def run(row):
         left = settled(peer, 0)
         stolen = len(peer.other.requests) if hasattr(peer, "other") else 0
     outcome = Outcome("ok" if error is None else type(error).__name__, "" if error is None else str(error),
-                      getattr(error, "status_code", None), requests, seconds,
-                      max(0.0, seconds - late.seconds - (row.fault.limit or caller.deadline)),
+                      getattr(error, "status_code", None), requests, late.took,
+                      max(0.0, late.took - late.seconds - (row.fault.limit or caller.deadline)),
                       {name: ledger[name] for name in COUNTED}, open_, left, strays(known), follows, [])
     outcome.wrong.extend(judged(row, outcome, reply, times, stolen, late.seconds))
     return outcome
