@@ -2926,7 +2926,7 @@ class _Exchange:
     """A request and its answer over a connection that a pool had idle; it stands where urllib3's response would."""
 
     def __init__(self, pool: Any, connection: Any) -> None:
-        self._pool, self._connection = pool, connection
+        self._pool, self._connection, self._held = pool, connection, [connection]
         self._fp: Optional[http.client.HTTPResponse] = None
 
     def ask(self, attempt: _Attempt, head: str, payload: bytes) -> http.client.HTTPResponse:
@@ -2948,7 +2948,9 @@ class _Exchange:
         return response
 
     def release_conn(self) -> None:
-        self._pool.put_back(self._connection)
+        """Give the connection back, once: two threads may come to a stream's end together."""
+        with contextlib.suppress(IndexError):
+            self._pool.put_back(self._held.pop())
 
     def close(self) -> None:
         if self._fp is not None:
