@@ -12,6 +12,7 @@ import glob
 import inspect
 import itertools
 import os
+import sys
 import threading
 import time
 import weakref
@@ -32,6 +33,17 @@ def close_servers():
     """End the answers that anybody still waits for."""
     for server in list(SERVERS):
         server.close()
+
+
+@contextlib.contextmanager
+def untraced():
+    """Without coverage's tracer in this thread: its lock stays held where a fork or an interrupt comes inside it."""
+    tracing = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracing)
 
 
 def once(server):

@@ -15,7 +15,7 @@ import weakref
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import beside, descriptors, within
+from tests.beside import beside, descriptors, untraced, within
 
 QUICK = llmlite.RetryPolicy(max_retries=1, backoff=0.001, rate_limit_max_retries=1, rate_limit_backoff=0.001)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -325,6 +325,7 @@ def test_ctrl_c_in_a_cool_down(server):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may also hit a finalizer
 @pytest.mark.parametrize("streams", [False, True])
+@untraced()
 def test_ctrl_c_at_any_moment(server, streams):
     """Wherever it hits, the next answer is the next question's, and close() leaves no connection."""
     server.handle(lambda request: testing.reply(request.json["messages"][-1]["content"], split=[20], gap=0.0005))

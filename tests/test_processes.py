@@ -20,7 +20,7 @@ import requests
 import trustme
 
 from tests import llmlite, testing
-from tests.beside import beside
+from tests.beside import beside, untraced
 from tests.relays import Secure
 
 KEY = "sk-0123456789"
@@ -143,14 +143,11 @@ def test_values_pickle(server, llm):
 def forked(function):
     """Start `function` in a forked child; returns a way to get what it returns, which fails if the child hangs."""
     read, write = os.pipe()
-    tracing = sys.gettrace()
-    sys.settrace(None)  # coverage has a lock, which another thread may hold at the fork
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), untraced():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 says that threads and fork do not mix
         pid = os.fork()
-    if not pid:
-        _child(function, read, write)
-    sys.settrace(tracing)
+        if not pid:
+            _child(function, read, write)
     os.close(write)
 
     def result():
