@@ -478,11 +478,11 @@ def test_a_slow_reader_beside_what_is_no_event(server):
     server.body(["".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in (
         chunk("a"), "keep alive", chunk("b"), chunk("c", "stop"), "[DONE]")).encode()],
         headers={"Content-Type": "text/event-stream"})
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
     pieces = []
     for piece in llm.stream("Hi"):
         pieces.append(piece)
-        time.sleep(0.25 if piece == "a" else 0)
+        time.sleep(0.7 if piece == "a" else 0)
     assert pieces == ["a", "b", "c"]
 
 
