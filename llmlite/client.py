@@ -2898,7 +2898,7 @@ class _Transport:
 
 
 def _send_again(pool: Any, start: str, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> Optional[_Answer]:
-    """Over an idle connection, as urllib3 has asked before: without requests and urllib3, which take half of a call."""
+    """Ask over an idle connection as urllib3 has asked before, without requests and urllib3; None: there is none."""
     theirs = call.headers and (not _NOT_OURS.isdisjoint(map(str.lower, call.headers)) or
                                urllib3.util.SKIP_HEADER in headers.values())
     connection = None if theirs else pool.idle()
@@ -2909,7 +2909,8 @@ def _send_again(pool: Any, start: str, call: _Call, attempt: _Attempt, headers: 
         headers["Content-Length"] = str(len(payload))
     exchange = _Exchange(pool, connection)
     try:
-        response = exchange.ask(attempt, "\r\n".join((start, *map(": ".join, headers.items()), "", "")), payload)
+        head = "\r\n".join((start, *map(": ".join, headers.items()), "", "")).encode("latin-1")
+        response = exchange.ask(attempt, head, payload)
     except BaseException:
         exchange.close()
         raise
@@ -2929,22 +2930,18 @@ class _Exchange:
         self._pool, self._connection, self._held = pool, connection, [connection]
         self._fp: Optional[http.client.HTTPResponse] = None
 
-    def ask(self, attempt: _Attempt, head: str, payload: bytes) -> http.client.HTTPResponse:
-        """Send a request, in one packet if it is small, and read the head of its answer."""
-        sock, data = self._connection.sock, head.encode("latin-1")
-        sock.settimeout(attempt.left(attempt.read))
-        wire: Any = _Wire(sock, attempt)
-        attempt.sent, attempt.sent_at, attempt.wire = True, _now(), wire
-        small = len(payload) < _PIECE
+    def ask(self, attempt: _Attempt, head: bytes, payload: bytes) -> http.client.HTTPResponse:
+        """Send a request, and read the head of its answer."""
+        connection = self._connection
         with contextlib.suppress(BrokenPipeError):  # it may have answered already
-            sock.sendall(data + payload if small else data)
-            if not small:
-                sock.sendall(payload)
-        self._fp = response = _HTTPResponse(wire, method=attempt.call.method)
+            connection.send(head)
+            if payload:
+                connection.send(payload)
+        response: http.client.HTTPResponse = connection.response_class(connection.sock, method=attempt.call.method)
+        self._fp = response
         response.begin()
-        wire.in_head = False
         if response.will_close:
-            self._connection.close()  # the response goes on reading
+            connection.close()  # the response goes on reading
         return response
 
     def release_conn(self) -> None:
@@ -3500,13 +3497,6 @@ class _Connection:
                 attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
         super().send(data)  # type: ignore[misc]
 
-    def getresponse(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """The answer, whose head is here: what is read of it from now on, by whomever, is its body."""
-        response, attempt = super().getresponse(*args, **kwargs), _CURRENT.get()  # type: ignore[misc]
-        if attempt is not None and isinstance(attempt.wire, _Wire):
-            attempt.wire.in_head = False
-        return response
-
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         """http.client's response to this request, or to the one for a tunnel: read through the attempt's wire."""
         attempt: Any = _CURRENT.get()
@@ -3657,13 +3647,18 @@ class _HTTPResponse(http.client.HTTPResponse):
     """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
 
     def begin(self) -> None:
-        """Read the head as http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
-        if not (vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
-                http.client.HTTPMessage, "set_raw")):
-            attempt: Any = _CURRENT.get()
+        """Read the head; what is read from now on, by whomever, is the body."""
+        attempt: Any = _CURRENT.get()
+        if vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
+                http.client.HTTPMessage, "set_raw"):
+            self._read_head()
+        else:
             attempt.start = ""  # http.client is to send the next request too
             super().begin()
-            return
+        attempt.wire.in_head = False
+
+    def _read_head(self: Any) -> None:
+        """As http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
         version, status, reason = self._read_status()
         for _ in range(_MAX_INTERIM):
             if not 100 <= status < 200 or status == 101:
