@@ -1,4 +1,5 @@
 """One cool-down for all threads of a client, and the user's own RateLimit; measured at the server."""
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ class Threads:
         thread = threading.Thread(target=self._run, args=(function, arguments))
         self.threads.append(thread)
         thread.start()
+        return thread
 
     def _run(self, function, arguments):
         try:
@@ -62,15 +64,34 @@ def told_to_wait(server, at=1):
     return server.requests[at - 1].sent[0][0]
 
 
+class Heeded(logging.Handler):
+    """Knows the threads whose calls have begun to wait: the client logs it."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = set()
+
+    def emit(self, record):
+        if " retry " in record.getMessage():
+            self.threads.add(record.threadName)
+
+
+HEEDED = Heeded()
+logging.getLogger("llmlite").addHandler(HEEDED)
+
+
+def wait_until_heeded(thread):
+    """Until the thread's call has read that it was refused, and waits."""
+    while thread.name not in HEEDED.threads:
+        time.sleep(0.001)
+
+
 def hold_back(server, llm, threads, seconds):
     """Have one thread of the client told to wait, and return when it has been."""
     server.error(429, retry_after=seconds)
     server.reply("ok", times=None)
-    threads.start(llm.chat, "told")
-    assert server.wait_for(1)
-    while not server.requests[0].sent:
-        time.sleep(0.001)
-    time.sleep(0.04)  # until the client has read it
+    thread = threads.start(llm.chat, "told")
+    wait_until_heeded(thread)
     return told_to_wait(server)
 
 
@@ -144,16 +165,14 @@ def test_own_backoff_holds_back_nobody(server):
     server.reply("ok", times=None)
     policy = llmlite.RetryPolicy(rate_limit_backoff=0.3, jitter=0)
     with client(server, retry=policy) as llm, Threads() as threads:
-        threads.start(llm.chat, "told")
-        assert server.wait_for(1)
-        time.sleep(0.03)
+        wait_until_heeded(threads.start(llm.chat, "told"))
         llm.chat("free")
     first, free, again = server.requests
     assert within(0, first.time, 0.25, free.time)
     assert again.time - first.time >= 0.3
 
 
-@pytest.mark.parametrize("asks", [(0.08, 0.2), (0.2, 0.08)])
+@pytest.mark.parametrize("asks", [(0.5, 0.8), (0.8, 0.5)])  # both must have been read before the shorter one ends
 @beside
 def test_longest_ask_counts(server, asks):
     """Of two asks the one that ends later counts, whichever came first."""
@@ -171,7 +190,7 @@ def test_longest_ask_counts(server, asks):
         threads.start(llm.chat, "one")
         threads.start(llm.chat, "two")
     told = max(request.time for request in server.requests[:2])
-    assert [request.time - told >= 0.17 for request in server.requests] == [False, False, True, True]
+    assert [request.time - told >= 0.77 for request in server.requests] == [False, False, True, True]
 
 
 @beside

@@ -266,14 +266,18 @@ def test_a_connect_timeout_is_its_own_error():
         llm.chat("Hi")
 
 
+@pytest.mark.parametrize("earlier", [0, 1], ids=["new", "idle"])
 @pytest.mark.parametrize("reads", [False, True], ids=["deaf", "slow"])
 @beside
-def test_a_server_that_does_not_read_the_request(reads):
-    """A large request that the server does not take, or takes by the drop, is bounded as well."""
+def test_a_server_that_does_not_read_the_request(reads, earlier):
+    """A large request that the server does not take, or takes by the drop, is bounded as well, on any connection."""
     over = threading.Event()
 
     def accept():
         with contextlib.suppress(socket.timeout), listener.accept()[0] as sock:
+            for _ in range(earlier):
+                sock.recv(1 << 16)
+                sock.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 41\r\n\r\n{"choices":[{"message":{"content":"a"}}]}')
             while not over.wait(0.02):
                 if reads:
                     sock.recv(1000)
@@ -285,6 +289,8 @@ def test_a_server_that_does_not_read_the_request(reads):
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
             with llmlite.Client("test", base_url=url, retry=FAST, deadline=1) as llm:
+                for _ in range(earlier):
+                    assert llm.chat("Hi", deadline=5).text == "a"
                 exceeded(lambda: llm.chat("x" * (16 << 20)), least=1, most=1 + GRACE)
                 assert llm.ledger.unknown == 1
         finally:
