@@ -81,7 +81,7 @@ def test_each_connection_is_asked_for_the_same(server, asked, headers):
         asked(llm)
         asked(llm, headers=headers)
         server.drop_connections()
-        assert server.wait_idle(1)
+        assert server.wait_idle()
         asked(llm, headers=headers)
     _, idle, new = server.requests
     assert (idle.connection, new.connection) == (1, 2)
@@ -581,7 +581,7 @@ def test_chat_in_one_line(server):
     server.reply("ok")
     options = {"system": "s", "temperature": 0.0, "headers": {"X-A": "b"}}
     reply = llmlite.chat("hi", model="test", base_url=server.url, api_key="k", **options)
-    assert reply.text == "ok" and server.wait_idle(1)
+    assert reply.text == "ok" and server.wait_idle()
     assert server.requests[0].json == {
         "model": "test", "messages": [{"role": "system", "content": "s"}, *HI], "temperature": 0.0}
     assert server.requests[0].headers["x-a"] == "b" and server.requests[0].headers["authorization"] == "Bearer k"
@@ -591,7 +591,7 @@ def test_stream_in_one_line(server):
     """llmlite.stream() streams to the end though nobody holds its client, and leaves no connection open."""
     server.stream(["a", "b", "c"], gap=0.01)
     pieces = list(llmlite.stream("hi", model="test", base_url=server.url))
-    assert pieces == ["a", "b", "c"] and server.wait_idle(1)
+    assert pieces == ["a", "b", "c"] and server.wait_idle()
 
 
 def test_one_liners_use_the_environment(server, monkeypatch):

@@ -486,7 +486,7 @@ def test_interrupt_exits_130(server):
             assert process.stderr.read() == b""
     finally:
         signal.signal(signal.SIGINT, before)
-    assert server.wait_idle(1)
+    assert server.wait_idle()
 
 
 @beside
@@ -498,7 +498,7 @@ def test_closed_pipe_is_silent(server):
         process.stdout.close()
         assert process.wait(3) == 0
         assert process.stderr.read() == b""
-    assert server.wait_idle(1)
+    assert server.wait_idle()
 
 
 @pytest.mark.parametrize("words", [["providers"], ["--help"], ["demo"]])

@@ -42,8 +42,8 @@ def unfinished(framing="chunked"):
 
 
 def settled(wanted):
-    """How many descriptors are open; half a second is given to get where it is wanted, for threads have their own."""
-    until = time.monotonic() + 0.5
+    """How many descriptors are open; some seconds are given to get where it is wanted, for threads have their own."""
+    until = time.monotonic() + 5
     while descriptors() != wanted and time.monotonic() < until:
         time.sleep(0.002)
     return descriptors()
@@ -134,7 +134,7 @@ def test_leaving_a_stream_closes_its_connection_at_once(server, llm, leave, fram
     try:
         before = descriptors()
         leave(llm)
-        assert server.wait_idle(0.5)
+        assert server.wait_idle()
         assert settled(before) == before
     finally:
         gc.enable()
@@ -147,7 +147,7 @@ def test_leaving_a_stream_over_a_session_of_the_users(server, leave):
     server.handle(lambda request: unfinished())
     with requests.Session() as session:
         leave(llmlite.Client("test", base_url=server.url, session=session))
-        assert server.wait_idle(0.5)
+        assert server.wait_idle()
 
 
 def test_a_stream_that_was_left_is_billed(server, llm):
@@ -194,17 +194,17 @@ def read(stream, how, seen):
 
 
 def close_beside_a_reader(stream, how="text"):
-    """Close a stream while another thread waits for its next bytes; the seconds until that one came to a quiet end."""
+    """Close a stream while another thread waits for its next bytes, which comes to a quiet end at once."""
     seen = queue.Queue()
     reader = threading.Thread(target=read, args=(stream, how, seen))
     reader.start()
-    assert seen.get(timeout=2) == "He"
+    assert seen.get(timeout=5) == "He"
     time.sleep(0.02)  # until it waits in its read
     started = time.monotonic()
     stream.close()
-    assert seen.get(timeout=2) == "end"
-    reader.join(2)
-    return time.monotonic() - started
+    assert seen.get(timeout=5) == "end"
+    assert within(0, started, 0.2)
+    reader.join(5)
 
 
 @pytest.mark.parametrize("how", ["text", "events"])
@@ -213,8 +213,8 @@ def test_close_from_another_thread(server, llm, framing, how):
     """close() wakes a reader that waits for the next bytes: the reader comes to a quiet end, both at once."""
     server.handle(lambda request: unfinished(framing))
     stream = llm.stream("Hi")
-    assert close_beside_a_reader(stream, how) < 0.2
-    assert server.wait_idle(0.5)
+    close_beside_a_reader(stream, how)
+    assert server.wait_idle()
     assert (stream.text, list(stream)) == ("He", [])
 
 
@@ -233,7 +233,7 @@ def test_close_from_another_thread_over_a_session_of_the_users(server):
     server.handle(lambda request: unfinished())
     with requests.Session() as session:
         close_beside_a_reader(llmlite.Client("test", base_url=server.url, session=session).stream("Hi"))
-        assert server.wait_idle(0.5)
+        assert server.wait_idle()
 
 
 def test_close_at_any_moment_is_quiet(server, llm):
@@ -245,12 +245,12 @@ def test_close_at_any_moment_is_quiet(server, llm):
         reader.start()
         time.sleep(0.003 * number)
         stream.close()
-        reader.join(2)
+        reader.join(5)
         assert not reader.is_alive()
         met = [seen.get_nowait() for _ in range(seen.qsize())]
         assert met[-1] == "end"
         assert set(met[:-1]) <= {"x"}
-    assert server.wait_idle(1)
+    assert server.wait_idle()
 
 
 @pytest.mark.parametrize("how", ["text", "events"])
@@ -266,7 +266,7 @@ def test_a_reader_that_asks_for_more_while_another_thread_closes(server, llm, ho
             reader.start()
             time.sleep(0.0002 * number)
             stream.close()
-            reader.join(2)
+            reader.join(5)
             assert [seen.get_nowait() for _ in range(seen.qsize())][-1] == "end"
     finally:
         sys.setswitchinterval(switching)
@@ -289,7 +289,7 @@ def test_close_from_another_thread_over_a_foreign_socket(server, llm, monkeypatc
                         lambda *args, **options: Foreign(connect(*args, **options)))
     server.handle(lambda request: unfinished())
     close_beside_a_reader(llm.stream("Hi"))
-    assert server.wait_idle(0.5)
+    assert server.wait_idle()
 
 
 @pytest.mark.parametrize("how", ["text", "events"])
@@ -299,13 +299,13 @@ def test_a_stream_is_not_for_two_readers_at_once(server, llm, how):
     stream, seen = llm.stream("Hi"), queue.Queue()
     reader = threading.Thread(target=read, args=(stream, "events", seen))
     reader.start()
-    assert seen.get(timeout=2) == "He"
+    assert seen.get(timeout=5) == "He"
     time.sleep(0.05)
     with pytest.raises(ValueError, match="already executing"):
         next(stream if how == "text" else stream.events())
     stream.close()
-    assert seen.get(timeout=2) == "end"
-    reader.join(2)
+    assert seen.get(timeout=5) == "end"
+    reader.join(5)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no such limit")
@@ -316,7 +316,7 @@ def test_close_from_another_thread_without_a_descriptor_left(server, llm):
     stream, seen = llm.stream("Hi"), queue.Queue()
     reader = threading.Thread(target=read, args=(stream, "text", seen))
     reader.start()
-    assert seen.get(timeout=2) == "He"
+    assert seen.get(timeout=5) == "He"
     time.sleep(0.02)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
@@ -324,8 +324,8 @@ def test_close_from_another_thread_without_a_descriptor_left(server, llm):
         stream.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert seen.get(timeout=2) == "end"
-    reader.join(2)
+    assert seen.get(timeout=5) == "end"
+    reader.join(5)
 
 
 # ------------------------------------------------------------------------------------------- the connection, used again
@@ -407,7 +407,7 @@ def test_a_cut_connection_is_not_used_again(server, llm, how):
     server.sse(HELLO)
     with pytest.raises(llmlite.StreamError):
         list(llm.stream("Hi"))
-    assert server.wait_idle(0.5)
+    assert server.wait_idle()
     assert "".join(llm.stream("Hi")) == "Hello"
     assert server.connections == 2
 
@@ -450,10 +450,10 @@ def test_closing_the_client_closes_what_is_idle(server):
     with llmlite.Client("test", base_url=server.url) as llm:
         "".join(llm.stream("Hi"))
         assert not server.wait_idle(0.02)
-    assert server.wait_idle(0.5)
+    assert server.wait_idle()
     llm.chat("Hi")
     llm.close()
-    assert server.wait_idle(0.5)
+    assert server.wait_idle()
 
 
 def test_a_client_that_is_dropped_leaves_no_connection(server):
@@ -463,7 +463,7 @@ def test_a_client_that_is_dropped_leaves_no_connection(server):
     "".join(llm.stream("Hi"))
     del llm
     gc.collect()
-    assert server.wait_idle(0.5)
+    assert server.wait_idle()
 
 
 def test_a_stream_outlives_its_client(server):
@@ -474,4 +474,4 @@ def test_a_stream_outlives_its_client(server):
     assert "".join(stream) == "Hello"
     del stream
     gc.collect()
-    assert server.wait_idle(0.5)
+    assert server.wait_idle()

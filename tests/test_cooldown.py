@@ -117,7 +117,7 @@ def test_all_threads_wait(server):
     assert min(after) >= 0.3
     first = sorted(after)[:8]
     assert first[-1] - first[0] > 0.004
-    assert first[-1] < 0.3 + 0.03 + 0.2
+    assert within(0, told, 0.3 + 0.03 + 0.2, told + first[-1])
 
 
 @beside
@@ -130,7 +130,7 @@ def test_they_start_spread(server):
     starts = sorted(request.time - told for request in server.requests[1:])
     assert len(starts) == 10
     assert starts[0] >= 0.3
-    assert starts[4] < 0.3 + 0.03 + 0.1  # half of them; a busy machine may hold up the others
+    assert within(0.3, told, 0.3 + 0.03 + 0.1, told + starts[4])  # half of them; a busy machine may hold up the others
     assert starts[-1] - starts[0] > 0.006
 
 
@@ -202,7 +202,7 @@ def test_held_back_past_the_deadline(server):
         with pytest.raises(llmlite.DeadlineExceededError) as caught:
             llm.chat("held", deadline=0.2)
         assert within(0, started, 0.15)
-        assert len(server.requests) == 1
+    assert not any(b"held" in request.body for request in server.requests)
     assert 0.15 < caught.value.retry_after <= 1 * 1.1
     assert caught.value.attempts == 0
 
@@ -281,7 +281,7 @@ def test_tokens_a_minute(server, how):
     with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6000)) as llm:
         call(llm)  # 120 of the 100 that are there
         call(llm)
-    assert 0.15 <= times(server)[1] < 0.6
+    assert within(0.15, server.requests[0].time, 0.6, server.requests[1].time)
 
 
 @beside
@@ -292,7 +292,7 @@ def test_tokens_of_answers_that_do_not_fit(server):
         for _ in range(2):
             with pytest.raises(llmlite.SchemaError):
                 llm.chat("hello", schema=dict)
-    assert 0.15 <= times(server)[1] < 0.6
+    assert within(0.15, server.requests[0].time, 0.6, server.requests[1].time)
 
 
 @beside
@@ -303,7 +303,7 @@ def test_both_limits(server):
     with client(server, rate_limit=limit) as llm:
         llm.chat("hello")
         llm.chat("hello")
-    assert 0.15 <= times(server)[1] < 0.6
+    assert within(0.15, server.requests[0].time, 0.6, server.requests[1].time)
 
 
 @beside
@@ -325,7 +325,7 @@ def test_no_limit(server):
     with client(server, rate_limit=llmlite.RateLimit()) as llm:
         for _ in range(30):
             llm.chat("hello")
-    assert times(server)[-1] < 1
+    assert within(0, server.requests[0].time, 1, server.requests[-1].time)
 
 
 @pytest.mark.parametrize("field", ["requests_per_minute", "tokens_per_minute"])

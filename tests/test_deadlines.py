@@ -119,7 +119,7 @@ def test_a_server_that_does_not_come_to_an_end(how, names):
         assert error.elapsed >= D
         assert "deadline of 0.3 s" in str(error)
         assert (error.response, error.retry_after) == (None, None)
-        assert server.wait_idle(1)
+        assert server.wait_idle()
 
     together(names, case)
 
@@ -142,7 +142,7 @@ def test_a_stream_that_does_not_come_to_an_end():
             error = exceeded(lambda: ask(llm, "stream"))
         assert (error.response.text, error.response.finish_reason) == ("He", None)
         assert len(server.requests) == 1
-        assert server.wait_idle(1)
+        assert server.wait_idle()
 
     together(LATER, case)
 
@@ -360,7 +360,7 @@ def test_the_deadline_with_a_session_of_the_users(how, names):
         with requests.Session() as session:
             llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D, session=session)
             exceeded(lambda: ask(llm, how))
-            assert server.wait_idle(1)
+            assert server.wait_idle()
 
     together(names, case)
 
@@ -377,7 +377,7 @@ def test_a_stream_of_pings_is_idle(server):
         ask(llm, "stream")
     assert caught.value.response.text == "He"
     assert len(server.requests) == 1
-    assert server.wait_idle(1)
+    assert server.wait_idle()
 
 
 FIRST = {  # how a stream of each dialect begins, with one piece of text

@@ -24,7 +24,7 @@ DIALECTS = {"openai": ("stream", "/v1"), "anthropic": ("stream", ""), "gemini": 
             "completions": ("stream_tokens", "/v1")}
 
 
-def settles(function, wanted, seconds=1.0):
+def settles(function, wanted, seconds=5.0):
     """Whether a number comes to be what is wanted, soon: a server's threads need a moment."""
     end = time.monotonic() + seconds
     while function() != wanted and time.monotonic() < end:

@@ -147,7 +147,7 @@ def test_client_works_after_close(server):
     llm = client(server)
     llm.chat("hi")
     llm.close()
-    assert server.wait_idle(1)
+    assert server.wait_idle()
     assert llm.chat("hi").text == "ok" and server.connections == 2
     llm.close()
 
@@ -159,14 +159,14 @@ def test_close_closes_idle_connections(server):
     llm.chat("hi")
     assert server.open_connections == 1
     llm.close()
-    assert server.wait_idle(1)
+    assert server.wait_idle()
     with client(server) as llm:
         ask(llm, "stream")
-    assert server.wait_idle(1)
+    assert server.wait_idle()
     llm = client(server)
     llm.chat("hi")
     del llm
-    assert server.wait_idle(1)
+    assert server.wait_idle()
 
 
 @METHODS

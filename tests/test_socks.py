@@ -163,7 +163,7 @@ def test_leaving_a_stream_closes_its_connection(server, llm, scheme):
     server.stream(["a"] * 100, gap=0.05)
     with llm.stream("hi") as stream:
         assert next(stream) == "a"
-    assert server.wait_idle(1)
+    assert server.wait_idle()
 
 
 # -------------------------------------------------------------------------------------------------- sent once, not more
@@ -199,7 +199,7 @@ def test_pooled_connection_that_had_died_is_replaced(server, llm, road, scheme, 
         assert ask(llm, method) == "ok"
         assert (len(server.requests), llm.ledger.calls, llm.ledger.failed) == (calls, calls, 0)
         server.drop_connections()
-        assert server.wait_idle(1)
+        assert server.wait_idle()
 
 
 @PAIRS

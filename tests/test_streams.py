@@ -156,11 +156,8 @@ def lateness(server, llm, framing):
 @beside
 def test_each_event_is_handed_on_within_50_ms(server, llm, framing):
     """No event waits for the next one, for a full buffer or for the end, on any framing."""
-    for _ in range(3):  # a busy machine may be late once; what holds events back is late each time
-        late = lateness(server, llm, framing)
-        if max(late) < 0.05:
-            break
-    assert max(late) < 0.05
+    tries = [lateness(server, llm, framing) for _ in range(4)]  # a busy machine is late at times
+    assert max(map(min, zip(*tries))) < 0.05  # what holds an event back is late each time
 
 
 @beside
