@@ -138,8 +138,8 @@ def test_a_stream_that_does_not_come_to_an_end():
     """The deadline runs through a stream's last event; the error has the reply so far."""
     def case(name, server):
         server.raw(*LATER[name])
-        with llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D) as llm:
-            error = exceeded(lambda: ask(llm, "stream"))
+        with llmlite.Client("test", base_url=server.url, retry=FAST, deadline=0.8) as llm:
+            error = exceeded(lambda: ask(llm, "stream"), least=0.8, most=0.8 + GRACE)
         assert (error.response.text, error.response.finish_reason) == ("He", None)
         assert len(server.requests) == 1
         assert server.wait_idle()
@@ -372,8 +372,8 @@ def test_the_deadline_with_a_session_of_the_users(how, names):
 def test_a_stream_of_pings_is_idle(server):
     """Pings do not count: after idle_timeout without an event APITimeoutError comes, with the reply so far."""
     server.raw(*LATER["pings"])
-    llm = llmlite.Client("test", base_url=server.url, retry=FAST, idle_timeout=0.2)
-    with timed(0.19, 0.2 + GRACE), pytest.raises(llmlite.APITimeoutError, match="no data event for 0.2 s") as caught:
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, idle_timeout=0.5)
+    with timed(0.49, 0.5 + GRACE), pytest.raises(llmlite.APITimeoutError, match="no data event for 0.5 s") as caught:
         ask(llm, "stream")
     assert caught.value.response.text == "He"
     assert len(server.requests) == 1
@@ -496,18 +496,18 @@ def test_a_slow_reader_beside_what_is_no_event(server):
 def test_a_slow_first_look_is_not_an_idle_server(server):
     """A stream may lie for a while before it is read."""
     server.sse([chunk("a"), chunk("b"), chunk(finish="stop"), DONE], gap=0.02)
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.2)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
     stream = llm.stream("Hi")
-    time.sleep(0.25)
+    time.sleep(0.7)
     assert list(stream) == ["a", "b"]
 
 
 @pytest.mark.parametrize("how, options, steps", [
-    ("chat", {"timeout": (5, 0.1)}, [testing.STALL]),
-    ("stream", {"timeout": (5, 0.1)}, [testing.STALL]),
-    ("stream", {"timeout": (5, 0.1)}, [CHUNKED, testing.STALL]),
-    ("chat", {"timeout": 0.1}, [HEAD + b"Content-Length: 9\r\n\r\n", testing.STALL]),
-    ("stream", {"idle_timeout": 0.1}, NEVER["pings"]),
+    ("chat", {"timeout": (5, 0.4)}, [testing.STALL]),
+    ("stream", {"timeout": (5, 0.4)}, [testing.STALL]),
+    ("stream", {"timeout": (5, 0.4)}, [CHUNKED, testing.STALL]),
+    ("chat", {"timeout": 0.4}, [HEAD + b"Content-Length: 9\r\n\r\n", testing.STALL]),
+    ("stream", {"idle_timeout": 0.4}, NEVER["pings"]),
 ], ids=["chat", "stream", "stream-head", "chat-body", "pings"])
 @beside
 def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps):
@@ -515,13 +515,13 @@ def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps
     llm = llmlite.Client("test", base_url=server.url, retry=FAST, **options)
     server.raw(*steps)
     server.stream(["Hello"])
-    with timed(0.09, 0.1 + GRACE):
+    with timed(0.39, 0.4 + GRACE):
         assert ask(llm, how).text == "Hello"
     assert len(server.requests) == 2
     policy = llmlite.RetryPolicy(max_retries=1, backoff=0.001)
     llm = llmlite.Client("test", base_url=server.url, retry=policy, **options)
     server.raw(*steps, times=2)
-    with timed(0.19, 0.2 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
+    with timed(0.79, 0.8 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
         ask(llm, how)
     assert type(caught.value) is llmlite.APITimeoutError
     assert (caught.value.attempts, len(server.requests)) == (2, 4)
@@ -532,8 +532,8 @@ def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps
 def test_a_read_timeout_after_the_first_event(server):
     """A server that falls silent in a stream is an APITimeoutError with the reply so far, and no retry."""
     server.raw(*LATER["silence"])
-    llm = llmlite.Client("test", base_url=server.url, retry=FAST, timeout=(5, 0.15))
-    with timed(0.14, 0.15 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, timeout=(5, 0.5))
+    with timed(0.49, 0.5 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
         ask(llm, "stream")
     assert caught.value.response.text == "He"
     assert len(server.requests) == 1

@@ -215,7 +215,7 @@ add("socks", "proxy that refuses", None, NOT_SENT,
 # -------------------------------------------------------------------------------------------------------------- silence
 
 silent("silence", "no answer", raw(testing.STALL))
-silent("silence", "no answer, read timeout", raw(testing.STALL), TIMEOUT, options={"timeout": (10, 0.1)})
+silent("silence", "no answer, read timeout", raw(testing.STALL), TIMEOUT, options={"timeout": (10, 0.2)})
 silent("silence", "head dripped", lambda asked: testing.raw(*drip(asked.head("X: " + "x" * 200), 1)))
 for form in (b'event: ping\ndata: {"type": "ping"}\n\n', b'data: {"type": "ping"}\n\n'):
     add("silence", f"a provider's pings for ever, {'named' if form[:1] == b'e' else 'plain'}",
@@ -225,7 +225,7 @@ silent("silence", "100 Continue for ever", raw(*[b"HTTP/1.1 100 Continue\r\n\r\n
 silent("silence", "head, then nothing", lambda asked: testing.raw(asked.begun("length", b""), testing.STALL), LATE_BODY)
 silent("silence", "head, then nothing, read timeout",
        lambda asked: testing.raw(asked.begun("length", b""), testing.STALL), TIMEOUT._replace(unknown=0, calls=NORMAL),
-       options={"timeout": (10, 0.1)})
+       options={"timeout": (10, 0.2)})
 silent("silence", "half a body, then nothing",
        lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL), LATE_BODY)
 add("silence", "half a body, then nothing, read timeout",
