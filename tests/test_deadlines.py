@@ -563,8 +563,8 @@ def test_the_silence_after_the_finish_reason_is_short(server, monkeypatch, quiet
 def test_idle_after_the_finish_reason_is_no_error(server):
     """A short idle_timeout, too, ends the wait for [DONE] with the whole reply."""
     server.sse([chunk("Hello"), chunk(finish="stop")], end="stall")
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.15)
-    with timed(0.14, 0.15 + GRACE):
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.5)
+    with timed(0.49, 0.5 + GRACE):
         reply = ask(llm, "stream")
     assert (reply.text, reply.finish_reason) == ("Hello", "stop")
 

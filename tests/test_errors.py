@@ -166,7 +166,7 @@ def test_response_of_a_broken_stream(server):
 def test_response_of_a_silent_stream(server):
     """So does a stream that falls silent."""
     server.sse([EVENT], end="stall")
-    error = fails(server.url, "stream", idle_timeout=0.15)
+    error = fails(server.url, "stream", idle_timeout=0.5)
     assert (type(error), error.response.text) == (llmlite.APITimeoutError, "Hi")
 
 

@@ -130,7 +130,7 @@ def test_case(server, case):
     answers = iter(answers)
     server.handle(lambda request: next(answers))
     waits = "timeout" in case or "silent" in case
-    with client(server.url, retry=policy, timeout=(5, 0.08 if waits else 5)) as llm:
+    with client(server.url, retry=policy, timeout=(5, 0.3 if waits else 5)) as llm:
         try:
             call(llm)
         except llmlite.LLMError:
@@ -145,7 +145,7 @@ def test_case(server, case):
 def test_all_of_it(server):
     """One client's ledger is the sum of everything that happened to it."""
     total = dict(NOTHING, by_model={})
-    with client(server.url, timeout=(5, 0.15)) as llm:
+    with client(server.url, timeout=(5, 0.4)) as llm:
         for policy, call, answers, numbers in CASES.values():
             if policy is not QUICK:
                 continue

@@ -111,7 +111,7 @@ def test_failures_of_all_sorts_use_up_the_same_retries(server, steps):
     server.raw(*steps)
     server.error(500, times=2)
     server.reply("not reached")
-    error, count = fails(server, stream, timeout=(5, 0.2))
+    error, count = fails(server, stream, timeout=(5, 0.5))
     assert (count, error.attempts) == (NORMAL, NORMAL)
 
 
@@ -404,7 +404,7 @@ def test_read_timeout(server, call, steps):
 @beside
 def test_read_timeout_is_not_multiplied(server, retry, pooled):
     """What retries connections leaves a read timeout alone: one request, and one timeout's worth of time."""
-    with client(server, retry, timeout=(5, 0.2)) as llm:
+    with client(server, retry, timeout=(5, 0.5)) as llm:
         if pooled:
             server.reply("ok")
             llm.chat("hello")
@@ -412,18 +412,20 @@ def test_read_timeout_is_not_multiplied(server, retry, pooled):
         started = time.monotonic()
         with pytest.raises(llmlite.APITimeoutError) as caught:
             llm.chat("hello")
-        assert within(0.2, started, 0.39)
+        assert within(0.5, started, 0.9)
     assert (len(server.requests), caught.value.attempts) == (ONCE + pooled, ONCE)
 
 
+@beside
 def test_timeout_for_one_call(server):
     """A timeout given to one call bounds each of its attempts."""
     server.raw(testing.STALL, times=None)
     with client(server) as llm, pytest.raises(llmlite.APITimeoutError):
-        llm.chat("hello", timeout=(5, 0.15))
+        llm.chat("hello", timeout=(5, 0.4))
     assert server.wait_for(3)
     gaps = [after.time - before.time for before, after in zip(server.requests, server.requests[1:])]
-    assert len(gaps) == 2 and all(0.148 <= gap < 1 for gap in gaps)
+    assert len(gaps) == 2 and min(gaps) >= 0.3  # the server may see one of them late
+    assert within(0.7, server.requests[0].time, 1.5, server.requests[2].time)
 
 
 # ---------------------------------------------------------------------------------------------------- stale connections
