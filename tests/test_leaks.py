@@ -368,7 +368,7 @@ def test_close_frees_a_blocked_reader(server):
     assert settles(lambda: found, ["He"])
     started = time.monotonic()
     stream.close()
-    reader.join(1)
+    reader.join(5)
     assert not reader.is_alive() and within(0, started, 0.3)
     assert found == ["He"]
     assert settles(lambda: server.open_connections, 0)

@@ -590,7 +590,7 @@ def test_threads_that_come_to_a_proxy_at_once(server, monkeypatch):
 
         other, started = threading.Thread(target=call), time.monotonic()
         other.start()
-        assert first.wait(2)
+        assert first.wait(5)
         call()
         assert within(0, started, 1)
         other.join()

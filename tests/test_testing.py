@@ -1014,7 +1014,7 @@ def test_close_does_not_wait_for_a_handler_for_ever():
         release.set()
     assert server.wait_idle()
     for thread in threads():
-        thread.join(1)
+        thread.join(5)
 
 
 def test_addresses(server):

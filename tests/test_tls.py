@@ -296,7 +296,7 @@ def test_close_from_another_thread(secure, trusting):
     time.sleep(0.02)  # the reader is inside a read of the socket now
     started = time.monotonic()
     stream.close()
-    reader.join(2)
+    reader.join(5)
     assert not reader.is_alive() and seen == ["a"] and within(0, started, 0.5)
     assert secure.wait_idle() and stream.text == "a"
 
