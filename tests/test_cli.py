@@ -476,7 +476,7 @@ def test_missing_configuration_exits_1(run, words, hints):
 @POSIX
 def test_interrupt_exits_130(server):
     """Ctrl-C: exit 130 at once, nothing on stderr, and the connection is closed."""
-    server.stream(["piece "] * 500, gap=0.02)
+    server.stream(["piece "] * 5000, gap=0.02)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here, and so in the child
     try:
         with started("Hi", *at(server)) as process:
@@ -492,7 +492,7 @@ def test_interrupt_exits_130(server):
 @beside
 def test_closed_pipe_is_silent(server):
     """A reader that leaves ends the stream: exit 0, nothing on stderr, the connection is closed long before its end."""
-    server.stream(["a line\n"] * 500, gap=0.02)
+    server.stream(["a line\n"] * 5000, gap=0.02)
     with started("Hi", *at(server)) as process:
         assert process.stdout.readline() == b"a line\n"
         process.stdout.close()
