@@ -1,6 +1,10 @@
 """The mutation sample's own machinery, on a module of a few lines; the sample is `python -m tests.mutants`."""
+import inspect
+
+from tests import llmlite
 from tests.mutants import kinds
 from tests.mutants.__main__ import Run
+from tests.mutants.equivalent import EQUIVALENT
 
 MODULE = '''
 """A toy."""
@@ -48,3 +52,10 @@ def test_a_survivor_and_a_kill(tmp_path):
     assert found == [None, "test_toy.py::test_toy"]
     run.killer = None
     assert [killer for _, killer in run.outcomes(sample)] == found
+
+
+def test_what_is_explained_is_a_change_of_the_client():
+    """No explanation outlives the line that it was for."""
+    source = inspect.getsource(inspect.getmodule(llmlite.Client)).encode()
+    changes = [mutant.described(source) for mutant in kinds.mutants(source)]
+    assert [start for start in EQUIVALENT if not any(change.startswith(start) for change in changes)] == []

@@ -632,13 +632,17 @@ def test_saved_files(server, tmp_path, dialect, mode):
     folder = tmp_path / "a" / "b"
     with client(server, dialect, save_failed=str(folder), headers={"X-Auth-Token": KEY + "-too",
             "X-Plain": "yes"}) as llm:
-        fails(llm, dialect, mode)
+        error = fails(llm, dialect, mode)
     path, = folder.iterdir()
     assert path.suffix == ".json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text()
     assert KEY not in text and '"yes"' in text
-    assert json.loads(text)["body"] == server.requests[0].json
+    saved = json.loads(text)
+    assert saved["body"] == server.requests[0].json
+    assert (saved["status"], saved["attempts"], saved["elapsed"]) == (400, 1, round(error.elapsed, 3))
+    assert set(saved) == {"llmlite", "time", "provider", "model", "base_url", "path", "stream", "task", "method",
+                          "headers", "given", "body", "status", "answer", "partial", "error", "attempts", "elapsed"}
 
 
 def test_a_saved_request_nested_deeper_than_is_masked(server, tmp_path):
