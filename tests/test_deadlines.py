@@ -437,8 +437,8 @@ def test_an_error_that_comes_as_a_ping_is_one(server):
 @beside
 def test_events_keep_a_stream_from_being_idle(server):
     """idle_timeout is between events, not for the whole stream."""
-    server.sse([*map(chunk, "abcdef"), chunk(finish="stop"), DONE], gap=0.1)
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
+    server.sse([*map(chunk, "abcdef"), chunk(finish="stop"), DONE], gap=0.25)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=1.5)
     assert ask(llm, "stream").text == "abcdef"
 
 
@@ -449,8 +449,8 @@ def test_events_keep_a_stream_from_being_idle(server):
 @beside
 def test_data_without_text_is_data(server, sign):
     """A chunk that tells of the work, but has no text, keeps a stream from being idle."""
-    server.sse([*[sign] * 7, chunk("a"), chunk(finish="stop"), DONE], gap=0.1)
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
+    server.sse([*[sign] * 7, chunk("a"), chunk(finish="stop"), DONE], gap=0.25)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=1.5)
     assert ask(llm, "stream").text == "a"
 
 
@@ -459,8 +459,8 @@ def test_another_choice_keeps_a_stream_from_being_idle(server):
     """The text of a completion's second choice is data, and nothing of it is lost when the first one is through."""
     parts = [{"choices": [{"index": at, "text": "b", "finish_reason": finish}]}
              for at, finish in [(0, "stop"), *[(1, None)] * 7, (1, "stop")]]
-    server.sse([*parts, DONE], gap=0.1)
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
+    server.sse([*parts, DONE], gap=0.25)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=1.5)
     stream = llm.stream_tokens("hi", extra={"n": 2})
     assert [token.text for token in stream] == ["b"]
     assert [choice["text"] for choice in stream.response.raw["choices"]] == ["b", "b" * 8]
