@@ -1977,7 +1977,7 @@ class _Call:
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
         self.provider, self.base_url, self.model = provider, base_url, model
         self.key_headers = dialect.headers
-        self.reader: _Reader = dialect  # of the answer
+        self.reader: _Reader  # of the answer
         self.streams = False
         self.method, self.path, self.url = "POST", "", ""
         self.payload: Optional[bytes] = None
@@ -2283,7 +2283,7 @@ def _timestamp(value: Optional[str]) -> Optional[float]:
     """An HTTP-date in any of its three forms."""
     try:
         parts = email.utils.parsedate_tz(value) if value else None
-        if parts is None or not (0 < parts[1] < 13 and 0 < parts[2] < 32):
+        if parts is None or not 0 < parts[2] < 32:  # the day; mktime_tz takes any
             return None
         return float(email.utils.mktime_tz(parts))
     except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
@@ -3361,7 +3361,6 @@ class _Reconnect(urllib3.Retry):
         _chain(error)  # which urllib3 keeps
         attempt: Any = _CURRENT.get()
         if attempt is not None:  # None: a wrapper sends from a thread of its own
-            attempt.left(None)
             delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
             time.sleep(min(delay, attempt.left(math.inf) or 0.0))
         return again
@@ -4251,8 +4250,7 @@ def _readable(text: str) -> str:
     if not re.match(_PAGE, text):
         return text
     page = text[:_PIECE]
-    at = page.lower().find("<title")
-    title = page[at:].partition(">")[2].partition("<")[0] if at >= 0 else ""
+    title = page[page.lower().find("<title"):].partition(">")[2].partition("<")[0]  # where there is none: nothing
     shown = title if title.strip() else re.sub(r"<[^<>]*(?:>|$)", " ", page)
     from html import unescape  # here: its table of entities costs as much to import as a tenth of this module
     return " ".join(unescape(shown).split()) or text

@@ -554,6 +554,12 @@ def test_models(server, llm):
     assert request.headers["accept"] == "application/json" and request.headers["authorization"] == "Bearer local"
 
 
+def test_models_in_a_bare_list(server, llm):
+    """A server that sends the list alone is understood (Together does, it is said)."""
+    server.json([{"id": "a"}, {"id": "b"}])
+    assert llm.models() == ["a", "b"]
+
+
 def test_models_may_be_none(server, llm):
     """A server that offers no model has an empty list."""
     server.json({"object": "list", "data": []})

@@ -43,7 +43,8 @@ def test_gemini(server):
         assert llm.embed(["a", "b"]).vectors == [[1.0, 2.0], [3.0, 4.0]]
     request = server.requests[0]
     assert request.path == "/v1beta/models/m:batchEmbedContents"
-    assert [item["content"]["parts"] for item in request.json["requests"]] == [[{"text": "a"}], [{"text": "b"}]]
+    assert request.json == {
+        "requests": [{"model": "models/m", "content": {"parts": [{"text": text}]}} for text in "ab"]}
 
 
 def test_as_many_requests_as_the_limit_makes_it(server):

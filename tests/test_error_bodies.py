@@ -345,6 +345,12 @@ def test_odd_errors_inside_a_200(server, body, method):
     assert "went down" in str(error) or "Invalid model" in str(error)
 
 
+def test_details_are_shown_in_their_own_letters(server):
+    """Of an error that is a list, too, the words are shown as they are, not by their numbers."""
+    server.json({"detail": [{"msg": "Feld größe fehlt"}]}, status=422)
+    assert "Feld größe fehlt" in str(fails(server, "chat"))
+
+
 @pytest.mark.parametrize("nothing", [None, False, "", {}, [], 0])
 @pytest.mark.parametrize("streams", [False, True])
 def test_an_error_of_nothing(server, nothing, streams):

@@ -630,6 +630,17 @@ def test_hook_that_eats_an_errors_body(server, session, method):
 
 
 @METHODS
+def test_hook_that_raises_what_is_no_failure_of_a_connection(server, session, method):
+    """A mistake in a hook is its author's: it is raised as it is, and nothing is asked anew."""
+    session.hooks["response"].append(lambda response, **_: int("seven"))
+    server.handle(lambda request: testing.stream(["o", "k"]))
+    with llmlite.Client("m", base_url=server.url, session=session, retry=FAST) as llm:
+        with pytest.raises(ValueError, match="seven"):
+            ask(llm, method)
+        assert len(server.requests) == 1
+
+
+@METHODS
 @pytest.mark.parametrize("kind", [
     requests.RequestException, requests.ConnectionError, requests.ReadTimeout, requests.HTTPError, OSError])
 def test_hook_that_raises_another_error(server, session, kind, method):

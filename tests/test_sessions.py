@@ -446,13 +446,28 @@ def test_a_redirects_body_that_drips_hides_no_redirect(server, method):
         ask(llm, method)
 
 
+def test_a_pool_of_one_connection(server):
+    """A stream that is left gives the user's pool its place back, where calls wait for one."""
+    server.handle(lambda request: testing.stream(["o", "k"], gap=0.05))
+    with requests.Session() as session:
+        session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=1, pool_block=True))
+        with client(server, session=session, deadline=5) as llm:
+            for _ in range(2):
+                with llm.stream("hi") as stream:
+                    assert next(stream) == "o"
+            assert ask(llm) == "ok"
+
+
 def test_cookies_are_not_kept(server):
     """A cookie that the server sets is not sent back."""
     server.reply("ok", headers=[("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2")])
     server.stream(["ok"], headers={"Set-Cookie": "c=3"})
     server.reply("ok")
     llm = client(server)
-    ask(llm), ask(llm, "stream"), ask(llm)
+    for method in ("chat", "stream", "chat"):
+        ask(llm, method)
+        server.drop_connections()
+        assert server.wait_idle()
     assert ["cookie" in request.headers for request in server.requests] == [False] * 3
 
 

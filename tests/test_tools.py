@@ -571,7 +571,8 @@ def test_strict_mode():
     assert tools._is_strict({"$defs": {"a": closed}, "anyOf": [{"$ref": "#/$defs/a"}]})
     for kind in (Any, Dict[str, int], dict, List[dict]):
         assert not tools._is_strict(tools._schema_dict(dataclasses.make_dataclass("Open", [("x", kind)]))[1])
-    for change in ({"required": []}, {"additionalProperties": True}, {"default": {}}, {"properties": {"default": {}}}):
+    for change in ({"required": []}, {"additionalProperties": True}, {"default": {}}, {"default": 1},
+                   {"properties": {"default": {}}}):
         assert not tools._is_strict({**closed, **change})
 
 
