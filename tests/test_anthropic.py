@@ -50,6 +50,15 @@ def test_seed_is_refused(server, llm):
 # --------------------------------------------------------------------------------------------------------- what is read
 
 
+def test_blocks_without_an_index(server, llm):
+    """A compatible server that numbers nothing is understood: a block that starts is the next one."""
+    blocks = [*text_block(0, "Hel", "lo"), *use(1, "c1", '{"a": ', "1}")]
+    bare = [(kind, {name: value for name, value in fields.items() if name != "index"}) for kind, fields in blocks]
+    server.sse([start(), *bare, *end("tool_use")])
+    reply = drained(llm.stream("hi"))
+    assert (reply.text, [(call.id, call.arguments) for call in reply.tool_calls]) == ("Hello", [("c1", {"a": 1})])
+
+
 def test_usage_of_the_last_event_replaces(server, llm):
     """message_delta's usage is cumulative: its fields replace message_start's, none is added, null says nothing."""
     last = {"input_tokens": 22397, "cache_read_input_tokens": 7, "cache_creation_input_tokens": None,

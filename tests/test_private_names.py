@@ -6,6 +6,7 @@ is an attribute, and then a client must do all that it does, within its limits.
 import ast
 import json
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -189,6 +190,12 @@ def answer(request):
     if asked == "slow":
         return testing.stream(["a"] * 100, gap=0.05)
     return testing.stream(["o", "k"])
+
+
+@pytest.mark.parametrize("owner", sorted({owner for owner, *_ in client._PRIVATE}))
+def test_whose_the_names_are(owner):
+    """The packages, classes and modules that the table names are there."""
+    assert pydoc.locate(owner) is not None
 
 
 OWNERS = {name: owner for owner, names, _, _ in client._PRIVATE for name in names.split()}

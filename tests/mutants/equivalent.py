@@ -12,6 +12,8 @@ EQUIVALENT = {
         "it waits for none, whatever it is told",
     "_Pool.idle | if connection is not None:  # which stands for one that nobody has opened yet | connection is not "
     "None -> True": "where the pool gives nothing urllib3 makes a connection as well",
+    '_SOCKSConnection._named | options = getattr(self, "_socks_options", {"proxy_host": "", "proxy_port": 0}) | 0 -> 1':
+        "a port of no host",
     "_spread | start = text.find(word, at, at + slack + len(word)) if word else -1 | 1 -> 2": "any number below zero",
     # What only saves time: the general way does the same.
     "_Call.quoted | return _quoted(self.mask().of(text, room=_MAX_MESSAGE)) | , room=_MAX_MESSAGE -> ":
