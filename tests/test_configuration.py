@@ -393,6 +393,12 @@ def test_retry_policy_kinds(options):
     refused(next(iter(options)), llmlite.RetryPolicy, **options)
 
 
+def test_what_a_policy_takes_is_said():
+    """The error says what to give."""
+    refused(r"retry_empty='no': give True or False$", llmlite.RetryPolicy, retry_empty="no")
+    refused(r"max_retries=1.5: give a whole number, zero or more$", llmlite.RetryPolicy, max_retries=1.5)
+
+
 def test_rate_limit_kinds():
     """True is no number."""
     refused("requests_per_minute", llmlite.RateLimit, True)
