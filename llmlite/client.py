@@ -59,6 +59,7 @@ import struct
 import sys
 import threading
 import time
+import urllib.request
 import weakref
 import zlib
 from collections import abc, deque
@@ -687,16 +688,19 @@ class Ledger:
 
     def snapshot(self) -> JSON:
         """All of it at one moment, as a dict."""
-        with self._section:
+        with self._section.lock:
             fields = {name: value for name, value in vars(self).items() if name != "_section"}
             return {**fields, "by_model": dict(self.by_model)}
 
     def reset(self) -> JSON:
         """Start again from zero; returns the last `snapshot()`."""
-        with self._section:
-            last = self.snapshot()
-            self._clear()
-        return last
+        last: List[JSON] = []
+        self._section.run(self._restart, last)
+        return last[0] if last else self.snapshot()  # inside a booking it is done right after that
+
+    def _restart(self, last: List[JSON]) -> None:
+        last.append(self.snapshot())
+        self._clear()
 
     def _book_failure(self) -> None:
         self._section.run(self._count_failure)
@@ -2035,6 +2039,7 @@ class _Attempt:
         self.idle: Optional[float] = call.idle if call.streams else None
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
         self.process = _Process.look()
+        self.lock = threading.RLock()  # none cuts the connection of an attempt that has ended: it may be another's
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
         self.sent_at = -math.inf
@@ -2074,7 +2079,8 @@ class _Attempt:
 
     def end(self) -> None:
         """Give the connection back."""
-        self.ended = True
+        with self.lock:
+            self.ended = True
         if self.answer is not None:
             self.answer.release()
         self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
@@ -2084,6 +2090,7 @@ class _Section:
     """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
 
     What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
+    Python's own locks alone say who is inside: Ctrl-C, which hits between any two steps of ours, leaves none held.
     """
 
     def __init__(self) -> None:
@@ -2092,32 +2099,22 @@ class _Section:
     def _state(self) -> Any:
         here = _Process.here
         return self._states.get(here) or self._states.setdefault(
-            here, SimpleNamespace(lock=threading.RLock(), depth=0, waiting=deque()))
+            here, SimpleNamespace(lock=threading.RLock(), changing=threading.Lock(), waiting=deque()))
 
-    def __enter__(self) -> None:
-        state = self._state()
-        state.lock.acquire()
-        state.depth += 1
-
-    def __exit__(self, *exc: object) -> None:
-        state = self._state()
-        try:
-            while state.depth == 1 and state.waiting:
-                change, args = state.waiting.popleft()
-                change(*args)
-        finally:
-            state.depth -= 1
-            state.lock.release()
+    @property
+    def lock(self) -> Any:
+        """Held, it keeps other threads out."""
+        return self._state().lock
 
     def run(self, change: Callable[..., None], *args: Any) -> None:
-        """Make a change inside: now or, where this thread is inside already, as soon as it leaves."""
+        """Make a change inside: now or, where this thread makes one already, right after that."""
         state = self._state()
+        state.waiting.append((change, args))
         with state.lock:
-            if state.depth:
-                state.waiting.append((change, args))
-            else:
-                with self:
-                    change(*args)
+            while state.waiting and not state.changing.locked():
+                with state.changing:
+                    each, given = state.waiting.popleft()
+                    each(*given)
 
 
 class _Process:
@@ -2201,10 +2198,10 @@ class _Gate:
             return until - now + random.uniform(0, min(spread, spare))
         if not self._limited:
             return 0.0
-        with self._section:
+        with self._section.lock:
             delay = max(self._requests.delay(now), self._tokens.delay(now))
             if delay <= 0:
-                self._requests.take(1)
+                self._section.run(self._requests.take, 1)
         return delay
 
     def spent(self, usage: Usage) -> None:
@@ -2619,10 +2616,13 @@ class _Flow:
 
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
-        if not self.attempt.ended and not self.attempt.is_foreign():
-            self.closed, wire = True, self.attempt.wire
-            if wire is not None:
-                wire.cut()
+        attempt = self.attempt
+        if not attempt.is_foreign():
+            with attempt.lock:
+                if not attempt.ended:
+                    self.closed = True
+                    if attempt.wire is not None:
+                        attempt.wire.cut()
 
     def _end(self, error: Optional[LLMError]) -> None:
         """Give the connection back and hand the outcome to the client, once, whichever way the stream ended."""
@@ -2799,7 +2799,7 @@ class _Transport:
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
         self._roads: Dict[Tuple[str, str, object], Tuple[Any, str]] = {}
-        self._environment: Tuple[Dict[Any, Any], object] = {}, None
+        self._environment: Tuple[Any, object] = None, None
         self._own = session is None
         self._session = requests.Session() if session is None else session
         for parent in parents:  # pragma: no cover: in forked children
@@ -2831,12 +2831,13 @@ class _Transport:
 
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
-        headers, asked = _request_headers(call), (call.method, call.url, self._era())
-        road = self._roads.get(asked) if self._own and _is_untouched(self._session) else None
+        headers = _request_headers(call)
+        is_usual = self._own and not _replaces_ours(call, headers) and _is_untouched(self._session)
+        asked = (call.method, call.url, self._era()) if is_usual else None
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
-            again = road and _send_again(*road, call, attempt, headers)
+            again = asked in self._roads and _send_again(*self._roads[asked], call, attempt, headers)
             attempt.answer = answer = again or self._send_anew(call, attempt, headers)
         except (OSError, urllib3.exceptions.HTTPError) as error:
             if attempt.sent is None:
@@ -2844,7 +2845,7 @@ class _Transport:
             raise
         finally:
             _CURRENT.reset(token)
-            if attempt.pool is not None and attempt.start:
+            if asked is not None and attempt.pool is not None and attempt.start:
                 if len(self._roads) >= _MAX_ROADS:
                     self._roads.clear()
                 self._roads[asked] = attempt.pool, attempt.start
@@ -2854,12 +2855,13 @@ class _Transport:
         return answer
 
     def _era(self) -> object:
-        """Another object whenever the environment, which names proxies and certificates, has changed."""
+        """Another object whenever what names proxies and certificates has changed: the environment, or the system."""
         environment = getattr(os.environ, "_data", os.environ)
+        system = urllib.request.getproxies() if sys.platform in ("darwin", "win32") else None
         known, era = self._environment
-        if environment != known:
+        if (environment, system) != known:
             era = object()
-            self._environment = dict(environment), era
+            self._environment = (dict(environment), system), era
         return era
 
     def _send_anew(self, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> _Answer:
@@ -2899,9 +2901,7 @@ class _Transport:
 
 def _send_again(pool: Any, start: str, call: _Call, attempt: _Attempt, headers: Dict[str, str]) -> Optional[_Answer]:
     """Ask over an idle connection as urllib3 has asked before, without requests and urllib3; None: there is none."""
-    theirs = call.headers and (not _NOT_OURS.isdisjoint(map(str.lower, call.headers)) or
-                               urllib3.util.SKIP_HEADER in headers.values())
-    connection = None if theirs else pool.idle()
+    connection = pool.idle()
     if connection is None:
         return None
     payload = call.payload or b""
@@ -2920,7 +2920,10 @@ def _send_again(pool: Any, start: str, call: _Call, attempt: _Attempt, headers: 
     return _Answer(attempt, exchange, response.status, merged)
 
 
-_NOT_OURS = frozenset(("content-length", "host", "transfer-encoding"))  # what requests and urllib3 write themselves
+def _replaces_ours(call: _Call, headers: Dict[str, str]) -> bool:
+    """Whether the user gives, or takes away, headers that requests and urllib3 write themselves."""
+    return bool(call.headers) and (not {"content-length", "host", "transfer-encoding"}.isdisjoint(
+        map(str.lower, call.headers)) or urllib3.util.SKIP_HEADER in headers.values())
 
 
 class _Exchange:
@@ -2933,7 +2936,7 @@ class _Exchange:
     def ask(self, attempt: _Attempt, head: bytes, payload: bytes) -> http.client.HTTPResponse:
         """Send a request, and read the head of its answer."""
         connection = self._connection
-        with contextlib.suppress(BrokenPipeError):  # it may have answered already
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered already
             connection.send(head)
             if payload:
                 connection.send(payload)
@@ -2959,10 +2962,10 @@ class _Exchange:
 def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, str]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
+        session.close()  # first: whoever finds a closed pool asks for another
         for pool, _ in list(roads.values()):
             pool.close()  # else a reply that somebody holds keeps it open
         roads.clear()
-        session.close()
 
 
 def _is_own(function: Any, *packages: str) -> bool:
@@ -2977,12 +2980,20 @@ def _are_own(*steps: Any) -> bool:
 
 # What asking over an idle connection leaves out of requests, urllib3 and http.client.
 _STEPS = operator.attrgetter(*(f"{owner}.{name}" for owner, names in (
+    ("requests.sessions", "dispatch_hook"),
     ("requests.sessions.Session", "__init__ send get_adapter prepare_request merge_environment_settings"),
-    ("requests.PreparedRequest", "prepare prepare_headers prepare_body prepare_auth prepare_hooks"),
-    ("requests.adapters.HTTPAdapter", "send build_response request_url get_connection_with_tls_context"),
-    ("urllib3.connectionpool.HTTPConnectionPool", "urlopen _make_request _get_conn"),
+    ("requests.PreparedRequest", "prepare prepare_method prepare_url prepare_headers prepare_cookies prepare_body "
+     "prepare_content_length prepare_auth prepare_hooks"),
+    ("requests.Response", "__init__"),
+    ("requests.adapters.HTTPAdapter", "send add_headers cert_verify build_response request_url "
+     "build_connection_pool_key_attributes get_connection_with_tls_context"),
+    ("urllib3.PoolManager", "connection_from_host connection_from_context connection_from_pool_key"),
+    ("urllib3.connectionpool.HTTPConnectionPool", "urlopen _make_request _get_conn _put_conn _validate_conn"),
+    ("urllib3.connectionpool.HTTPSConnectionPool", "urlopen _make_request _get_conn _put_conn _validate_conn"),
     ("urllib3.connection.HTTPConnection", "request putrequest putheader endheaders send getresponse"),
-    ("http.client.HTTPConnection", "request putrequest putheader endheaders send getresponse"),
+    ("urllib3.connection.HTTPSConnection", "request putrequest putheader endheaders send getresponse"),
+    ("urllib3.HTTPResponse", "__init__"),
+    ("http.client.HTTPConnection", "request putrequest putheader endheaders send getresponse _send_output"),
 ) for name in names.split() if hasattr(operator.attrgetter(owner)(sys.modules[__name__]), name)))
 
 
@@ -3021,8 +3032,8 @@ def _with_headers(headers: Dict[str, Optional[str]], more: Dict[str, Optional[st
     """Headers with others put in, which replace those of the same name whatever its case."""
     if not more:
         return headers
-    names = {name.lower() for name in more}
-    return {**{name: value for name, value in headers.items() if name.lower() not in names}, **more}
+    theirs = {name.lower(): (name, value) for name, value in more.items()}  # of two that differ in case, the last
+    return {**{name: value for name, value in headers.items() if name.lower() not in theirs}, **dict(theirs.values())}
 
 
 class _Answer:
@@ -3320,6 +3331,15 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, retries: _Reconnect) -> None:
         super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """As requests does, once more where another thread has closed the pool before anything was sent."""
+        while True:
+            try:
+                return super().send(*args, **kwargs)
+            except requests.ConnectionError as error:
+                if not any(isinstance(item, urllib3.exceptions.ClosedPoolError) for item in _chain(error)):
+                    raise
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)
@@ -3673,8 +3693,8 @@ class _HTTPResponse(http.client.HTTPResponse):
         self.headers = self.msg = self._read_headers()
         self.chunked, self.length = _framing(self.headers, status)
         self.chunk_left, tokens = None, self.headers.get("connection", "").lower()
-        self.will_close = ("close" in tokens if self.version == 11 else "keep-alive" not in tokens) or not (
-            self.chunked or self.length is not None)
+        self.will_close = status == 101 or ("close" in tokens if self.version == 11 else "keep-alive" not in tokens
+                                            ) or not (self.chunked or self.length is not None)
 
     def flush(self) -> None:
         """Nothing, for it is read only: http.client's fails, loudly, where the collector has closed the file before."""

@@ -66,7 +66,8 @@ def test_a_small_request_goes_out_in_one_piece(server, llm, monkeypatch, asked, 
 
 OWN_HEADERS = [
     {}, {"X-Team": "größe", "user-agent": "mine"}, {"Host": "elsewhere"}, {"content-length": "3"}, {"User-Agent": None},
-    {"ACCEPT-ENCODING": None, "accept": "*/*"}, {"Connection": "close"}, {"Authorization": None}, {"X-Empty": ""}]
+    {"ACCEPT-ENCODING": None, "accept": "*/*"}, {"Connection": "close"}, {"Authorization": None}, {"X-Empty": ""},
+    {"X-Team": "a", "Authorization": "Bearer a", "x-team": "b", "authorization": "Bearer b"}]
 
 
 @pytest.mark.parametrize("headers", OWN_HEADERS, ids=str)
@@ -88,12 +89,35 @@ def test_each_connection_is_asked_for_the_same(server, asked, headers):
     assert (idle.head, idle.body) == (new.head, new.body)
 
 
+def test_a_host_for_one_call_is_that_calls_alone(server, llm):
+    """Wherever it stands in the head, the next call has the address's own again."""
+    server.reply("ok", times=3)
+    bare = dict.fromkeys(("User-Agent", "Accept-Encoding", "Accept", "Content-Type", "Authorization"))
+    llm.chat("hi", headers={"Host": "tenant-a.example", **bare})
+    llm.chat("hi")
+    llm.chat("hi")
+    own = f"{server.host}:{server.port}"
+    assert [request.headers["host"] for request in server.requests] == ["tenant-a.example", own, own]
+
+
 def test_a_connection_that_the_server_closes_after_its_answer(server, llm):
     """What an idle connection's last answer says of its end is believed, and the answer is read whole."""
     server.reply("ok")
     server.reply("o" * 100_000, headers={"Connection": "close"})
     server.reply("ok")
     assert [len(llm.chat("hi").text) for _ in range(3)] == [2, 100_000, 2]
+    assert [request.connection for request in server.requests] == [1, 1, 2]
+
+
+def test_a_connection_that_switches_to_another_protocol(server, llm):
+    """After a 101, which nobody asked for, there are no more answers of HTTP on it."""
+    server.reply("ok")
+    server.raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\n", 0.2)
+    server.reply("ok")
+    llm.chat("hi")
+    with pytest.raises(llmlite.LLMError):
+        llm.chat("hi")
+    llm.chat("hi")
     assert [request.connection for request in server.requests] == [1, 1, 2]
 
 

@@ -292,6 +292,38 @@ def test_close_from_another_thread_over_a_foreign_socket(server, llm, monkeypatc
     assert server.wait_idle()
 
 
+def test_close_as_the_stream_ends_cuts_nobody_elses_connection(server, llm, monkeypatch):
+    """close() looks, is held up, and cuts: meanwhile the stream ends, and its connection may be the next call's."""
+    closing, over = threading.Event(), threading.Event()
+
+    class Slow(Foreign):
+        def fileno(self):
+            if threading.current_thread().name == "closer":
+                closing.set()
+                over.wait(0.5)
+            return self.sock.fileno()
+
+    def answer(request):
+        if b"other" in request.body:
+            over.set()
+            return testing.reply("ok", delay=0.2)
+        return testing.sse(HELLO)
+
+    connect = urllib3.util.connection.create_connection
+    monkeypatch.setattr(urllib3.util.connection, "create_connection",
+                        lambda *args, **options: Slow(connect(*args, **options)))
+    server.handle(answer)
+    stream = llm.stream("Hi")
+    assert next(stream) == "He"
+    closer = threading.Thread(target=stream.close, name="closer")
+    closer.start()
+    assert closing.wait(5)
+    assert "".join(stream) in ("", "llo")
+    assert llm.chat("other").text == "ok"
+    closer.join(5)
+    assert len(server.requests) == 2 and llm.ledger.unknown == 0
+
+
 @pytest.mark.parametrize("how", ["text", "events"])
 def test_a_stream_is_not_for_two_readers_at_once(server, llm, how):
     """Who reads a stream while another thread waits in it, and nobody closes it, is told so as with any generator."""

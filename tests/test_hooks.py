@@ -35,6 +35,11 @@ PLACES = {  # where outsiders hook in, each called once a request
     "PreparedRequest.prepare_auth": (requests.PreparedRequest, "prepare_auth"),  # those who sign requests
     "urlopen": (HTTPConnectionPool, "urlopen"),  # OpenTelemetry, ddtrace
     "_make_request": (HTTPConnectionPool, "_make_request"),
+    "HTTPAdapter.add_headers": (HTTPAdapter, "add_headers"),  # requests' own way to have more headers
+    "PreparedRequest.prepare_url": (requests.PreparedRequest, "prepare_url"),
+    "Response": (requests.Response, "__init__"),
+    "connection_from_host": (urllib3.PoolManager, "connection_from_host"),
+    "urllib3.HTTPResponse": (urllib3.HTTPResponse, "__init__"),
     "putrequest": (HTTPConnection, "putrequest"),  # Sentry, ddtrace
     "endheaders": (HTTPConnection, "endheaders"),
     "getresponse": (HTTPConnection, "getresponse"),
@@ -93,6 +98,18 @@ def test_wrapper_put_on_later(made, server, place, method):
         assert [ask(made, method) for _ in range(2)] == ["ok"] * 2
     assert counter.count == 2
     assert ask(made, method) == "ok" and counter.count == 2 and len(server.requests) == 4
+
+
+def test_a_dispatcher_of_hooks_of_ones_own_sees_each_answer(server, monkeypatch):
+    """requests' own way to call hooks may be replaced, at any time."""
+    server.reply("ok", times=3)
+    original, seen = requests.sessions.dispatch_hook, []
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        ask(llm)
+        monkeypatch.setattr(requests.sessions, "dispatch_hook", lambda *args, **options: (
+            seen.append(args[0]), original(*args, **options))[1])
+        ask(llm), ask(llm)
+    assert seen == ["response"] * 2
 
 
 @places

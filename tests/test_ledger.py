@@ -1,12 +1,15 @@
 """The ledger: every billed call, every request, every failure, counted exactly."""
 import contextlib
 import gc
+import itertools
 import socket
+import sys
 import threading
 
 import pytest
 
 from tests import llmlite, testing
+from tests.beside import untraced
 
 QUICK = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 EMPTY = llmlite.RetryPolicy(max_retries=2, backoff=0.001, retry_empty=True)
@@ -406,3 +409,55 @@ def test_an_error_that_tells_of_no_tokens_is_not_billed(server):
                 ask(llm)
             assert caught.value.response is None
         assert llm.ledger.snapshot() == expected(attempts=2, failed=2)
+
+
+@untraced()
+def test_ctrl_c_between_any_two_steps(server):
+    """Wherever Python looks for signals while the ledger is read or written: other threads can still do so."""
+    ledger, module = client(server.url).ledger, sys.modules[llmlite.Client.__module__]
+
+    def interrupting(steps):
+        def trace(frame, event, arg):
+            if frame.f_globals is not vars(module):
+                return None
+            if event in ("call", "return") and next(steps, None) is None:  # as a function begins, and after a call
+                raise KeyboardInterrupt
+            return trace
+        return trace
+
+    for count in itertools.count():
+        sys.settrace(interrupting(iter(range(count))))
+        try:
+            ledger.reset()
+            ledger.snapshot()
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.settrace(None)
+        other = threading.Thread(target=ledger.reset, daemon=True)
+        other.start()
+        other.join(5)
+        assert not other.is_alive(), count
+    assert count > 9
+
+
+def test_a_reset_inside_a_booking(server):
+    """What resets a ledger while it is written, as a finalizer may, has what was there; the reset comes after."""
+    found = []
+
+    class Resetting(str):
+        """A model's name that resets the ledger whenever that looks it up."""
+
+        __slots__ = ()
+
+        def __hash__(self):
+            if not found:
+                found.append(llm.ledger.reset())
+            return super().__hash__()
+
+    server.json({"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 3}})
+    llm = llmlite.Client(Resetting("m"), base_url=server.url, api_key="")
+    llm.chat("hi")
+    assert found[0]["attempts"] == 1 and llm.ledger.snapshot() == {**NOTHING, "by_model": {}}

@@ -458,6 +458,41 @@ def test_a_pool_of_one_connection(server):
             assert ask(llm) == "ok"
 
 
+def test_a_pool_that_is_closed_before_it_gives_a_connection(server, monkeypatch):
+    """A call that another thread's close() meets between its pool and its connection takes another pool."""
+    server.reply("ok", times=2)
+    urlopen, llm = urllib3.HTTPConnectionPool.urlopen, client(server)
+
+    def slow(pool, *args, **options):
+        monkeypatch.undo()
+        closer = threading.Thread(target=llm.close)
+        closer.start()
+        closer.join()
+        return urlopen(pool, *args, **options)
+
+    ask(llm)
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", slow)
+    assert ask(llm) == "ok"
+    assert (len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_a_proxy_that_the_system_names(server, monkeypatch, platform):
+    """Where a system has settings of its own for proxies, a change of them is seen by the next call."""
+    with testing.Server() as proxy:
+        server.reply("direct", times=2)
+        proxy.reply("by proxy")
+        proxies = {}
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setattr("urllib.request.getproxies", lambda: dict(proxies))
+        monkeypatch.setattr("requests.utils.getproxies", lambda: dict(proxies))
+        llm = client(server)
+        said = [ask(llm), ask(llm)]
+        proxies["http"] = proxy.root
+        monkeypatch.setattr("requests.utils.proxy_bypass", lambda host: False)
+        assert [*said, ask(llm)] == ["direct", "direct", "by proxy"]
+
+
 def test_cookies_are_not_kept(server):
     """A cookie that the server sets is not sent back."""
     server.reply("ok", headers=[("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2")])

@@ -1,6 +1,7 @@
 """TLS with a private authority: what is trusted, how failures read, and that streams, deadlines and close() hold."""
 import contextlib
 import datetime
+import http.client
 import inspect
 import re
 import select
@@ -10,10 +11,12 @@ import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 import requests
 import trustme
+import urllib3
 
 from tests import llmlite, testing
 from tests.beside import METER, Lateness, timed, within
@@ -231,6 +234,26 @@ def test_handshake_that_never_ends(server):
             assert isinstance(fails(client, deadline=0.2)[0], llmlite.DeadlineExceededError)
         with timed(0.2, 0.45):
             assert isinstance(fails(client, timeout=(0.2, 60))[0], llmlite.APITimeoutError)
+
+
+@pytest.mark.parametrize("owner, name", [
+    (urllib3.connectionpool.HTTPSConnectionPool, "urlopen"), (urllib3.connectionpool.HTTPSConnectionPool, "_put_conn"),
+    (urllib3.connection.HTTPSConnection, "putrequest"), (urllib3.connection.HTTPSConnection, "endheaders"),
+    (http.client.HTTPConnection, "_send_output")], ids=lambda value: value if isinstance(value, str) else "")
+def test_wrapper_of_what_is_for_tls_sees_each_request(secure, trusting, owner, name):
+    """Whoever wraps urllib3's classes for TLS, at any time, is not passed by."""
+    secure.reply("ok", times=3)
+    trusting.chat("hi")
+    original, seen = getattr(owner, name), []
+
+    def seeing(*args, **options):
+        seen.append(name)
+        return original(*args, **options)
+
+    with mock.patch.object(owner, name, seeing):
+        trusting.chat("hi")
+        trusting.chat("hi")
+    assert len(seen) == 2
 
 
 # --------------------------------------------------------------------------------------- streams, deadlines and close()
