@@ -192,10 +192,9 @@ def answer(request):
     return testing.stream(["o", "k"])
 
 
-@pytest.mark.parametrize("owner", sorted({owner for owner, *_ in client._PRIVATE}))
-def test_whose_the_names_are(owner):
+def test_whose_the_names_are():
     """The packages, classes and modules that the table names are there."""
-    assert pydoc.locate(owner) is not None
+    assert [owner for owner, *_ in client._PRIVATE if pydoc.locate(owner) is None] == []
 
 
 OWNERS = {name: owner for owner, names, _, _ in client._PRIVATE for name in names.split()}

@@ -69,6 +69,9 @@ def test_explicit_settings_are_kept(server, copied):
     with pytest.raises(llmlite.APITimeoutError) as caught:
         client.chat("hi")
     assert caught.value.attempts == 2
+    server.error(429, retry_after=60)
+    with pytest.raises(llmlite.DeadlineExceededError, match="deadline of 30 s would pass"):
+        client.chat("hi")
 
 
 @copied
