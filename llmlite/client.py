@@ -2978,28 +2978,29 @@ def _are_own(*steps: Any) -> bool:
     return all(_is_own(step, requests.__name__, urllib3.__name__, "http") for step in steps)
 
 
-# What asking over an idle connection leaves out of requests, urllib3 and http.client.
-_STEPS = operator.attrgetter(*(f"{owner}.{name}" for owner, names in (
-    ("requests.sessions", "dispatch_hook"),
-    ("requests.sessions.Session", "__init__ send get_adapter prepare_request merge_environment_settings"),
-    ("requests.PreparedRequest", "prepare prepare_method prepare_url prepare_headers prepare_cookies prepare_body "
+_Session = requests.Session  # as it was at the import
+
+# What asking over an idle connection leaves out of requests, urllib3 and http.client, two or more steps of each owner.
+# Their classes for TLS have all that the plain ones have.
+_STEPS = [(owner, operator.attrgetter(*(name for name in names.split() if hasattr(owner, name)))) for owner, names in (
+    (requests.sessions, "dispatch_hook merge_cookies"),
+    (_Session, "__init__ send get_adapter prepare_request merge_environment_settings"),
+    (requests.PreparedRequest, "prepare prepare_method prepare_url prepare_headers prepare_cookies prepare_body "
      "prepare_content_length prepare_auth prepare_hooks"),
-    ("requests.Response", "__init__"),
-    ("requests.adapters.HTTPAdapter", "send add_headers cert_verify build_response request_url "
-     "build_connection_pool_key_attributes get_connection_with_tls_context"),
-    ("urllib3.PoolManager", "connection_from_host connection_from_context connection_from_pool_key"),
-    ("urllib3.connectionpool.HTTPConnectionPool", "urlopen _make_request _get_conn _put_conn _validate_conn"),
-    ("urllib3.connectionpool.HTTPSConnectionPool", "urlopen _make_request _get_conn _put_conn _validate_conn"),
-    ("urllib3.connection.HTTPConnection", "request putrequest putheader endheaders send getresponse"),
-    ("urllib3.connection.HTTPSConnection", "request putrequest putheader endheaders send getresponse"),
-    ("urllib3.HTTPResponse", "__init__"),
-    ("http.client.HTTPConnection", "request putrequest putheader endheaders send getresponse _send_output"),
-) for name in names.split() if hasattr(operator.attrgetter(owner)(sys.modules[__name__]), name)))
+    (requests.Response, "__init__ close"),
+    (HTTPAdapter, "send add_headers cert_verify build_response request_url build_connection_pool_key_attributes "
+     "get_connection_with_tls_context"),
+    (urllib3.PoolManager, "connection_from_host connection_from_pool_key"),
+    (urllib3.HTTPSConnectionPool, "urlopen _make_request _get_conn _put_conn _validate_conn"),
+    (urllib3.connection.HTTPSConnection, "request putrequest putheader endheaders send getresponse"),
+    (http.client.HTTPConnection, "request putrequest putheader endheaders send getresponse _send_output"),
+    (urllib3.HTTPResponse, "__init__ close"))]
 
 
 def _is_untouched(session: requests.Session) -> bool:
     """Whether nobody has put himself between our session and the socket, before the import or after it."""
-    return type(session) is requests.sessions.Session and _are_own(*_STEPS(sys.modules[__name__]))
+    return type(session) is _Session and _are_own(
+        *itertools.chain.from_iterable([steps(owner) for owner, steps in _STEPS]))
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
