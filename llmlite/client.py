@@ -2617,7 +2617,7 @@ class _Flow:
     def cancel(self) -> None:
         """Wake a thread that waits for the next bytes; it finds the stream at its end."""
         attempt = self.attempt
-        if not attempt.is_foreign():
+        if not attempt.is_foreign():  # pragma: no branch: else in forked children
             with attempt.lock:
                 if not attempt.ended:
                     self.closed = True

@@ -53,9 +53,9 @@ def target_http(pieces):
         attempt = client._Attempt(call)
         attempt.wire = client._Wire(here, attempt)
         answer = client._HTTPResponse(attempt.wire, method="POST")
+        token = client._CURRENT.set(attempt)
         try:
             answer.begin()
-            attempt.wire.in_head = False
             body = client._Body(answer.fp, *client._framing(answer.headers, answer.status))
             pieces = iter(body.read, b"")
             for _ in client._inflated(pieces, answer.headers.get("content-encoding", "identity")):
@@ -63,6 +63,7 @@ def target_http(pieces):
         except client._WIRE_ERRORS:
             pass
         finally:
+            client._CURRENT.reset(token)
             answer.close()
 
 
