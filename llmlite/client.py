@@ -2776,7 +2776,7 @@ class _Foreign(Exception):
 
 
 _UNSENT = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError, ssl.SSLError,
-           urllib3.exceptions.SSLError, urllib3.exceptions.ProxyError)
+           urllib3.exceptions.SSLError, urllib3.exceptions.ProxyError, urllib3.exceptions.ClosedPoolError)
 _CUT = (_Cut, http.client.IncompleteRead)
 _LOST = (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, zlib.error, _TooLarge, _Cut,
@@ -2798,7 +2798,7 @@ class _Transport:
 
     def __init__(self, session: Optional[requests.Session], policy: Optional[RetryPolicy],
                  parents: Sequence[_Transport]) -> None:
-        self._roads: Dict[Tuple[str, str, object], Tuple[Any, str]] = {}
+        self._roads: Dict[Any, Tuple[Any, str]] = {}
         self._environment: Tuple[Any, object] = None, None
         self._own = session is None
         self._session = requests.Session() if session is None else session
@@ -2834,10 +2834,11 @@ class _Transport:
         headers = _request_headers(call)
         is_usual = self._own and not _replaces_ours(call, headers) and _is_untouched(self._session)
         asked = (call.method, call.url, self._era()) if is_usual else None
+        road = self._roads.get(asked)
         attempt.left(None)
         token = _CURRENT.set(attempt)
         try:
-            again = asked in self._roads and _send_again(*self._roads[asked], call, attempt, headers)
+            again = road and _send_again(*road, call, attempt, headers)
             attempt.answer = answer = again or self._send_anew(call, attempt, headers)
         except (OSError, urllib3.exceptions.HTTPError) as error:
             if attempt.sent is None:
@@ -2962,10 +2963,11 @@ class _Exchange:
 def _close_in(process: object, session: requests.Session, roads: Dict[Any, Tuple[Any, str]]) -> None:
     """Close a session in the process that made it: in a forked child its locks may be held for ever."""
     if process is _Process.look():  # pragma: no branch: else in forked children
-        session.close()  # first: whoever finds a closed pool asks for another
-        for pool, _ in list(roads.values()):
-            pool.close()  # else a reply that somebody holds keeps it open
+        pools = [pool for pool, _ in list(roads.values())]
         roads.clear()
+        session.close()  # which forgets its pools: whoever finds one closed gets another
+        for pool in pools:
+            pool.close()  # else a reply that somebody holds keeps it open
 
 
 def _is_own(function: Any, *packages: str) -> bool:
@@ -3334,13 +3336,13 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_maxsize=_POOL_SIZE, max_retries=retries)
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """As requests does, once more where another thread has closed the pool before anything was sent."""
-        while True:
-            try:
-                return super().send(*args, **kwargs)
-            except requests.ConnectionError as error:
-                if not any(isinstance(item, urllib3.exceptions.ClosedPoolError) for item in _chain(error)):
-                    raise
+        """As requests does, and once more where another thread has closed the pool before anything was sent."""
+        try:
+            return super().send(*args, **kwargs)
+        except requests.ConnectionError as error:
+            if not any(isinstance(item, urllib3.exceptions.ClosedPoolError) for item in _chain(error)):
+                raise
+        return super().send(*args, **kwargs)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_KEEPALIVE, **kwargs)

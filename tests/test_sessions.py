@@ -476,6 +476,26 @@ def test_a_pool_that_is_closed_before_it_gives_a_connection(server, monkeypatch)
     assert (len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (2, 2, 0)
 
 
+@pytest.mark.timeout(30)
+def test_a_call_while_the_client_closes(server, monkeypatch):
+    """The pool that a call opens while another thread closes the client stays open."""
+    server.reply("ok", times=3)
+    close, llm = requests.Session.close, client(server)
+
+    def slow(session):
+        close(session)
+        monkeypatch.undo()
+        other = threading.Thread(target=ask, args=(llm,))
+        other.start()
+        other.join()
+
+    ask(llm)
+    monkeypatch.setattr(requests.Session, "close", slow)
+    llm.close()
+    assert ask(llm) == "ok"
+    assert [request.connection for request in server.requests] == [1, 2, 2]
+
+
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_a_proxy_that_the_system_names(server, monkeypatch, platform):
     """Where a system has settings of its own for proxies, a change of them is seen by the next call."""
