@@ -1116,8 +1116,7 @@ class Client:
 
     def _settle(self, attempt: _Attempt, error: Optional[LLMError] = None) -> None:
         """An attempt has ended: book it, once; what broke a stream off ends the call."""
-        if not attempt.ended:
-            attempt.end()
+        if attempt.end():
             for ledger in attempt.call.ledgers:
                 ledger._section.run(ledger._count, attempt)
             if attempt.billed is not None:
@@ -2077,13 +2076,16 @@ class _Attempt:
         """Whether this is a forked child, and the connection its parent's."""
         return self.process is not _Process.look()
 
-    def end(self) -> None:
-        """Give the connection back."""
+    def end(self) -> bool:
+        """Give the connection back; False: that has been done."""
         with self.lock:
+            if self.ended:
+                return False
             self.ended = True
         if self.answer is not None:
             self.answer.release()
         self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
+        return True
 
 
 class _Section:
@@ -2931,7 +2933,7 @@ class _Exchange:
     """A request and its answer over a connection that a pool had idle; it stands where urllib3's response would."""
 
     def __init__(self, pool: Any, connection: Any) -> None:
-        self._pool, self._connection, self._held = pool, connection, [connection]
+        self._pool, self._connection = pool, connection
         self._fp: Optional[http.client.HTTPResponse] = None
 
     def ask(self, attempt: _Attempt, head: bytes, payload: bytes) -> http.client.HTTPResponse:
@@ -2949,9 +2951,7 @@ class _Exchange:
         return response
 
     def release_conn(self) -> None:
-        """Give the connection back, once: two threads may come to a stream's end together."""
-        with contextlib.suppress(IndexError):
-            self._pool.put_back(self._held.pop())
+        self._pool.put_back(self._connection)
 
     def close(self) -> None:
         if self._fp is not None:
@@ -2980,13 +2980,13 @@ def _are_own(*steps: Any) -> bool:
     return all(_is_own(step, requests.__name__, urllib3.__name__, "http") for step in steps)
 
 
-_Session = requests.Session  # as it was at the import
+_PLAIN_SESSION = requests.Session  # as it was at the import
 
 # What asking over an idle connection leaves out of requests, urllib3 and http.client, two or more steps of each owner.
 # Their classes for TLS have all that the plain ones have.
 _STEPS = [(owner, operator.attrgetter(*(name for name in names.split() if hasattr(owner, name)))) for owner, names in (
     (requests.sessions, "dispatch_hook merge_cookies"),
-    (_Session, "__init__ send get_adapter prepare_request merge_environment_settings"),
+    (_PLAIN_SESSION, "__init__ send get_adapter prepare_request merge_environment_settings"),
     (requests.PreparedRequest, "prepare prepare_method prepare_url prepare_headers prepare_cookies prepare_body "
      "prepare_content_length prepare_auth prepare_hooks"),
     (requests.Response, "__init__ close"),
@@ -3001,7 +3001,7 @@ _STEPS = [(owner, operator.attrgetter(*(name for name in names.split() if hasatt
 
 def _is_untouched(session: requests.Session) -> bool:
     """Whether nobody has put himself between our session and the socket, before the import or after it."""
-    return type(session) is _Session and _are_own(
+    return type(session) is _PLAIN_SESSION and _are_own(
         *itertools.chain.from_iterable([steps(owner) for owner, steps in _STEPS]))
 
 

@@ -198,6 +198,22 @@ METER = Meter()
 METER.start()
 
 
+def soon(reached, seconds=1.0):
+    """Whether it comes to be so within some seconds, but for what the machine is late meanwhile."""
+    started = time.monotonic()
+    while not reached():
+        waited = time.monotonic() - started
+        if waited > seconds and waited > seconds + METER.late(started):
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def idle(server, seconds=1.0):
+    """Whether all connections of a server end that soon."""
+    return soon(lambda: not server.open_connections, seconds)
+
+
 def within(least, started, most, ended=None):
     """Whether a time from then to now (or `ended`) is so many seconds, but for what the machine is late meanwhile."""
     took, late = (time.monotonic() if ended is None else ended) - started, METER.late(started)

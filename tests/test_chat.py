@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from tests import llmlite, named, testing
+from tests.beside import idle
 
 HI = [{"role": "user", "content": "hi"}]
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -82,11 +83,11 @@ def test_each_connection_is_asked_for_the_same(server, asked, headers):
         asked(llm)
         asked(llm, headers=headers)
         server.drop_connections()
-        assert server.wait_idle()
+        assert idle(server)
         asked(llm, headers=headers)
-    _, idle, new = server.requests
-    assert (idle.connection, new.connection) == (1, 2)
-    assert (idle.head, idle.body) == (new.head, new.body)
+    _, again, new = server.requests
+    assert (again.connection, new.connection) == (1, 2)
+    assert (again.head, again.body) == (new.head, new.body)
 
 
 def test_a_host_for_one_call_is_that_calls_alone(server, llm):
@@ -579,7 +580,7 @@ def test_models(server, llm):
 
 
 def test_models_in_a_bare_list(server, llm):
-    """A server that sends the list alone is understood (Together does, it is said)."""
+    """A server that sends the list alone is understood."""
     server.json([{"id": "a"}, {"id": "b"}])
     assert llm.models() == ["a", "b"]
 
@@ -611,7 +612,7 @@ def test_chat_in_one_line(server):
     server.reply("ok")
     options = {"system": "s", "temperature": 0.0, "headers": {"X-A": "b"}}
     reply = llmlite.chat("hi", model="test", base_url=server.url, api_key="k", **options)
-    assert reply.text == "ok" and server.wait_idle()
+    assert reply.text == "ok" and idle(server)
     assert server.requests[0].json == {
         "model": "test", "messages": [{"role": "system", "content": "s"}, *HI], "temperature": 0.0}
     assert server.requests[0].headers["x-a"] == "b" and server.requests[0].headers["authorization"] == "Bearer k"
@@ -621,7 +622,7 @@ def test_stream_in_one_line(server):
     """llmlite.stream() streams to the end though nobody holds its client, and leaves no connection open."""
     server.stream(["a", "b", "c"], gap=0.01)
     pieces = list(llmlite.stream("hi", model="test", base_url=server.url))
-    assert pieces == ["a", "b", "c"] and server.wait_idle()
+    assert pieces == ["a", "b", "c"] and idle(server)
 
 
 def test_one_liners_use_the_environment(server, monkeypatch):

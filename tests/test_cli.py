@@ -17,7 +17,7 @@ import pytest
 
 from llmlite.__main__ import main
 from tests import VENDORED, llmlite, testing
-from tests.beside import beside, within
+from tests.beside import beside, idle, within
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
 
@@ -481,12 +481,13 @@ def test_interrupt_exits_130(server):
     try:
         with started("Hi", *at(server)) as process:
             assert process.stdout.read(6) == b"piece "
+            sent = time.monotonic()
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 130
+            assert process.wait(30) == 130 and within(0, sent, 3)
             assert process.stderr.read() == b""
     finally:
         signal.signal(signal.SIGINT, before)
-    assert server.wait_idle()
+    assert idle(server)
 
 
 @beside
@@ -495,10 +496,11 @@ def test_closed_pipe_is_silent(server):
     server.stream(["a line\n"] * 5000, gap=0.02)
     with started("Hi", *at(server)) as process:
         assert process.stdout.readline() == b"a line\n"
+        left = time.monotonic()
         process.stdout.close()
-        assert process.wait(30) == 0
+        assert process.wait(30) == 0 and within(0, left, 3)
         assert process.stderr.read() == b""
-    assert server.wait_idle()
+    assert idle(server)
 
 
 @pytest.mark.parametrize("words", [["providers"], ["--help"], ["demo"]])

@@ -12,7 +12,7 @@ import requests
 import urllib3
 
 from tests import llmlite, testing
-from tests.beside import descriptors, within
+from tests.beside import descriptors, idle, soon, within
 
 DONE = b"data: [DONE]\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -39,14 +39,6 @@ def in_chunks(*events):
 def unfinished(framing="chunked"):
     """A stream that stalls inside its second event."""
     return testing.sse(HELLO, framing=framing, truncate=len(HE) + 9, end="stall")
-
-
-def settled(wanted):
-    """How many descriptors are open; some seconds are given to get where it is wanted, for threads have their own."""
-    until = time.monotonic() + 5
-    while descriptors() != wanted and time.monotonic() < until:
-        time.sleep(0.002)
-    return descriptors()
 
 
 # ---------------------------------------------------------------------------------------------------- ways to leave it
@@ -134,8 +126,8 @@ def test_leaving_a_stream_closes_its_connection_at_once(server, llm, leave, fram
     try:
         before = descriptors()
         leave(llm)
-        assert server.wait_idle()
-        assert settled(before) == before
+        assert idle(server, 0.5)
+        assert soon(lambda: descriptors() == before, 0.5)  # threads have some of their own
     finally:
         gc.enable()
     assert len(server.requests) == 1
@@ -147,7 +139,7 @@ def test_leaving_a_stream_over_a_session_of_the_users(server, leave):
     server.handle(lambda request: unfinished())
     with requests.Session() as session:
         leave(llmlite.Client("test", base_url=server.url, session=session))
-        assert server.wait_idle()
+        assert idle(server, 0.5)
 
 
 def test_a_stream_that_was_left_is_billed(server, llm):
@@ -214,7 +206,7 @@ def test_close_from_another_thread(server, llm, framing, how):
     server.handle(lambda request: unfinished(framing))
     stream = llm.stream("Hi")
     close_beside_a_reader(stream, how)
-    assert server.wait_idle()
+    assert idle(server, 0.5)
     assert (stream.text, list(stream)) == ("He", [])
 
 
@@ -233,7 +225,7 @@ def test_close_from_another_thread_over_a_session_of_the_users(server):
     server.handle(lambda request: unfinished())
     with requests.Session() as session:
         close_beside_a_reader(llmlite.Client("test", base_url=server.url, session=session).stream("Hi"))
-        assert server.wait_idle()
+        assert idle(server, 0.5)
 
 
 def test_close_at_any_moment_is_quiet(server, llm):
@@ -250,7 +242,7 @@ def test_close_at_any_moment_is_quiet(server, llm):
         met = [seen.get_nowait() for _ in range(seen.qsize())]
         assert met[-1] == "end"
         assert set(met[:-1]) <= {"x"}
-    assert server.wait_idle()
+    assert idle(server)
 
 
 @pytest.mark.parametrize("how", ["text", "events"])
@@ -289,7 +281,7 @@ def test_close_from_another_thread_over_a_foreign_socket(server, llm, monkeypatc
                         lambda *args, **options: Foreign(connect(*args, **options)))
     server.handle(lambda request: unfinished())
     close_beside_a_reader(llm.stream("Hi"))
-    assert server.wait_idle()
+    assert idle(server, 0.5)
 
 
 def test_close_as_the_stream_ends_cuts_nobody_elses_connection(server, llm, monkeypatch):
@@ -439,7 +431,7 @@ def test_a_cut_connection_is_not_used_again(server, llm, how):
     server.sse(HELLO)
     with pytest.raises(llmlite.StreamError):
         list(llm.stream("Hi"))
-    assert server.wait_idle()
+    assert idle(server, 0.5)
     assert "".join(llm.stream("Hi")) == "Hello"
     assert server.connections == 2
 
@@ -482,10 +474,10 @@ def test_closing_the_client_closes_what_is_idle(server):
     with llmlite.Client("test", base_url=server.url) as llm:
         "".join(llm.stream("Hi"))
         assert not server.wait_idle(0.02)
-    assert server.wait_idle()
+    assert idle(server, 0.5)
     llm.chat("Hi")
     llm.close()
-    assert server.wait_idle()
+    assert idle(server, 0.5)
 
 
 def test_a_client_that_is_dropped_leaves_no_connection(server):
@@ -495,7 +487,7 @@ def test_a_client_that_is_dropped_leaves_no_connection(server):
     "".join(llm.stream("Hi"))
     del llm
     gc.collect()
-    assert server.wait_idle()
+    assert idle(server, 0.5)
 
 
 def test_a_stream_outlives_its_client(server):
@@ -506,4 +498,4 @@ def test_a_stream_outlives_its_client(server):
     assert "".join(stream) == "Hello"
     del stream
     gc.collect()
-    assert server.wait_idle()
+    assert idle(server, 0.5)

@@ -10,6 +10,7 @@ import requests
 from requests.adapters import BaseAdapter
 
 from tests import llmlite, testing
+from tests.beside import idle
 from tests.test_processes import forked, forking
 
 SSE = {"Content-Type": "text/event-stream"}
@@ -104,7 +105,7 @@ def test_closing_a_stream_that_the_server_has_reset(llm, server):
     server.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + EVENT, testing.RESET)
     stream = llm.stream("Hi")
     assert next(stream) == "hi"
-    assert server.wait_idle()
+    assert idle(server)
     stream.close()
     assert stream.text == "hi"
     server.reply("ok")

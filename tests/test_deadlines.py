@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests import llmlite, testing
-from tests.beside import beside, timed
+from tests.beside import beside, idle, timed
 
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 D = 0.3  # seconds: the deadline of most calls here
@@ -119,7 +119,7 @@ def test_a_server_that_does_not_come_to_an_end(how, names):
         assert error.elapsed >= D
         assert "deadline of 0.3 s" in str(error)
         assert (error.response, error.retry_after) == (None, None)
-        assert server.wait_idle()
+        assert idle(server)
 
     together(names, case)
 
@@ -142,7 +142,7 @@ def test_a_stream_that_does_not_come_to_an_end():
             error = exceeded(lambda: ask(llm, "stream"), least=0.8, most=0.8 + GRACE)
         assert (error.response.text, error.response.finish_reason) == ("He", None)
         assert len(server.requests) == 1
-        assert server.wait_idle()
+        assert idle(server)
 
     together(LATER, case)
 
@@ -360,7 +360,7 @@ def test_the_deadline_with_a_session_of_the_users(how, names):
         with requests.Session() as session:
             llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D, session=session)
             exceeded(lambda: ask(llm, how))
-            assert server.wait_idle()
+            assert idle(server)
 
     together(names, case)
 
@@ -377,7 +377,7 @@ def test_a_stream_of_pings_is_idle(server):
         ask(llm, "stream")
     assert caught.value.response.text == "He"
     assert len(server.requests) == 1
-    assert server.wait_idle()
+    assert idle(server)
 
 
 FIRST = {  # how a stream of each dialect begins, with one piece of text

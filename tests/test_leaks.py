@@ -15,21 +15,13 @@ import weakref
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import beside, descriptors, untraced, within
+from tests.beside import beside, descriptors, idle, soon, untraced, within
 
 QUICK = llmlite.RetryPolicy(max_retries=1, backoff=0.001, rate_limit_max_retries=1, rate_limit_backoff=0.001)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 HE = {"choices": [{"index": 0, "delta": {"content": "He"}, "finish_reason": None}]}
 DIALECTS = {"openai": ("stream", "/v1"), "anthropic": ("stream", ""), "gemini": ("stream", "/v1beta"),
             "completions": ("stream_tokens", "/v1")}
-
-
-def settles(function, wanted, seconds=5.0):
-    """Whether a number comes to be what is wanted, soon: a server's threads need a moment."""
-    end = time.monotonic() + seconds
-    while function() != wanted and time.monotonic() < end:
-        time.sleep(0.002)
-    return function() == wanted
 
 
 def echo(request):
@@ -77,8 +69,8 @@ def test_a_stream_that_is_left(server, dialect, leave):
     llm = llmlite.Client("m", provider=provider, api_key="sk-0123456", base_url=server.root + path, retry=None)
     before = descriptors()
     leave(lambda: getattr(llm, method)("Hi"))
-    assert settles(lambda: server.open_connections, 0)
-    assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
+    assert idle(server)
+    assert soon(lambda: descriptors() <= before)  # fewer: somebody else's garbage has gone
     assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.failed, llm.ledger.unknown) == (1, 1, 0, 0)
 
 
@@ -91,7 +83,7 @@ def test_a_stream_in_a_cycle(server):
     ring.append(ring)
     del ring
     gc.collect()
-    assert settles(lambda: server.open_connections, 0)
+    assert idle(server)
     assert (llm.ledger.calls, llm.ledger.attempts) == (1, 1)
 
 
@@ -115,9 +107,9 @@ def test_failures_in_a_row(server, name):
             for ask in (llm.chat, lambda text: list(llm.stream(text))):
                 with pytest.raises(llmlite.LLMError):
                     ask("Hi")
-        assert settles(lambda: server.open_connections <= 1, True)
-    assert settles(lambda: server.open_connections, 0)
-    assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
+        assert soon(lambda: server.open_connections <= 1)
+    assert idle(server)
+    assert soon(lambda: descriptors() <= before)  # fewer: somebody else's garbage has gone
 
 
 ASKS = {"chat": lambda llm: llm.chat("Hi", schema=dict), "stream": lambda llm: list(llm.stream("Hi", schema=dict)),
@@ -174,7 +166,7 @@ def test_a_connection_that_comes_too_late(server, monkeypatch):
         monkeypatch.undo()
         del caught
         gc.collect()
-        assert settles(lambda: server.open_connections, 0)
+        assert idle(server)
 
 
 # ---------------------------------------------------------------------------------------------------- the program's end
@@ -210,7 +202,7 @@ def test_the_interpreters_end(server, name):
     done = subprocess.run([sys.executable, "-W", "error", "-X", "dev", "-c", PROGRAM + ENDINGS[name], server.url],
                           capture_output=True, cwd=os.path.dirname(os.path.dirname(__file__)), timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert settles(lambda: server.open_connections, 0)
+    assert idle(server)
 
 
 # --------------------------------------------------------------------------------------------------------------- Ctrl-C
@@ -252,11 +244,11 @@ def asked(server):
 
 def goes_on(server, llm, open_before=0):
     """The interrupted connection is closed, and the client answers as if nothing had been."""
-    assert settles(lambda: server.open_connections, open_before)
+    assert soon(lambda: server.open_connections == open_before)
     assert llm.chat("one").text == "one"
     assert "".join(llm.stream("two")) == "two"
     llm.close()
-    assert settles(lambda: server.open_connections, 0)
+    assert idle(server)
 
 
 BODY = b'HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n{"choices": [{"message": {"content": "stale'
@@ -352,8 +344,8 @@ def test_ctrl_c_at_any_moment(server, streams):
             assert ask(f"after {number}") == f"after {number}"
         assert hits > 60
         gc.collect()  # sockets that it hit in the making: here, where they are expected
-        assert settles(lambda: server.open_connections <= 1, True)
-    assert settles(lambda: server.open_connections, 0)
+        assert soon(lambda: server.open_connections <= 1)
+    assert idle(server)
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -366,13 +358,13 @@ def test_close_frees_a_blocked_reader(server):
     stream, found = llm.stream("Hi"), []
     reader = threading.Thread(target=lambda: found.extend(stream))
     reader.start()
-    assert settles(lambda: found, ["He"])
+    assert soon(lambda: found == ["He"])
     started = time.monotonic()
     stream.close()
     reader.join(5)
     assert not reader.is_alive() and within(0, started, 0.3)
     assert found == ["He"]
-    assert settles(lambda: server.open_connections, 0)
+    assert idle(server)
 
 
 def test_64_threads(server):
@@ -404,6 +396,6 @@ def test_64_threads(server):
         assert not wrong
         assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.failed) == (384, 384, 0)
         assert server.connections == server.open_connections == 64
-    assert settles(lambda: server.open_connections, 0)
-    assert settles(lambda: descriptors() <= before, True)  # fewer: somebody else's garbage has gone
-    assert settles(threading.active_count, threads)
+    assert idle(server)
+    assert soon(lambda: descriptors() <= before)  # fewer: somebody else's garbage has gone
+    assert soon(lambda: threading.active_count() == threads)

@@ -15,7 +15,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from tests import llmlite, testing
-from tests.beside import within
+from tests.beside import idle, within
 from tests.relays import Unix
 
 KEY = "sk-0123456789"
@@ -147,7 +147,7 @@ def test_client_works_after_close(server):
     llm = client(server)
     llm.chat("hi")
     llm.close()
-    assert server.wait_idle()
+    assert idle(server)
     assert llm.chat("hi").text == "ok" and server.connections == 2
     llm.close()
 
@@ -159,14 +159,14 @@ def test_close_closes_idle_connections(server):
     llm.chat("hi")
     assert server.open_connections == 1
     llm.close()
-    assert server.wait_idle()
+    assert idle(server)
     with client(server) as llm:
         ask(llm, "stream")
-    assert server.wait_idle()
+    assert idle(server)
     llm = client(server)
     llm.chat("hi")
     del llm
-    assert server.wait_idle()
+    assert idle(server)
 
 
 @METHODS
@@ -474,6 +474,20 @@ def test_a_pool_that_is_closed_before_it_gives_a_connection(server, monkeypatch)
     monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", slow)
     assert ask(llm) == "ok"
     assert (len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (2, 2, 0)
+
+
+def test_a_pool_that_is_closed_again_and_again(server, monkeypatch):
+    """A call that never gets a connection for that has sent nothing, and says that it could not connect."""
+    urlopen, closed = urllib3.HTTPConnectionPool.urlopen, []
+
+    def closing(pool, *args, **options):
+        closed.append(pool.close())
+        return urlopen(pool, *args, **options)
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", closing)
+    with client(server) as llm, pytest.raises(llmlite.APIConnectionError):
+        ask(llm)
+    assert (len(closed), len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (2, 0, 1, 0)
 
 
 @pytest.mark.timeout(30)

@@ -8,7 +8,7 @@ import requests
 import trustme
 
 from tests import llmlite, testing
-from tests.beside import Lateness
+from tests.beside import Lateness, idle
 from tests.relays import Socks
 
 pytest.importorskip("socks", reason="needs PySocks")
@@ -163,7 +163,7 @@ def test_leaving_a_stream_closes_its_connection(server, llm, scheme):
     server.stream(["a"] * 100, gap=0.05)
     with llm.stream("hi") as stream:
         assert next(stream) == "a"
-    assert server.wait_idle()
+    assert idle(server)
 
 
 # -------------------------------------------------------------------------------------------------- sent once, not more
@@ -199,7 +199,7 @@ def test_pooled_connection_that_had_died_is_replaced(server, llm, road, scheme, 
         assert ask(llm, method) == "ok"
         assert (len(server.requests), llm.ledger.calls, llm.ledger.failed) == (calls, calls, 0)
         server.drop_connections()
-        assert server.wait_idle()
+        assert idle(server)
 
 
 @PAIRS

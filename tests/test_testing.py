@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from tests import testing
-from tests.beside import LOOKING, beside, descriptors, within
+from tests.beside import LOOKING, beside, descriptors, idle, within
 
 CHAT = "/v1/chat/completions"
 NATIVE = "/completion"
@@ -758,7 +758,7 @@ def test_raw_ends(server, steps, ended):
     """A FIN, a RST, or silence for as long as the client stays."""
     server.raw(b"x", *steps)
     assert wire(server, wait=0.15) == (b"x", ended)
-    assert server.wait_idle()
+    assert idle(server, 0.5)
 
 
 def test_reset_without_a_byte(server):
@@ -881,7 +881,7 @@ def test_client_that_leaves_during_a_pause_is_noticed(server, script):
         assert server.wait_for(1)
         assert not server.wait_idle(0.05)
         assert server.open_connections == 1
-    assert server.wait_idle()
+    assert idle(server, 0.5)
     assert server.open_connections == 0
 
 
@@ -891,7 +891,7 @@ def test_client_that_leaves_while_it_is_sent_to(server):
     with open_socket(server) as sock:
         sock.sendall(request_bytes())
         sock.recv(10)
-    assert server.wait_idle()
+    assert idle(server)
 
 
 def test_wait_for(server):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests import llmlite, testing
-from tests.beside import descriptors
+from tests.beside import descriptors, idle
 
 FAST = llmlite.RetryPolicy(backoff=0.001, backoff_max=0.002)
 THREADS, CALLS = 16, 125
@@ -72,7 +72,7 @@ def test_one_client(server):
         "failed": 0, "unknown": 0, "by_model": {"m": llmlite.Usage(10 * total, 5 * total)},
     }  # fmt: skip
     llm.close()
-    assert server.wait_idle()
+    assert idle(server, 2)
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="descriptors cannot be counted here")
@@ -85,7 +85,7 @@ def test_nothing_is_left():
         with llmlite.Client("m", base_url=server.url, retry=None) as llm:
             in_threads(4, lambda number: asking(llm, number, 5))
             in_threads(4, lambda number: asking(llm, number, 5, "stream"))
-        assert server.wait_idle()
+        assert idle(server)
     gc.collect()
     assert (descriptors(), threading.active_count()) == (before, threads)
 
@@ -298,4 +298,4 @@ def test_close_while_calls_run(server):
         stop.set()
         texts = [text for future in futures for text in future.result(10)]
     llm.close()
-    assert set(texts) == {"ab"} and server.wait_idle()
+    assert set(texts) == {"ab"} and idle(server)

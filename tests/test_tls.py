@@ -19,7 +19,7 @@ import trustme
 import urllib3
 
 from tests import llmlite, testing
-from tests.beside import METER, Lateness, timed, within
+from tests.beside import METER, Lateness, idle, timed, within
 
 KEY = "sk-0123456789"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nConnection: close\r\n\r\n"
@@ -303,7 +303,7 @@ def test_deadline(secure, trusting, method, steps):
     secure.raw(*steps)
     error, seconds = fails(trusting, method, deadline=0.25)
     assert isinstance(error, llmlite.DeadlineExceededError) and seconds < 0.5
-    assert secure.wait_idle()
+    assert idle(secure)
     if method == "stream":
         assert error.response.text.startswith("a")
 
@@ -321,7 +321,7 @@ def test_close_from_another_thread(secure, trusting):
     stream.close()
     reader.join(5)
     assert not reader.is_alive() and seen == ["a"] and within(0, started, 0.5)
-    assert secure.wait_idle() and stream.text == "a"
+    assert idle(secure) and stream.text == "a"
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from tests import llmlite, testing
-from tests.beside import Lateness
+from tests.beside import Lateness, soon
 
 from . import cases
 
@@ -153,9 +153,7 @@ def most_open(row, outcome):
 
 def settled(peer, most):
     """How many connections are open, once the closing ones have had the time to close."""
-    end = time.monotonic() + 5
-    while peer.open > most and time.monotonic() < end:
-        time.sleep(0.002)
+    soon(lambda: peer.open <= most)
     return peer.open
 
 
