@@ -131,22 +131,23 @@ class Lateness:
     def __enter__(self):
         self.seconds, self._over, self._used = 0.0, threading.Event(), clock_of_this_thread()
         self._queued = queued("thread-self")
+        self.started = time.monotonic()
         self._thread = threading.Thread(target=self._measure, name="lateness", daemon=True)
         self._thread.start()
-        self.started = time.monotonic()
         return self
 
     def __exit__(self, *exc):
-        self.took = time.monotonic() - self.started
-        self.seconds += growth(self._queued, queued("thread-self"))
+        self.took, waited = time.monotonic() - self.started, growth(self._queued, queued("thread-self"))
         self._over.set()
         self._thread.join()
+        self.seconds += waited  # not before: the other thread counts too
 
     def _measure(self):
-        while not self._over.is_set():
-            started, used = time.monotonic(), self._used()
-            self._over.wait(TICK)
-            self.seconds += STEPS * max(0.0, time.monotonic() - started - TICK - (self._used() - used))
+        ended, used, over = self.started, self._used(), False
+        while not over:  # no moment is left out: a machine may stand still between two waits too
+            over = self._over.wait(TICK)
+            began, before, ended, used = ended, used, time.monotonic(), self._used()
+            self.seconds += STEPS * max(0.0, ended - began - TICK - (used - before))
 
 
 def clock_of_this_thread():
@@ -170,18 +171,23 @@ class Meter(threading.Thread):
     def __init__(self):
         super().__init__(name="meter", daemon=True)
         self.ticks = collections.deque(maxlen=5000)  # (when it ended, seconds late)
-        self._queued = queued()
+        self._queued, self._began = queued(), time.monotonic()
 
     def run(self):
         for tick in itertools.count():
-            began = time.monotonic()
             time.sleep(TICK)
-            self._note(STEPS * (time.monotonic() - began - TICK))
+            self._began = self._note(STEPS * self._over())
             if not tick % 10:  # to look at all threads is dear
                 self._look()
 
+    def _over(self):
+        """Seconds that the tick under way is longer than it should be."""
+        return max(0.0, time.monotonic() - self._began - TICK)
+
     def _note(self, seconds):
-        self.ticks.append((time.monotonic(), seconds))
+        now = time.monotonic()
+        self.ticks.append((now, seconds))
+        return now
 
     def _look(self):
         with LOOKING:
@@ -191,7 +197,12 @@ class Meter(threading.Thread):
     def late(self, since):
         """Seconds that have been lost since then."""
         self._look()
-        return sum(seconds for ended, seconds in list(self.ticks) if ended > since)
+        return STEPS * self._over() + sum(seconds for ended, seconds in list(self.ticks) if ended > since)
+
+    def stood_still(self, since, seconds):
+        """Whether it was that late at once since then: what must go on within that time was not put to the test."""
+        late = [self._over(), *(late / STEPS for ended, late in list(self.ticks) if ended > since)]
+        return max(late) > seconds
 
 
 METER = Meter()

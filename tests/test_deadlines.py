@@ -19,7 +19,7 @@ from tests import llmlite, testing
 from tests.beside import beside, idle, timed
 
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
-D = 0.3  # seconds: the deadline of most calls here
+D = 0.8  # seconds: the deadline of most calls here
 GRACE = 0.25  # seconds a call may take longer than its deadline
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -117,7 +117,7 @@ def test_a_server_that_does_not_come_to_an_end(how, names):
             error = exceeded(lambda: ask(llm, how))
         assert (error.attempts, len(server.requests)) == (1, 1)
         assert error.elapsed >= D
-        assert "deadline of 0.3 s" in str(error)
+        assert f"deadline of {D} s" in str(error)
         assert (error.response, error.retry_after) == (None, None)
         assert idle(server)
 
@@ -177,8 +177,8 @@ def test_a_deadline_holds_while_a_small_answer_unpacks(server):
 def test_after_the_finish_reason_the_deadline_costs_nothing(server, llm):
     """If only [DONE] or usage is missing when the time is up, the reply is whole, and returned."""
     server.raw(CHUNKED, chunked(chunk("Hello"), chunk(finish="stop")), *forever(b"8\r\n: ping\n\n\r\n"))
-    with timed(D - 0.01, D + GRACE):
-        reply = ask(llm, "stream")
+    with timed(1.49, 1.5 + GRACE):
+        reply = ask(llm, "stream", deadline=1.5)
     assert (reply.text, reply.finish_reason) == ("Hello", "stop")
 
 
@@ -188,7 +188,7 @@ def test_trailers_without_end_after_the_end_mark(server, llm):
     server.raw(CHUNKED, chunked(chunk("Hello"), chunk(finish="stop")) + b"e\r\n" + DONE.encode() + b"\r\n0\r\n",
                *forever(b"X: y\r\n"))
     with timed(0, D):
-        assert ask(llm, "stream").text == "Hello"
+        assert ask(llm, "stream", deadline=5).text == "Hello"
 
 
 @beside
@@ -339,8 +339,8 @@ def test_retries_are_bounded_by_the_deadline_together(server):
     server.error(500, "Broken", delay=0.1)
     server.error(502, "Broken too", delay=0.1)
     server.raw(testing.STALL)
-    llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=1)
-    error = exceeded(lambda: llm.chat("Hi"), least=1, most=1 + GRACE)
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=2)
+    error = exceeded(lambda: llm.chat("Hi"), least=2, most=2 + GRACE)
     assert (error.attempts, len(server.requests)) == (3, 3)
     assert error.last_error.status_code == 502
 
@@ -407,7 +407,6 @@ ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}
 
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "before the first event"])
 @pytest.mark.parametrize("dialect", FIRST)
-@beside
 def test_pings_of_any_form_are_no_data(dialect, begun):
     """A provider's own pings do not keep a stream alive, neither before its first event nor after it."""
     def case(ping, server):
@@ -420,9 +419,7 @@ def test_pings_of_any_form_are_no_data(dialect, begun):
             with timed(0.29, 2.8), pytest.raises(llmlite.APITimeoutError, match="no data event for 0.3 s"):
                 list(method("Hi"))  # they would go on for 3 s
 
-    pings = [*PINGS, ROLE] if begun else PINGS
-    together(pings[::2], case)
-    together(pings[1::2], case)
+    together([*PINGS, ROLE] if begun else PINGS, case)
 
 
 @beside
@@ -470,11 +467,11 @@ def test_another_choice_keeps_a_stream_from_being_idle(server):
 def test_a_slow_reader_is_not_an_idle_server(server):
     """Time that the caller spends between two pieces does not count against the server."""
     server.sse([*map(chunk, "abc"), chunk(finish="stop"), DONE], gap=0.02)
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.3)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=1)
     pieces = []
     for piece in llm.stream("Hi"):
         pieces.append(piece)
-        time.sleep(0.35)
+        time.sleep(1.05)
     assert pieces == ["a", "b", "c"]
 
 
@@ -484,11 +481,11 @@ def test_a_slow_reader_beside_what_is_no_event(server):
     server.body(["".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in (
         chunk("a"), "keep alive", chunk("b"), chunk("c", "stop"), "[DONE]")).encode()],
         headers={"Content-Type": "text/event-stream"})
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=1)
     pieces = []
     for piece in llm.stream("Hi"):
         pieces.append(piece)
-        time.sleep(0.7 if piece == "a" else 0)
+        time.sleep(1.05 if piece == "a" else 0)
     assert pieces == ["a", "b", "c"]
 
 
@@ -496,18 +493,18 @@ def test_a_slow_reader_beside_what_is_no_event(server):
 def test_a_slow_first_look_is_not_an_idle_server(server):
     """A stream may lie for a while before it is read."""
     server.sse([chunk("a"), chunk("b"), chunk(finish="stop"), DONE], gap=0.02)
-    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=0.6)
+    llm = llmlite.Client("test", base_url=server.url, retry=None, idle_timeout=1)
     stream = llm.stream("Hi")
-    time.sleep(0.7)
+    time.sleep(1.05)
     assert list(stream) == ["a", "b"]
 
 
 @pytest.mark.parametrize("how, options, steps", [
-    ("chat", {"timeout": (5, 0.4)}, [testing.STALL]),
-    ("stream", {"timeout": (5, 0.4)}, [testing.STALL]),
-    ("stream", {"timeout": (5, 0.4)}, [CHUNKED, testing.STALL]),
-    ("chat", {"timeout": 0.4}, [HEAD + b"Content-Length: 9\r\n\r\n", testing.STALL]),
-    ("stream", {"idle_timeout": 0.4}, NEVER["pings"]),
+    ("chat", {"timeout": (5, 1)}, [testing.STALL]),
+    ("stream", {"timeout": (5, 1)}, [testing.STALL]),
+    ("stream", {"timeout": (5, 1)}, [CHUNKED, testing.STALL]),
+    ("chat", {"timeout": 1}, [HEAD + b"Content-Length: 9\r\n\r\n", testing.STALL]),
+    ("stream", {"idle_timeout": 1}, NEVER["pings"]),
 ], ids=["chat", "stream", "stream-head", "chat-body", "pings"])
 @beside
 def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps):
@@ -515,13 +512,13 @@ def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps
     llm = llmlite.Client("test", base_url=server.url, retry=FAST, **options)
     server.raw(*steps)
     server.stream(["Hello"])
-    with timed(0.39, 0.4 + GRACE):
+    with timed(0.99, 1 + GRACE):
         assert ask(llm, how).text == "Hello"
     assert len(server.requests) == 2
     policy = llmlite.RetryPolicy(max_retries=1, backoff=0.001)
     llm = llmlite.Client("test", base_url=server.url, retry=policy, **options)
     server.raw(*steps, times=2)
-    with timed(0.79, 0.8 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
+    with timed(1.99, 2 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
         ask(llm, how)
     assert type(caught.value) is llmlite.APITimeoutError
     assert (caught.value.attempts, len(server.requests)) == (2, 4)
@@ -532,8 +529,8 @@ def test_a_timeout_before_the_first_event_is_retried(server, how, options, steps
 def test_a_read_timeout_after_the_first_event(server):
     """A server that falls silent in a stream is an APITimeoutError with the reply so far, and no retry."""
     server.raw(*LATER["silence"])
-    llm = llmlite.Client("test", base_url=server.url, retry=FAST, timeout=(5, 0.5))
-    with timed(0.49, 0.5 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, timeout=(5, 1))
+    with timed(0.99, 1 + GRACE), pytest.raises(llmlite.APITimeoutError) as caught:
         ask(llm, "stream")
     assert caught.value.response.text == "He"
     assert len(server.requests) == 1
@@ -640,9 +637,9 @@ def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how, sc
     """The check stops at the deadline: nothing of the reply, which was paid for, is lost."""
     text = json.dumps({"items": [{"a499": 1}] * 50_000})
     server.reply(text)
-    llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=2 * D)
-    error = exceeded(lambda: ask(llm, how, schema=schema), 2 * D, 2 * D + GRACE)
-    assert str(error).startswith("compatible: deadline of 0.6 s ran out: the reply is here")
+    llm = llmlite.Client("test", base_url=server.url, retry=FAST, deadline=D)
+    error = exceeded(lambda: ask(llm, how, schema=schema))
+    assert str(error).startswith(f"compatible: deadline of {D} s ran out: the reply is here")
     assert (error.response.text, error.response.parsed) == (text, None)
     assert error.response.usage.total_tokens == llm.ledger.usage.total_tokens > 0
     assert (llm.ledger.calls, llm.ledger.failed, len(server.requests)) == (1, 1, 1)

@@ -140,7 +140,6 @@ def test_a_failed_call_is_freed_at_once(server, caplog, name, ask):
     reply, options = UNMET.get(name) or (FAILURES[name], {})
     server.handle(lambda request: reply)
     options = {"base_url": server.url, "retry": QUICK, "timeout": (5, 0.05), **options}
-    gc.collect()
     gc.disable()
     try:
         with llmlite.Client("m", **options) as llm:

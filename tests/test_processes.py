@@ -58,14 +58,14 @@ copied = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_explicit_settings_are_kept(server, copied):
     """What a client was made with goes along: model, address, key, headers, retries, timeouts."""
     client = copied(llmlite.Client("org/model", base_url=server.url, api_key=KEY, headers={"X-Team": "a"}, retry=FAST,
-                                   timeout=(1, 0.4), deadline=30))  # fmt: skip
+                                   timeout=(2, 1), deadline=30))  # fmt: skip
     server.error(500)
     server.reply("ok")
     assert client.chat("hi").text == "ok"
     headers = server.requests[1].headers
     assert (headers["authorization"], headers["x-team"]) == (f"Bearer {KEY}", "a")
     assert server.requests[1].json["model"] == "org/model"
-    server.reply("late", delay=0.9, times=2)
+    server.reply("late", delay=1.5, times=2)
     with pytest.raises(llmlite.APITimeoutError) as caught:
         client.chat("hi")
     assert caught.value.attempts == 2

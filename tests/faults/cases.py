@@ -215,17 +215,17 @@ add("socks", "proxy that refuses", None, NOT_SENT,
 # -------------------------------------------------------------------------------------------------------------- silence
 
 silent("silence", "no answer", raw(testing.STALL))
-silent("silence", "no answer, read timeout", raw(testing.STALL), TIMEOUT, options={"timeout": (10, 0.2)})
+add("silence", "no answer, read timeout", raw(testing.STALL), TIMEOUT, options={"timeout": (10, 0.2)}, limit=0.42)
 silent("silence", "head dripped", lambda asked: testing.raw(*drip(asked.head("X: " + "x" * 200), 1)))
 for form in (b'event: ping\ndata: {"type": "ping"}\n\n', b'data: {"type": "ping"}\n\n'):
     add("silence", f"a provider's pings for ever, {'named' if form[:1] == b'e' else 'plain'}",
         lambda asked, form=form: asked.with_body([*asked.pieces[:2], *[form] * 100], framing="close", gap=0.05),
-        None, Expect("APITimeoutError", calls=1, says="no data event"), options={"idle_timeout": 0.3})
+        None, Expect("APITimeoutError", calls=1, says="no data event"), options={"idle_timeout": 0.7})
 silent("silence", "100 Continue for ever", raw(*[b"HTTP/1.1 100 Continue\r\n\r\n", 0.02] * 200))
 silent("silence", "head, then nothing", lambda asked: testing.raw(asked.begun("length", b""), testing.STALL), LATE_BODY)
-silent("silence", "head, then nothing, read timeout",
-       lambda asked: testing.raw(asked.begun("length", b""), testing.STALL), TIMEOUT._replace(unknown=0, calls=NORMAL),
-       options={"timeout": (10, 0.2)})
+add("silence", "head, then nothing, read timeout",
+    lambda asked: testing.raw(asked.begun("length", b""), testing.STALL), TIMEOUT._replace(unknown=0, calls=NORMAL),
+    options={"timeout": (10, 0.2)}, limit=0.42)
 silent("silence", "half a body, then nothing",
        lambda asked: testing.raw(asked.begun("chunked", asked.torn), testing.STALL), LATE_BODY)
 add("silence", "half a body, then nothing, read timeout",
@@ -240,9 +240,9 @@ silent("silence", "trailers for ever",
            *drip(b"X-Y: z\r\n" * 99, 8)), LATE_BODY, OK)
 silent("silence", "pings for ever", lambda asked: testing.raw(
     asked.begun("close", asked.pieces[0]), *[b": ping\n\n", 0.03] * 99), None, LATE_BODY)
-silent("silence", "pings for ever, idle timeout", lambda asked: testing.raw(
+add("silence", "pings for ever, idle timeout", lambda asked: testing.raw(
     asked.begun("close", asked.pieces[0]), *[b": ping\n\n", 0.03] * 99), None, Expect("APITimeoutError", calls=1),
-    options={"idle_timeout": 0.2})
+    options={"idle_timeout": 0.7}, limit=0.71)
 silent("silence", "pings and no event", lambda asked: testing.raw(
     asked.begun("close", b""), *[b": ping\n\n", 0.03] * 99), None, LATE_BODY)
 silent("silence", "blank lines for ever", lambda asked: testing.raw(asked.begun("close", b""), *[b"\n", 0.03] * 99),

@@ -158,4 +158,4 @@ def test_waiting_lets_others_work(provider, scheme, order, method):
         clock.kill()
         answer(said, len(ticks))
     """, order, provider.url, method)  # fmt: skip
-    assert said == "ok" and ticks > 8
+    assert said == "ok" and ticks > 3  # 12, where the machine keeps up; 2 where it holds the others up
