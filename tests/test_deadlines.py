@@ -288,10 +288,10 @@ def test_a_server_that_does_not_read_the_request(reads, earlier):
         accepting = pool.submit(accept)
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-            with llmlite.Client("test", base_url=url, retry=FAST, deadline=1) as llm:
+            with llmlite.Client("test", base_url=url, retry=FAST, deadline=2) as llm:
                 for _ in range(earlier):
                     assert llm.chat("Hi", deadline=5).text == "a"
-                exceeded(lambda: llm.chat("x" * (16 << 20)), least=1, most=1 + GRACE)
+                exceeded(lambda: llm.chat("x" * (8 << 20)), least=2, most=2 + GRACE)
                 assert llm.ledger.unknown == 1
         finally:
             over.set()
