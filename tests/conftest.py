@@ -2,6 +2,7 @@
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -36,6 +37,10 @@ def pytest_cmdline_main(config):
 
 def pytest_collection_finish():
     """What stands now stands to the end: the collector need not look at it, which many tests call."""
+    if "hypothesis" in sys.modules:  # at its first test it asks the collector who holds its generator of numbers
+        hypothesis = sys.modules["hypothesis"]
+        first = hypothesis.given(hypothesis.strategies.none())(lambda _: None)
+        hypothesis.settings(max_examples=1, derandomize=True, database=None)(first)()
     gc.collect()
     gc.freeze()
 

