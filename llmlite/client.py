@@ -689,6 +689,7 @@ class Ledger:
     def snapshot(self) -> JSON:
         """All of it at one moment, as a dict."""
         with self._section.lock:
+            self._section.run(len, ())  # after what still waits
             fields = {name: value for name, value in vars(self).items() if name != "_section"}
             return {**fields, "by_model": dict(self.by_model)}
 
@@ -1098,7 +1099,6 @@ class Client:
                 body = _json_of(payload, call)
                 raise _api_error(call, answer.status, answer.headers,
                                  payload.decode("utf-8", "replace") if body is _UNSET else body)
-            attempt.billed = SimpleNamespace(usage=_NO_USAGE, model=call.model)  # until it has said more
             if call.streams:
                 return Stream(_Flow(call, attempt, answer, self._skip_bad_events, self._settle))
             reply = _read_reply(call, attempt, answer)
@@ -1117,10 +1117,13 @@ class Client:
     def _settle(self, attempt: _Attempt, error: Optional[LLMError] = None) -> None:
         """An attempt has ended: book it, once; what broke a stream off ends the call."""
         if attempt.end():
-            for ledger in attempt.call.ledgers:
-                ledger._section.run(ledger._count, attempt)
-            if attempt.billed is not None:
-                self._gate.spent(attempt.billed.usage)
+            try:
+                for ledger in attempt.call.ledgers:
+                    ledger._section.run(ledger._count, attempt)
+                if attempt.billed is not None:
+                    self._gate.spent(attempt.billed.usage)
+            finally:  # last, for it may take a while, and Ctrl-C hits there
+                attempt.give_back()
         if error is not None:
             for ledger in attempt.call.ledgers:
                 ledger._book_failure()
@@ -2077,22 +2080,26 @@ class _Attempt:
         return self.process is not _Process.look()
 
     def end(self) -> bool:
-        """Give the connection back; False: that has been done."""
+        """Nobody may cut its connection any more; False: that has been said."""
         with self.lock:
-            if self.ended:
-                return False
-            self.ended = True
-        if self.answer is not None:
-            self.answer.release()
-        self.answer = self.wire = None  # they refer back: the connections must not wait for the cycle collector
-        return True
+            ended, self.ended = self.ended, True
+        return not ended
+
+    def give_back(self) -> None:
+        """Give the connection back."""
+        try:
+            if self.answer is not None:
+                self.answer.release()
+        finally:
+            self.answer = self.wire = None  # they refer back: a connection must not wait for the cycle collector
 
 
 class _Section:
     """A critical section: one thread at a time, in a forked child a new one, for its parent's may be held for ever.
 
     What a finalizer has to `run` in the very thread that is inside waits: else one of the two changes would be lost.
-    Python's own locks alone say who is inside: Ctrl-C, which hits between any two steps of ours, leaves none held.
+    Python's own locks alone say who is inside: Ctrl-C, which hits between any two steps of ours, leaves none held
+    (before Python 3.10, which hears it between a `with` and its end too, hardly ever one).
     """
 
     def __init__(self) -> None:
@@ -2108,7 +2115,7 @@ class _Section:
         """Held, it keeps other threads out."""
         return self._state().lock
 
-    def run(self, change: Callable[..., None], *args: Any) -> None:
+    def run(self, change: Callable[..., object], *args: Any) -> None:
         """Make a change inside: now or, where this thread makes one already, right after that."""
         state = self._state()
         state.waiting.append((change, args))
@@ -2634,8 +2641,13 @@ class _Flow:
             if attempt.wire is not None:
                 attempt.wire.leave()
             return
-        if self.ended or self.finished:
-            self.answer.drain()
+        try:
+            if self.ended or self.finished:
+                self.answer.drain()
+        finally:  # Ctrl-C while it waits takes no reply away
+            self._hand_over(attempt, error)
+
+    def _hand_over(self, attempt: _Attempt, error: Optional[LLMError]) -> None:
         self.done = reply = self.reply()
         if attempt.billed is not None:
             attempt.billed = reply
@@ -2828,6 +2840,7 @@ class _Transport:
 
     def close(self) -> None:
         """Close the pooled connections, where the session is our own."""
+        self._environment = None, None  # a call that is under way leaves no road behind
         if self._own:
             _close_in(_Process.here, self._session, self._roads)
 
@@ -2848,7 +2861,7 @@ class _Transport:
             raise
         finally:
             _CURRENT.reset(token)
-            if asked is not None and attempt.pool is not None and attempt.start:
+            if asked is not None and asked[2] is self._environment[1] and attempt.pool is not None and attempt.start:
                 if len(self._roads) >= _MAX_ROADS:
                     self._roads.clear()
                 self._roads[asked] = attempt.pool, attempt.start
@@ -2939,7 +2952,7 @@ class _Exchange:
     def ask(self, attempt: _Attempt, head: bytes, payload: bytes) -> http.client.HTTPResponse:
         """Send a request, and read the head of its answer."""
         connection = self._connection
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered already
+        with contextlib.suppress(BrokenPipeError):  # it may have answered already
             connection.send(head)
             if payload:
                 connection.send(payload)
@@ -2991,8 +3004,8 @@ _STEPS = [(owner, operator.attrgetter(*(name for name in names.split() if hasatt
      "prepare_content_length prepare_auth prepare_hooks"),
     (requests.Response, "__init__ close"),
     (HTTPAdapter, "send add_headers cert_verify build_response request_url build_connection_pool_key_attributes "
-     "get_connection_with_tls_context"),
-    (urllib3.PoolManager, "connection_from_host connection_from_pool_key"),
+     "get_connection_with_tls_context get_connection"),
+    (urllib3.PoolManager, "connection_from_host connection_from_pool_key connection_from_url"),
     (urllib3.HTTPSConnectionPool, "urlopen _make_request _get_conn _put_conn _validate_conn"),
     (urllib3.connection.HTTPSConnection, "request putrequest putheader endheaders send getresponse"),
     (http.client.HTTPConnection, "request putrequest putheader endheaders send getresponse _send_output"),
@@ -3001,8 +3014,11 @@ _STEPS = [(owner, operator.attrgetter(*(name for name in names.split() if hasatt
 
 def _is_untouched(session: requests.Session) -> bool:
     """Whether nobody has put himself between our session and the socket, before the import or after it."""
-    return type(session) is _PLAIN_SESSION and _are_own(
-        *itertools.chain.from_iterable([steps(owner) for owner, steps in _STEPS]))
+    try:
+        return type(session) is _PLAIN_SESSION and _are_own(
+            *itertools.chain.from_iterable([steps(owner) for owner, steps in _STEPS]))
+    except TypeError:  # one that has no hash is nobody's own either
+        return False
 
 
 def _session_settings(session: requests.Session, url: str) -> JSON:
@@ -3046,6 +3062,8 @@ class _Answer:
                  response: Any = None) -> None:
         self._attempt, self._raw, self._response = attempt, raw, response  # requests', where it was asked
         self.status = attempt.status = status
+        if status < 300:
+            attempt.billed = SimpleNamespace(usage=_NO_USAGE, model=attempt.call.model)  # until it has said more
         self.headers = headers
         consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
         self._body = None if consumed else _body(raw, status, attempt)
@@ -3517,7 +3535,10 @@ class _Connection:
                 sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
             if not attempt.sent:
                 attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
-        super().send(data)  # type: ignore[misc]
+        try:
+            super().send(data)  # type: ignore[misc]
+        except ConnectionResetError as error:  # it may have answered already: urllib3 1.26 looks after this one only
+            raise BrokenPipeError(*error.args) from None
 
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         """http.client's response to this request, or to the one for a tunnel: read through the attempt's wire."""

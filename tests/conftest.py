@@ -29,10 +29,10 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """The whole suite is shared by two processes, a file at a time, unless -n says otherwise."""
+    """The whole suite, which waits much, is shared by four processes, a file at a time, unless -n says otherwise."""
     whole = config.args_source is config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ
     if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
-        config.option.numprocesses, config.option.dist = 2, "loadfile"
+        config.option.numprocesses, config.option.dist = 4, "loadfile"
 
 
 def pytest_collection_finish():

@@ -1,4 +1,5 @@
 """Whoever puts himself into the way of requests or urllib3, before or after the import, is asked once a request."""
+import dataclasses
 import functools
 import io
 import json
@@ -29,6 +30,8 @@ PLACES = {  # where outsiders hook in, each called once a request
     "HTTPAdapter.send": (HTTPAdapter, "send"),  # responses, ddtrace
     "HTTPAdapter.build_response": (HTTPAdapter, "build_response"),
     "HTTPAdapter.request_url": (HTTPAdapter, "request_url"),
+    "HTTPAdapter.get_connection": (HTTPAdapter, next(name for name in (
+        "get_connection_with_tls_context", "get_connection") if hasattr(HTTPAdapter, name))),
     "Session.get_adapter": (requests.Session, "get_adapter"),  # requests-mock
     "Session.prepare_request": (requests.Session, "prepare_request"),
     "Session.merge_environment_settings": (requests.Session, "merge_environment_settings"),
@@ -201,6 +204,24 @@ def before_the_import():
 def test_wrapper_put_on_before_the_import(place):
     """A wrapper that stands before the module is imported sees each request once."""
     assert before_the_import()[place] == [["ok", "ok"], 2]
+
+
+def test_wrapper_without_a_hash(server, monkeypatch):
+    """What stands in a method's place may be any object that Python can call by."""
+    @dataclasses.dataclass  # it says what it equals, and so has no hash
+    class Spy:
+        inner: object
+        calls: int = 0
+
+        def __get__(self, session, kind=None):
+            self.calls += session is not None
+            return self if session is None else functools.partial(self.inner, session)
+
+    spy = Spy(requests.Session.send)
+    monkeypatch.setattr(requests.Session, "send", spy)
+    server.reply("ok", times=2)
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        assert [ask(llm) for _ in range(2)] == ["ok"] * 2 and spy.calls == 2
 
 
 @METHODS

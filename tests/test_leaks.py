@@ -314,6 +314,46 @@ def test_ctrl_c_in_a_cool_down(server):
     assert server.requests[1].time - server.requests[0].time >= 0.5
 
 
+@untraced()
+def test_ctrl_c_after_a_streams_end(server):
+    """A stream that is whole is booked, also while the end of its framing is waited for."""
+    def trace(frame, event, arg):
+        if frame.f_code.co_name == "drain":
+            raise KeyboardInterrupt
+
+    server.stream(["Hello"], usage=(10, 5))
+    with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+        stream = llm.stream("Hi")
+        sys.settrace(trace)
+        with pytest.raises(KeyboardInterrupt):
+            list(stream)
+        sys.settrace(None)
+        assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.usage.total_tokens) == (1, 1, 15)
+        assert stream.response.text == "Hello"
+    assert idle(server)
+
+
+def test_ctrl_c_once_the_head_is_here(server, caplog):
+    """An answer of status 200 is a billed call from its head on."""
+    class Interrupting(logging.Handler):
+        def emit(self, record):
+            if " 200" in record.getMessage():
+                raise KeyboardInterrupt
+
+    handler = Interrupting()
+    caplog.set_level(logging.DEBUG, "llmlite")
+    server.reply("Hello")
+    logging.getLogger("llmlite").addHandler(handler)
+    try:
+        with llmlite.Client("m", base_url=server.url, retry=None) as llm:
+            with pytest.raises(KeyboardInterrupt):
+                llm.chat("Hi")
+            assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.unknown) == (1, 1, 0)
+            assert idle(server)
+    finally:
+        logging.getLogger("llmlite").removeHandler(handler)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may also hit a finalizer
 @pytest.mark.parametrize("streams", [False, True])
 @untraced()

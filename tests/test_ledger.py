@@ -411,6 +411,18 @@ def test_an_error_that_tells_of_no_tokens_is_not_billed(server):
         assert llm.ledger.snapshot() == expected(attempts=2, failed=2)
 
 
+def test_a_change_that_waits_is_seen(server):
+    """What could not be booked at once, for the thread was inside another booking that broke off, is in a snapshot."""
+    def broken():
+        ledger._book_failure()
+        raise KeyboardInterrupt
+
+    ledger = client(server.url).ledger
+    with pytest.raises(KeyboardInterrupt):
+        ledger._section.run(broken)
+    assert ledger.snapshot()["failed"] == 1
+
+
 @untraced()
 def test_ctrl_c_between_any_two_steps(server):
     """Wherever Python looks for signals while the ledger is read or written: other threads can still do so."""

@@ -462,13 +462,15 @@ def test_connection_dropped_as_we_send(server, retry, end):
     assert (len(server.requests), server.connections) == (3, 2)
 
 
+@pytest.mark.parametrize("earlier", [0, 1], ids=["new", "idle"])
 @pytest.mark.parametrize("delay", [0, 0.4], ids=["at-once", "later"])
-def test_an_answer_that_comes_before_all_is_sent(delay):
+def test_an_answer_that_comes_before_all_is_sent(delay, earlier):
     """A server may refuse a large request unread, over a pooled connection too: that is the answer."""
     def serve():
         with listener.accept()[0] as sock:
-            sock.recv(1 << 16)
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(REPLY), REPLY))
+            for _ in range(earlier):
+                sock.recv(1 << 16)
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(REPLY), REPLY))
             sock.recv(1000)
             time.sleep(delay)
             sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
@@ -478,12 +480,13 @@ def test_an_answer_that_comes_before_all_is_sent(delay):
         listener.settimeout(5)
         served = pool.submit(serve)
         with llmlite.Client("test", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", retry=QUICK) as llm:
-            llm.chat("hello")
+            for _ in range(earlier):
+                llm.chat("hello")
             with pytest.raises(llmlite.APIError) as caught:
                 llm.chat("x" * (24 << 20))
             served.result()
             assert (caught.value.status_code, caught.value.attempts) == (413, 1)
-            assert (llm.ledger.attempts, llm.ledger.unknown) == (2, 0)
+            assert (llm.ledger.attempts, llm.ledger.unknown) == (earlier + 1, 0)
 
 
 def test_a_second_stale_connection_is_not_replaced(server):

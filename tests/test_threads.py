@@ -276,6 +276,23 @@ def test_close_while_connections_are_made(server):
         llm.close()
 
 
+@pytest.mark.parametrize("earlier", [0, 1], ids=["new", "idle"])
+def test_close_while_a_call_runs(server, earlier):
+    """A call that outlasts close() keeps its connection as long as it needs it, and no longer."""
+    llm = llmlite.Client("m", base_url=server.url, retry=None)
+    for _ in range(earlier):
+        server.reply("early")
+        llm.chat("hi")
+    server.reply("late", delay=0.4)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(lambda: llm.chat("hi").text)
+        server.wait_for(earlier + 1)
+        llm.close()
+        assert late.result() == "late"
+    gc.collect()
+    assert idle(server)
+
+
 def test_close_while_calls_run(server):
     """close() in the middle of other threads' calls breaks none of them."""
     server.handle(lambda request: testing.stream(["a", "b"], gap=0.01))
