@@ -1,5 +1,6 @@
 """The session underneath: the user's own, mocks, ~/.netrc, redirects, cookies, proxies."""
 import base64
+import gc
 import json
 import socket
 import sys
@@ -488,6 +489,19 @@ def test_a_pool_that_is_closed_again_and_again(server, monkeypatch):
     with client(server) as llm, pytest.raises(llmlite.APIConnectionError):
         ask(llm)
     assert (len(closed), len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (2, 0, 1, 0)
+
+
+def test_a_pool_that_somebody_has_closed(server):
+    """Nor does a call over an idle connection, where the pool is closed and everybody is still sent to it."""
+    server.reply("ok")
+    with client(server) as llm:
+        ask(llm)
+        port = urllib3.util.parse_url(server.url).port
+        for pool in [it for it in gc.get_objects() if isinstance(it, urllib3.HTTPConnectionPool) and it.port == port]:
+            pool.close()
+        with pytest.raises(llmlite.APIConnectionError):
+            ask(llm)
+    assert (len(server.requests), llm.ledger.attempts, llm.ledger.unknown) == (1, 2, 0)
 
 
 @pytest.mark.timeout(30)
