@@ -41,7 +41,6 @@ import functools
 import hashlib
 import http.client
 import http.cookiejar
-import inspect
 import io
 import itertools
 import json
@@ -64,7 +63,6 @@ import weakref
 import zlib
 from collections import abc, deque
 from contextvars import ContextVar, copy_context
-from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
 
@@ -92,6 +90,9 @@ Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
 if TYPE_CHECKING:
+    import inspect
+    from dataclasses import Field
+    from typing import ClassVar
     _Path = os.PathLike[str]
 else:  # which Python 3.8 cannot evaluate
     _Path = os.PathLike
@@ -112,6 +113,7 @@ _MAX_MESSAGE = 1 << 16  # characters of an error's message
 _MAX_MARKS = 1 << 14  # texts, brackets and commas of a cut error that are looked at
 _MAX_DETAILS = 100  # of an error object: a hostile one may hold a million
 _MAX_QUOTED = 300  # characters of the server's own words in an error's one line
+_MAX_BOOKED = 500  # entries of a ledger before they are summed up
 _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may invent any number
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _MAX_ROADS = 128  # addresses a client remembers the way to: of models there may be many, and of pages of a list
@@ -479,7 +481,17 @@ def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LA
     raise ConfigurationError(f"{name}={_shown(value)}: give {form}")
 
 
-@dataclass(frozen=True)
+class _Fields:
+    """What `dataclasses` knows RetryPolicy by, made when it asks: its import takes as long as ours."""
+
+    def __get__(self, policy: Any, kind: Any) -> Dict[str, Any]:
+        from dataclasses import make_dataclass
+        fields = [(name, annotation, getattr(RetryPolicy, name)) for name, annotation
+                  in RetryPolicy.__annotations__.items()]
+        made: Any = make_dataclass("RetryPolicy", fields)
+        return dict(made.__dataclass_fields__)
+
+
 class RetryPolicy:
     """When and how often a call is tried again; `retry=None` on a client switches retries off.
 
@@ -505,14 +517,43 @@ class RetryPolicy:
     retry_after_max: float = 120.0
     retry_empty: bool = False
     connect_retries: int = 2
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[Dict[str, Field[Any]]]
+    else:  # what else a frozen dataclass has is written out
+        __dataclass_fields__, __dataclass_params__ = _Fields(), SimpleNamespace(frozen=True)
+
+    def __init__(self, max_retries: int = max_retries, backoff: float = backoff, backoff_max: float = backoff_max,
+                 rate_limit_max_retries: int = rate_limit_max_retries, rate_limit_backoff: float = rate_limit_backoff,
+                 rate_limit_backoff_max: float = rate_limit_backoff_max, jitter: float = jitter,
+                 retry_after_max: float = retry_after_max, retry_empty: bool = retry_empty,
+                 connect_retries: int = connect_retries) -> None:
+        vars(self).update(zip(RetryPolicy.__annotations__, (
+            max_retries, backoff, backoff_max, rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max,
+            jitter, retry_after_max, retry_empty, connect_retries)))
+        self.__post_init__()
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, kind = field.name, type(field.default)
+        for name in RetryPolicy.__annotations__:
+            kind = type(getattr(RetryPolicy, name))
             form = "" if kind is bool else f"{_FORMS[kind]}, zero or more"
             vars(self)[name] = _checked(f"RetryPolicy.{name}", getattr(self, name), (kind,), 0, form)
         if self.jitter > 1:
             raise ConfigurationError(f"RetryPolicy.jitter={self.jitter!r}: give 0 to 1")
+
+    def __repr__(self) -> str:
+        return f"RetryPolicy({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __setattr__(self, name: str, value: Any = None) -> None:
+        from dataclasses import FrozenInstanceError
+        raise FrozenInstanceError(f"cannot change {name!r} of a RetryPolicy: dataclasses.replace() makes another")
+
+    __delattr__ = __setattr__
 
     def _limits(self, kind: str) -> Tuple[int, float, float]:
         """Of a kind of failure: how many retries, and the first and the longest delay before one."""
@@ -659,70 +700,100 @@ def _image_part(image: Any) -> JSON:
 # --------------------------------------------------------------------------------------------------------------- client
 
 
-class Ledger:
-    """What a client has spent; safe to read and reset from any thread.
+class _Booking(NamedTuple):
+    """What a ledger counts of an attempt, or of a failed call; `model` is None where nothing was billed."""
 
-    Attributes:
-        usage: the `Usage` of every billed call.
-        calls: billed calls: each answer of status 2xx that was not an error, also empty, filtered and cut ones.
-        attempts: requests made; retries: those after the first of a call.
-        empty: billed calls whose answer held nothing.
-        failed: calls that ended in an error.
-        unknown: requests sent whose answer never came: they may be billed.
-        by_model: a `Usage` for each model that answered.
-    """
+    counts: Tuple[int, ...]  # in the order of _COUNTED
+    model: Optional[str] = None
+    usage: Usage = _NO_USAGE
+
+
+class _Sums(NamedTuple):
+    """What bookings come to; those that are `held` may stand in the ledger still."""
+
+    counts: Tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    by_model: Dict[str, Usage] = {}
+    held: Dict[object, _Booking] = {}
+
+
+_COUNTED = ("calls", "attempts", "retries", "empty", "failed", "unknown")
+_FAILURE = _Booking((0, 0, 0, 0, 1, 0))
+
+
+def _added(sums: _Sums, booked: Dict[object, _Booking]) -> _Sums:
+    bookings = [booking for key, booking in booked.items() if key not in sums.held]
+    by_model = dict(sums.by_model)
+    for booking in bookings:
+        if booking.model is not None:
+            by_model[booking.model] = by_model.get(booking.model, _NO_USAGE) + booking.usage
+    columns = zip(sums.counts, *(booking.counts for booking in bookings))
+    return _Sums(tuple(map(sum, columns)), by_model, booked)
+
+
+def _shown_sums(sums: _Sums) -> JSON:
+    return {"usage": sum(sums.by_model.values(), _NO_USAGE), **dict(zip(_COUNTED, sums.counts)),
+            "by_model": dict(sums.by_model)}
+
+
+def _entry(name: str, what: str) -> Any:
+    return property(lambda ledger: ledger.snapshot()[name], doc=what)
+
+
+class Ledger:
+    """What a client has spent; safe to read and reset from any thread."""
+
+    usage: Usage = _entry("usage", "The usage of every billed call.")
+    calls: int = _entry("calls", "Billed calls: each answer of status 2xx that was not an error, also empty, filtered "
+                        "and cut ones.")
+    attempts: int = _entry("attempts", "Requests made.")
+    retries: int = _entry("retries", "Requests after the first of a call.")
+    empty: int = _entry("empty", "Billed calls whose answer held nothing.")
+    failed: int = _entry("failed", "Calls that ended in an error.")
+    unknown: int = _entry("unknown", "Requests sent whose answer never came: they may be billed.")
+    by_model: Dict[str, Usage] = _entry("by_model", "A `Usage` for each model that answered.")
 
     def __init__(self) -> None:
+        self._booked: Dict[object, _Booking] = {}  # each put here in one step, so that Ctrl-C never hits inside
+        self._summed = _Sums()
         self._section = _Section()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.usage: Usage = _NO_USAGE
-        self.calls: int = 0
-        self.attempts: int = 0
-        self.retries: int = 0
-        self.empty: int = 0
-        self.failed: int = 0
-        self.unknown: int = 0
-        self.by_model: Dict[str, Usage] = {}
 
     def snapshot(self) -> JSON:
         """All of it at one moment, as a dict."""
-        with self._section.lock:
-            self._section.run(len, ())  # after what still waits
-            fields = {name: value for name, value in vars(self).items() if name != "_section"}
-            return {**fields, "by_model": dict(self.by_model)}
+        summed, booked = self._summed, self._booked.copy()
+        while summed is not self._summed:  # another thread has summed up in between
+            summed, booked = self._summed, self._booked.copy()
+        return _shown_sums(_added(summed, booked))
 
     def reset(self) -> JSON:
         """Start again from zero; returns the last `snapshot()`."""
-        last: List[JSON] = []
-        self._section.run(self._restart, last)
-        return last[0] if last else self.snapshot()  # inside a booking it is done right after that
+        return _shown_sums(self._sum_up(anew=True))
 
-    def _restart(self, last: List[JSON]) -> None:
-        last.append(self.snapshot())
-        self._clear()
+    def _book(self, key: object, booking: _Booking) -> None:
+        """Count something; twice for the same key is once."""
+        self._booked[key] = booking
+        if len(self._booked) > _MAX_BOOKED:
+            self._sum_up()
 
     def _book_failure(self) -> None:
-        self._section.run(self._count_failure)
+        self._book(object(), _FAILURE)
 
-    def _count_failure(self) -> None:
-        self.failed += 1
-
-    def _count(self, attempt: _Attempt) -> None:
-        self.attempts += 1
-        self.retries += attempt.number > 1
-        if attempt.billed is not None:
-            self.calls += 1
-            self.usage += attempt.billed.usage
-            model = attempt.billed.model
-            self.by_model[model] = self.by_model.get(model, _NO_USAGE) + attempt.billed.usage
-            self.empty += attempt.empty
-        elif attempt.sent and not attempt.status:
-            self.unknown += 1
+    def _sum_up(self, anew: bool = False) -> _Sums:
+        """Add what is booked to the sums, and begin `anew` if that is asked; each step leaves them right."""
+        with self._section.lock:
+            while True:
+                before, booked = self._summed, self._booked.copy()
+                sums = _added(before, booked)
+                if self._summed is before:  # else a finalizer has been here
+                    self._summed = sums
+                    for key in booked:
+                        self._booked.pop(key, None)
+                    if self._summed is sums:
+                        self._summed = _Sums() if anew else sums._replace(held={})
+                        return sums
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.calls} calls, {self.attempts} attempts, {self.failed} failed, {self.usage}>"
+        now = self.snapshot()
+        return f"<Ledger {now['calls']} calls, {now['attempts']} attempts, {now['failed']} failed, {now['usage']}>"
 
 
 def _is_empty(reply: Response) -> bool:
@@ -1072,7 +1143,10 @@ class Client:
             try:
                 return self._attempt(call, attempt)
             except BaseException as caught:
-                self._settle(attempt)
+                try:
+                    self._settle(attempt)
+                finally:  # Ctrl-C may have hit there
+                    self._settle(attempt)
                 if not isinstance(caught, LLMError):
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
@@ -1100,7 +1174,7 @@ class Client:
                 raise _api_error(call, answer.status, answer.headers,
                                  payload.decode("utf-8", "replace") if body is _UNSET else body)
             if call.streams:
-                return Stream(_Flow(call, attempt, answer, self._skip_bad_events, self._settle))
+                return Stream(_Flow(call, attempt, answer, self._skip_bad_events, self._settle, self._break_off))
             reply = _read_reply(call, attempt, answer)
             attempt.empty = _is_empty(reply)
             _read_schema(call, reply)
@@ -1114,20 +1188,19 @@ class Client:
             return reply
         raise error  # outside the except block: a cause would carry the request, and with it the key
 
-    def _settle(self, attempt: _Attempt, error: Optional[LLMError] = None) -> None:
-        """An attempt has ended: book it, once; what broke a stream off ends the call."""
-        if attempt.end():
-            try:
-                for ledger in attempt.call.ledgers:
-                    ledger._section.run(ledger._count, attempt)
-                if attempt.billed is not None:
-                    self._gate.spent(attempt.billed.usage)
-            finally:  # last, for it may take a while, and Ctrl-C hits there
-                attempt.give_back()
-        if error is not None:
-            for ledger in attempt.call.ledgers:
-                ledger._book_failure()
-            self._report(attempt.call, _sealed(error, attempt.call))
+    def _settle(self, attempt: _Attempt) -> None:
+        """An attempt has ended: book it, once, and give its connection back."""
+        try:
+            if attempt.end() and attempt.billed is not None:
+                self._gate.spent(attempt.billed.usage)
+        finally:  # last, for it may take a while
+            attempt.give_back()
+
+    def _break_off(self, call: _Call, error: LLMError) -> None:
+        """A stream has failed, and its call with it."""
+        for ledger in call.ledgers:
+            ledger._book_failure()
+        self._report(call, _sealed(error, call))
 
     def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
@@ -1331,6 +1404,7 @@ def _tool_names(tool: JSON) -> List[str]:
 
 def _function_tool(function: Any) -> JSON:
     """A Python function as a tool dict; TypeError for a parameter that cannot be described to a model."""
+    import inspect  # here, and below: its import takes nearly as long as ours
     target, bound, keywords = _unbound(function)
     name = _checked_tool(target, str(getattr(function, "__name__", getattr(target, "__name__", type(target).__name__))))
     routine = inspect.unwrap(target)
@@ -1358,6 +1432,7 @@ def _unbound(function: Any, /, *bound: Any, **keywords: Any) -> Tuple[Any, Tuple
 
 
 def _checked_tool(target: Any, name: str) -> str:
+    import inspect
     if isinstance(target, type) or not callable(target):
         raise TypeError(f"tools has {_shown(target)}: give a function or a tool dict")
     if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
@@ -1372,7 +1447,7 @@ def _parameter(parameter: inspect.Parameter, where: str, about: str, routine: An
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         raise TypeError(f"{where}: {parameter} is {parameter.kind.description}: a model gives arguments by name")
     hint = Any if parameter.annotation is parameter.empty else parameter.annotation
-    shown = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+    shown = _spelled(hint)
     space = SimpleNamespace(__annotations__={"hint": hint})
     hint = _hints(space, f"{where}: {shown}", getattr(routine, "__globals__", {}))["hint"]
     return _Field(hint, parameter.default is parameter.empty, parameter.default, about)
@@ -1563,7 +1638,7 @@ class _Field(NamedTuple):
 
     hint: Any
     required: bool
-    default: Any = MISSING
+    default: Any = _UNSET
     about: str = ""
 
 
@@ -1584,7 +1659,12 @@ def _shape(hint: Any, spot: _Spot) -> _Shape:
             if about:
                 shape["description"] = about
             return shape
-    raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)} has no JSON form: use {_MAPPED}")
+    raise TypeError(f"{spot.where}: {_spelled(hint)} has no JSON form: use {_MAPPED}")
+
+
+def _spelled(hint: Any) -> str:
+    import inspect
+    return hint if isinstance(hint, str) else inspect.formatannotation(hint)
 
 
 def _bare(hint: Any) -> Tuple[Any, str, Optional[bool]]:
@@ -1638,7 +1718,7 @@ def _plain_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if base in (dict, abc.Mapping, abc.MutableMapping):
         key, item = (_shape(part, spot) for part in args or (str, Any))
         if key.get("type") != "string" or "enum" in key:
-            raise TypeError(f"{spot.where}: {inspect.formatannotation(hint)}: the keys of a JSON object are str")
+            raise TypeError(f"{spot.where}: {_spelled(hint)}: the keys of a JSON object are str")
         return _Shape({"type": "object", "additionalProperties": item or True}, make=dict, additionalProperties=item)
     return _Shape({}) if hint is Any or hint is object else None
 
@@ -1668,7 +1748,7 @@ def _choice_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
 
 
 def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
-    if not isinstance(hint, type) or not (is_dataclass(hint) or hasattr(hint, "__total__")):
+    if not isinstance(hint, type) or not (hasattr(hint, "__dataclass_fields__") or hasattr(hint, "__total__")):
         return None
     where = f"{spot.where}: {hint.__name__}"
     return _fields_shape(_class_fields(hint, where), _inside(hint, spot)._replace(where=where + "."),
@@ -1678,7 +1758,8 @@ def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
 def _class_fields(kind: Any, where: str) -> Dict[str, _Field]:
     """The fields of a dataclass or the keys of a TypedDict."""
     hints = _hints(kind, where)
-    if is_dataclass(kind):
+    if hasattr(kind, "__dataclass_fields__"):
+        from dataclasses import MISSING, fields
         return {field.name: _Field(hints[field.name], field.default is field.default_factory is MISSING, field.default)
                 for field in fields(kind) if field.init}
     needed = getattr(kind, "__required_keys__", hints if kind.__total__ else ())
@@ -2042,6 +2123,7 @@ class _Attempt:
         self.idle_at = math.inf if self.idle is None else self.started + self.idle
         self.process = _Process.look()
         self.lock = threading.RLock()  # none cuts the connection of an attempt that has ended: it may be another's
+        self.key = object()  # in the ledger
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
         self.sent_at = -math.inf
@@ -2079,19 +2161,29 @@ class _Attempt:
         """Whether this is a forked child, and the connection its parent's."""
         return self.process is not _Process.look()
 
+    def booking(self) -> _Booking:
+        """What the ledger counts of it."""
+        retried, billed = int(self.number > 1), self.billed
+        if billed is not None:
+            return _Booking((1, 1, retried, int(self.empty), 0, 0), billed.model, billed.usage)
+        return _Booking((0, 1, retried, 0, 0, int(bool(self.sent and not self.status))))
+
     def end(self) -> bool:
-        """Nobody may cut its connection any more; False: that has been said."""
+        """Book it, and let nobody cut its connection any more; False: that was done before."""
         with self.lock:
-            ended, self.ended = self.ended, True
+            ended = self.ended
+            if not ended:
+                for ledger in self.call.ledgers:
+                    ledger._book(self.key, self.booking())
+                self.ended = True
         return not ended
 
     def give_back(self) -> None:
-        """Give the connection back."""
-        try:
-            if self.answer is not None:
-                self.answer.release()
-        finally:
-            self.answer = self.wire = None  # they refer back: a connection must not wait for the cycle collector
+        """Give the connection back, if that has not been done."""
+        with self.lock:  # they refer back, and a connection must not wait for the cycle collector
+            answer, self.answer, self.wire = self.answer, None, None
+        if answer is not None:
+            answer.release()
 
 
 class _Section:
@@ -2115,7 +2207,7 @@ class _Section:
         """Held, it keeps other threads out."""
         return self._state().lock
 
-    def run(self, change: Callable[..., object], *args: Any) -> None:
+    def run(self, change: Callable[..., None], *args: Any) -> None:
         """Make a change inside: now or, where this thread makes one already, right after that."""
         state = self._state()
         state.waiting.append((change, args))
@@ -2469,8 +2561,9 @@ class _Flow:
     """An open stream: its connection, the reply folded so far, its counts.  It holds no reference to its `Stream`."""
 
     def __init__(self, call: _Call, attempt: _Attempt, answer: _Answer, skip_bad: bool,
-                 settle: Callable[[_Attempt, Optional[LLMError]], None]) -> None:
-        self.call, self.attempt, self.answer, self.skip_bad, self.settle = call, attempt, answer, skip_bad, settle
+                 settle: Callable[[_Attempt], None], break_off: Callable[[_Call, LLMError], None]) -> None:
+        self.call, self.attempt, self.answer, self.skip_bad = call, attempt, answer, skip_bad
+        self.settle, self.break_off = settle, break_off
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
         self.finished = self.ended = self.closed = self.left = self.spoke = False
@@ -2491,7 +2584,10 @@ class _Flow:
         except _WIRE_ERRORS as caught:
             error = self._broken_off(caught)
         finally:  # before the last events: who leaves at "finish" has left nothing behind
-            self._end(error)
+            try:
+                self._end(error)
+            finally:  # Ctrl-C, while that waits or in one of its steps, takes no reply away
+                self._hand_over(self.attempt)
         try:
             if error is None:
                 yield from _closing_events(self.reply(), self.spoke)
@@ -2634,31 +2730,29 @@ class _Flow:
                         attempt.wire.cut()
 
     def _end(self, error: Optional[LLMError]) -> None:
-        """Give the connection back and hand the outcome to the client, once, whichever way the stream ended."""
+        """Settle the attempt, once, whichever way the stream ended, and tell the client what broke it off."""
         attempt = self.attempt
         if attempt.is_foreign():  # pragma: no cover: in forked children
             attempt.ended = True  # the connection stays open in the parent, and is neither read nor counted here
             if attempt.wire is not None:
                 attempt.wire.leave()
             return
-        try:
-            if self.ended or self.finished:
-                self.answer.drain()
-        finally:  # Ctrl-C while it waits takes no reply away
-            self._hand_over(attempt, error)
-
-    def _hand_over(self, attempt: _Attempt, error: Optional[LLMError]) -> None:
-        self.done = reply = self.reply()
-        if attempt.billed is not None:
-            attempt.billed = reply
+        if self.ended or self.finished:
+            self.answer.drain()
+        self._hand_over(attempt)
         if error is None:
-            self.settle(attempt, None)
-            _log_reply(self.call, reply)
-        elif self.closed or not self.events:  # cut by close(), which is no failure; or the client tries again
-            self.settle(attempt, None)
-        else:
-            error.response = reply
-            self.settle(attempt, error)
+            _log_reply(self.call, self.reply())
+        elif self.events and not self.closed:  # close() is no failure; without an event the client tries again
+            error.response = self.reply()
+            self.break_off(self.call, error)
+
+    def _hand_over(self, attempt: _Attempt) -> None:
+        """What has come is the reply, and what is billed; after the first time this does nothing."""
+        if not attempt.ended:
+            self.done = self.reply()
+            if attempt.billed is not None:
+                attempt.billed = self.done
+            self.settle(attempt)
 
 
 def _plain_chunk(name: bytes, data: bytes, mark: str) -> Optional[JSON]:
@@ -3061,9 +3155,9 @@ class _Answer:
     def __init__(self, attempt: _Attempt, raw: Any, status: int, headers: Any,
                  response: Any = None) -> None:
         self._attempt, self._raw, self._response = attempt, raw, response  # requests', where it was asked
-        self.status = attempt.status = status
         if status < 300:
             attempt.billed = SimpleNamespace(usage=_NO_USAGE, model=attempt.call.model)  # until it has said more
+        self.status = attempt.status = status
         self.headers = headers
         consumed = getattr(response, "_content", False) is not False or getattr(response, "_content_consumed", False)
         self._body = None if consumed else _body(raw, status, attempt)
@@ -3537,7 +3631,7 @@ class _Connection:
                 attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
         try:
             super().send(data)  # type: ignore[misc]
-        except ConnectionResetError as error:  # it may have answered already: urllib3 1.26 looks after this one only
+        except ConnectionResetError as error:  # urllib3 1.26 reads on only after a broken pipe
             raise BrokenPipeError(*error.args) from None
 
     def response_class(self: Any, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
@@ -3623,9 +3717,10 @@ def _is_numeric(host: str) -> bool:
 class _Wire(io.RawIOBase):
     """A socket whose reads end when the attempt's time is up, and whose head and bytes are counted."""
 
+    _file: Any = None
+
     def __init__(self, sock: Any, attempt: _Attempt, in_head: bool = True) -> None:
         self.sock, self._attempt, self.in_head = sock, attempt, in_head
-        self._file: Any = None
         self._timeout: Optional[float] = -1.0  # not known: some sockets cannot be asked
         self.received = 0
 

@@ -42,6 +42,8 @@ PLACES = {  # where outsiders hook in, each called once a request
     "PreparedRequest.prepare_url": (requests.PreparedRequest, "prepare_url"),
     "Response": (requests.Response, "__init__"),
     "connection_from_host": (urllib3.PoolManager, "connection_from_host"),
+    "PoolManager": (urllib3.PoolManager, "connection_from_pool_key" if hasattr(
+        HTTPAdapter, "get_connection_with_tls_context") else "connection_from_url"),
     "urllib3.HTTPResponse": (urllib3.HTTPResponse, "__init__"),
     "putrequest": (HTTPConnection, "putrequest"),  # Sentry, ddtrace
     "endheaders": (HTTPConnection, "endheaders"),

@@ -422,27 +422,28 @@ class Waiting(str):
 
 
 @forking
-def test_fork_while_the_ledger_is_written(server):
-    """A child whose parent was in the middle of a booking at the fork can read the ledger, drop streams and ask."""
+def test_fork_while_the_ledger_is_reset(server):
+    """A child whose parent summed up at the fork can read and reset the ledger, drop streams and ask."""
     answer = {"choices": [{"message": {"content": "ab"}, "finish_reason": "stop"}]}
     server.sse([{"choices": [{"index": 0, "delta": {"content": "ab"}, "finish_reason": "stop"}]}], gap=0.01)
     server.handle(lambda request: testing.json_body(answer))
     llm = llmlite.Client(Waiting("m"), base_url=server.url, retry=None)
-    streams = [llm.stream("hi")]
-    thread = threading.Thread(target=llm.chat, args=("hi",))
+    streams, told = [llm.stream("hi")], []
+    assert llm.chat("hi").text == "ab"
+    thread = threading.Thread(target=lambda: told.append(llm.ledger.reset()))
     thread.start()
     assert Waiting.inside.wait(5)
 
     def child():
         Waiting.go_on.set()
-        failed = llm.ledger.snapshot()["failed"]
+        before = llm.ledger.reset()["calls"]
         dropped(streams)
-        return failed, llm.chat("hi").text
+        return before, llm.chat("hi").text, llm.ledger.calls
 
-    assert forked(child)() == (0, "ab")
+    assert forked(child)() == (1, "ab", 1)
     Waiting.go_on.set()
     thread.join(5)
-    assert "".join(streams[0]) == "ab" and llm.ledger.calls == 2
+    assert told[0]["calls"] == 1 and "".join(streams[0]) == "ab" and llm.ledger.calls == 1
     llm.close()
 
 

@@ -1,6 +1,7 @@
 """What is sent again, how often, and what is sent once: counted at the server."""
 import dataclasses
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -652,5 +653,26 @@ def test_policy_is_a_value():
         "max_retries": 3, "backoff": 0.25, "backoff_max": 5.0, "rate_limit_max_retries": 7, "rate_limit_backoff": 5.0,
         "rate_limit_backoff_max": 60.0, "jitter": 0.5, "retry_after_max": 120.0, "retry_empty": False,
         "connect_retries": 2}
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        llmlite.RetryPolicy().max_retries = 9
+    policy, default = llmlite.RetryPolicy(5, retry_empty=True), llmlite.RetryPolicy()
+    assert policy == dataclasses.replace(default, max_retries=5, retry_empty=True) != default
+    assert policy != (5,) and len({policy, llmlite.RetryPolicy(5, retry_empty=True), default}) == 2
+    assert repr(policy).startswith("RetryPolicy(max_retries=5, backoff=0.25, ") and eval(
+        repr(policy), {"RetryPolicy": llmlite.RetryPolicy}) == policy
+    for change in (lambda: setattr(policy, "max_retries", 9), lambda: delattr(policy, "max_retries")):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="max_retries"):
+            change()
+    assert dataclasses.is_dataclass(llmlite.RetryPolicy) and pickle.loads(pickle.dumps(policy)) == policy
+    with pytest.raises(llmlite.ConfigurationError, match="max_retries"):
+        dataclasses.replace(policy, max_retries=-1)
+
+
+def test_policy_is_extended():
+    """A policy of one's own adds fields as those of a dataclass; all are checked and compared."""
+    @dataclasses.dataclass(frozen=True)
+    class Named(llmlite.RetryPolicy):
+        name: str = ""
+
+    named = Named(max_retries=1, name="night")
+    assert (named.max_retries, named.backoff, named.name) == (1, 0.25, "night") and named != Named(1)
+    with pytest.raises(llmlite.ConfigurationError, match="jitter"):
+        Named(jitter=2)

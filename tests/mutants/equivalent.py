@@ -6,8 +6,6 @@ EQUIVALENT = {
     '_Call.__init__ | self.key = "" | self.key = "" -> pass': "the key is set by the one who makes the call, at once",
     "_Dialect | voice = \"\"  # the name under which its own words ride in a message of the history | \"\" -> '~'":
         "a dialect without a voice keeps no words of its own, and finds none under any name",
-    "_Wire.__init__ | self._file: Any = None | self._file: Any = None -> pass":
-        "without a file none but the collector closes a wire, and nobody hears how that ends",
     "_Idle.get | def get(self, block: bool = True, timeout: Optional[float] = None) -> Any: | None -> True":
         "it waits for none, whatever it is told",
     "_Pool.idle | if connection is not None:  # which stands for one that nobody has opened yet | connection is not "
