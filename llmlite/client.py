@@ -549,11 +549,12 @@ class RetryPolicy:
     def __hash__(self) -> int:
         return hash(tuple(vars(self).values()))
 
-    def __setattr__(self, name: str, value: Any = None) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         from dataclasses import FrozenInstanceError
         raise FrozenInstanceError(f"cannot change {name!r} of a RetryPolicy: dataclasses.replace() makes another")
 
-    __delattr__ = __setattr__
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
 
     def _limits(self, kind: str) -> Tuple[int, float, float]:
         """Of a kind of failure: how many retries, and the first and the longest delay before one."""

@@ -411,8 +411,8 @@ def test_an_error_that_tells_of_no_tokens_is_not_billed(server):
         assert llm.ledger.snapshot() == expected(attempts=2, failed=2)
 
 
-def each_step(work, *names):
-    """Do a piece of work again and again, each time with Ctrl-C one step later, until it comes to its end.
+def each_step(work, *names, between=None):
+    """Do a piece of work again and again, with Ctrl-C (or `between`) one step later each time, until it is over first.
 
     Python looks for signals as a function begins, and when one that is written in C is done. Only those of the client
     count, or of these names in it; not a generator's start, where older Pythons would leave it without its `finally`.
@@ -427,7 +427,9 @@ def each_step(work, *names):
             if mine and looks and next(left, None) is None:
                 sys.setprofile(None)
                 where = f"{event} at line {frame.f_lineno}"
-                raise KeyboardInterrupt
+                if between is None:
+                    raise KeyboardInterrupt
+                between()
         return profile
 
     for step in itertools.count():
@@ -442,6 +444,30 @@ def each_step(work, *names):
             assert step > 5
             return
         yield where
+
+
+@pytest.mark.parametrize("other", ["reset", "_sum_up", "_book_failure"])
+@pytest.mark.parametrize("work", ["snapshot", "reset", "_sum_up"])
+def test_a_ledger_that_is_changed_while_it_is_read(server, work, other):
+    """Whatever another thread, or a finalizer, does to it between two steps of its own: the numbers are right."""
+    ledger, told = client(server.url).ledger, []
+
+    def failed(name):
+        found = getattr(ledger, name)()
+        return found["failed"] if name == "reset" else 0
+
+    def change():
+        told.append(failed(other))
+
+    def look():
+        ledger._book_failure()
+        found = getattr(ledger, work)()
+        told.append(found["failed"] if work == "reset" else 0)
+        assert work != "snapshot" or 0 <= found["failed"] <= 2
+
+    for step in each_step(look, between=change):
+        assert sum(told) + failed("reset") == 1 + (other == "_book_failure"), step
+        told.clear()
 
 
 @untraced()
