@@ -64,10 +64,10 @@ import zlib
 from collections import abc, deque
 from contextvars import ContextVar, copy_context
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple
 
 # isort: split
-from typing import Sequence, Tuple, Type, Union, get_args, get_origin, get_type_hints
+from typing import Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
@@ -828,6 +828,8 @@ class Client:
             within its own deadline too; a bad request is not tried again, one that cannot take the request is passed
             over.  When all fail, the error of the last one asked is raised.
         skip_bad_events: skip torn events of a stream instead of failing.
+        api: "chat" for OpenAI's chat completions, "responses" for its Responses, "auto" for Responses where a model is
+            served there only.  "chat" says nothing to Anthropic and Gemini.
 
     Raises:
         ConfigurationError: a missing key, an unknown provider, a bad argument.
@@ -839,15 +841,18 @@ class Client:
                  rate_limit: Optional[RateLimit] = None, headers: Headers = None,
                  session: Optional[requests.Session] = None,
                  save_failed: Union[None, str, _Path] = None,
-                 fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False) -> None:
+                 fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False,
+                 api: str = "auto") -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options: JSON = dict(  # what a pickle carries
             model=model, provider=provider, base_url=base_url, api_key=api_key, timeout=timeout,
             idle_timeout=idle_timeout, deadline=deadline, retry=retry, rate_limit=rate_limit, headers=headers,
-            session=session, save_failed=save_failed, fallbacks=fallbacks, skip_bad_events=skip_bad_events)
+            session=session, save_failed=save_failed, fallbacks=fallbacks, skip_bad_events=skip_bad_events, api=api)
         self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
         self.model: str = found
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
+        self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
+        self._moved: Set[str] = set()  # models that turned out to be served by Responses only
         self._key = _find_key(self._provider, self._base_url, api_key)
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
@@ -1042,7 +1047,7 @@ class Client:
         """A client of another model: what it spends is in this client's ledger, no key goes to another provider."""
         options = {**self._options, "model": model, "fallbacks": (), "deadline": None}  # the caller's bounds it
         if not (options["provider"] or options["base_url"]) and model.partition("/")[0] != self._provider.name:
-            options.update(api_key=None, headers=None)
+            options.update(api_key=None, headers=None, api="auto")
         client = Client(**options)
         client.ledger = self.ledger
         return client
@@ -1053,11 +1058,11 @@ class Client:
 
         `after` is the call of the client before, where this one is a fallback.
         """
-        dialect: _Dialect = getattr(self, way)
+        dialect = self._dialect(way, self._model_for(model))
         call = self._call(dialect, model, timeout, deadline, headers)
         call.follows(after)
-        call.schema = asked.get("schema")
-        call.asks_for(dialect.request(call.model, _checked_asked(asked), stream), dialect, stream)
+        call.schema, call.asked = asked.get("schema"), _checked_asked(asked)
+        call.asks_for(dialect.request(call.model, call.asked, stream), dialect, stream)
         try:
             return self._perform(call)
         except LLMError as caught:
@@ -1086,6 +1091,30 @@ class Client:
             raise error
         finally:
             del error
+
+    def _dialect(self, way: str, model: str) -> _Dialect:
+        """What to ask a model in: chat completions, raw completions, or Responses."""
+        responses = self._responses
+        if way == "_chat" and responses is not None and (self._api == "responses" or self._api == "auto" and (
+                model in self._moved or re.search(responses.alone, model))):
+            return responses
+        dialect: _Dialect = getattr(self, way)
+        return dialect
+
+    def _ask_otherwise(self, call: _Call, error: LLMError) -> bool:
+        """Have the call ask for the same in another way, if that is why it was refused."""
+        responses, reader = self._responses, call.reader
+        if not isinstance(error, APIError) or error.status_code not in (400, 404) or call.asked is None:
+            return False
+        if (reader is self._chat and self._api == "auto" and responses is not None and error.status_code == 404
+                and "v1/responses" in error.message):
+            self._moved.add(call.model)
+            call.asks_for(responses.request(call.model, call.asked, call.streams), responses, call.streams)
+            return True
+        body = reader.otherwise(json.loads(call.payload or b"{}"), error)
+        if body is not None:
+            call.asks_for(_Request(call.method, call.path, body), reader, call.streams)
+        return body is not None
 
     def _call(self, dialect: _Dialect, model: Optional[str] = None, timeout: Timeout = _UNSET,
               deadline: Any = _UNSET, headers: Headers = None) -> _Call:
@@ -1151,7 +1180,8 @@ class Client:
                 if not isinstance(caught, LLMError):
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
-            self._wait_to_retry(call)
+            if not self._ask_otherwise(call, call.last_error):
+                self._wait_to_retry(call)
 
     def _fresh_key(self, call: _Call) -> str:
         """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
@@ -1344,7 +1374,8 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
-    dialect = client._raw if saved.get("task") == "completion" else client._chat
+    dialects = {"completion": client._raw, "responses": client._responses}
+    dialect = dialects.get(saved.get("task")) or client._chat
     readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList()}
     reader = readers.get(saved.get("task"), dialect)
     with client:
@@ -2070,6 +2101,7 @@ class _Call:
         self.method, self.path, self.url = "POST", "", ""
         self.payload: Optional[bytes] = None
         self.schema: Any = None
+        self.asked: Optional[JSON] = None  # by the arguments of the method
         self.headers: Dict[str, Optional[str]] = {}
         self.key = ""
         self.connect: Optional[float] = None
@@ -2552,7 +2584,9 @@ _FINISH = Event("finish")  # from parse_event: the finish reason is here
 _END = Event("end")  # from parse_event: the end mark is here
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
 _PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
-_PLAIN_NAMES = frozenset((b"message", b"message_start", b"content_block_start", b"content_block_delta",
+_PLAIN_NAMES = frozenset((b"response.output_text.delta", b"response.function_call_arguments.delta",
+                          b"response.reasoning_text.delta", b"response.reasoning_summary_text.delta",
+                          b"message", b"message_start", b"content_block_start", b"content_block_delta",
                           b"content_block_stop", b"message_delta", b"message_stop"))  # of events that are plain data
 _FRAME = frozenset(("id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "index",
                     "type", "event"))  # what each chunk of a stream has around what it says
@@ -2567,7 +2601,7 @@ class _Flow:
         self.settle, self.break_off = settle, break_off
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
-        self.finished = self.ended = self.closed = self.left = self.spoke = False
+        self.opened = self.finished = self.ended = self.closed = self.left = self.spoke = False
         self.done: Optional[Response] = None
 
     def run(self) -> Iterator[Any]:
@@ -2610,10 +2644,12 @@ class _Flow:
                         break
                     continue
             events = parse_event(chunk, body)
-            if not events and (_is_hollow(chunk, count > 0) or _is_ping(b"", chunk)):
+            opens = bool(events) or _str(chunk.get("type")) not in reader.opening
+            if opens and not events and (_is_hollow(chunk, count > 0) or _is_ping(b"", chunk)):
                 continue
             self.events = count = count + 1
-            if count == 1:
+            if opens and not self.opened:
+                self.opened = True
                 yield _OPENED
             for event in events:
                 if event is _FINISH:
@@ -2684,7 +2720,7 @@ class _Flow:
 
     def _error_inside(self, chunk: JSON) -> LLMError:
         error = _api_error(self.call, None, self.answer.headers, chunk)
-        if not self.events:
+        if not self.opened:
             reply = self.reply()
             self.attempt.billed = error.response = reply if reply.usage.total_tokens else None
             return error
@@ -2743,9 +2779,11 @@ class _Flow:
         self._hand_over(attempt)
         if error is None:
             _log_reply(self.call, self.reply())
-        elif self.events and not self.closed:  # close() is no failure; without an event the client tries again
+        elif self.opened and not self.closed:  # close() is no failure; before it says anything the client tries again
             error.response = self.reply()
             self.break_off(self.call, error)
+        elif self.events and not isinstance(error, APIError):  # it had begun: only what a server tells is tried again
+            error.response, error._kind = self.reply(), ""
 
     def _hand_over(self, attempt: _Attempt) -> None:
         """What has come is the reply, and what is billed; after the first time this does nothing."""
@@ -2805,7 +2843,7 @@ def _classified(name: bytes, data: bytes, reader: _Reader) -> Tuple[str, Any]:
 
 def _whole(body: JSON, reader: _Reader) -> Tuple[str, Any]:
     """What JSON is that came where a stream was asked for: the chunk that holds it all, or no reply."""
-    if reader.mark not in body:
+    if not reader.answers(body):
         return "skip", ""
     try:
         reader.check(body)
@@ -4032,8 +4070,7 @@ def _holds_error(body: Any, reader: _Reader) -> bool:
     body = _dict(body[0] if isinstance(body, list) and body else body)
     if body.get("error"):
         return True
-    answers = reader.mark in body or any(isinstance(body.get(name), list) for name in reader.lists)
-    return not answers and (body.get("object") == "error" or any(
+    return not reader.answers(body) and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
 
@@ -4076,6 +4113,10 @@ def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str =
 
 def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
     """A reply with what is known of it beyond its body."""
+    limit = call.asked.get("max_tokens") if call.asked else None
+    if limit and not call.reader.tells_cut and reply.finish_reason and reply.usage.output_tokens >= limit:
+        reply.finish_reason = "length"
+        reply.tool_calls[-1:] = [_cut(last, _CUT_BY["length"]) for last in reply.tool_calls[-1:]]
     reply.model = reply.model or call.model
     reply.headers = answer.headers
     reply.request_id = _request_id(answer.headers) or reply.request_id
@@ -4216,6 +4257,14 @@ def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
     if isinstance(fallbacks, (str, bytes)) or not isinstance(fallbacks, abc.Iterable):
         raise ConfigurationError(f"fallbacks={_shown(fallbacks)}: give a list of models or Clients")
     return tuple(_checked(f"fallbacks[{at}]", item, (str, Client)) for at, item in enumerate(fallbacks))
+
+
+def _checked_api(api: Any, row: _Provider) -> str:
+    if api not in ("auto", "chat", "responses"):
+        raise ConfigurationError(f'api={_shown(api)}: give "auto", "chat" or "responses"')
+    if api == "responses" and row.responses() is None:
+        raise ConfigurationError(f"{row.name} has no Responses", hint='leave api="responses" out')
+    return str(api)
 
 
 def _checked_session(session: Any) -> Any:
@@ -4667,6 +4716,16 @@ class _Reader:
     lists: Tuple[str, ...] = ()  # where there is no mark: the keys of which a good body has one
     at_root = False  # whether the path stands beside /v1, not below
     tokens = False  # whether a stream's pieces are Tokens
+    opening: FrozenSet[str] = frozenset()  # types of events that come before anything is said
+    tells_cut = True  # whether it says of an answer that the token limit has cut it
+
+    def answers(self, body: JSON) -> bool:
+        """Whether a body has what a good one has."""
+        return self.mark in body or any(isinstance(body.get(name), list) for name in self.lists)
+
+    def otherwise(self, body: JSON, error: APIError) -> Optional[JSON]:
+        """The body to send instead of one that a server has refused, where it tells which; None where it does not."""
+        return None
 
     def check(self, body: JSON) -> None:
         """Raise ResponseError if a body holds no reply, _ErrorInside if it says that it failed."""
@@ -4739,8 +4798,8 @@ class _Vectors(_Reader):
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
-    "stop": "stop eos word end_turn stop_sequence STOP COMPLETE",
-    "length": "length max_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
+    "stop": "stop completed eos word end_turn stop_sequence STOP COMPLETE",
+    "length": "length max_tokens max_output_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
     "tool_calls": "tool_calls function_call tool_use",
     "content_filter": "content_filter refusal SAFETY RECITATION BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY "
                       "IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION IMAGE_OTHER MODEL_ARMOR JAILBREAK",
@@ -5249,6 +5308,293 @@ def _spread(words: List[str], text: str) -> List[str]:
     return parts
 
 
+# OpenAI's Responses, and who else serves them
+
+_SEALED = "reasoning.encrypted_content"  # what is asked for, so that reasoning can be sent back
+_GROWING = {  # type of a delta -> the list of an item that holds the part and the key of its place; what grows there
+    "response.output_text.delta": ("content", "content_index", "output_text", "text"),
+    "response.refusal.delta": ("content", "content_index", "refusal", "refusal"),
+    "response.reasoning_text.delta": ("content", "content_index", "reasoning_text", "text"),
+    "response.reasoning_summary_text.delta": ("summary", "summary_index", "summary_text", "text"),
+    "response.function_call_arguments.delta": ("", "", "function_call", "arguments"),
+    "response.custom_tool_call_input.delta": ("", "", "custom_tool_call", "input")}
+_THINKING = frozenset(("reasoning_text", "summary_text"))  # kinds of parts
+_UNSEALED = "encrypted_content|could not be verified|items are not persisted"  # what is said of reasoning it refuses
+_NOT_YET = ("queued", "in_progress")  # a response that has no end
+_INPUT_OF = {"text": "input_text", "file": "input_file"}  # kinds of a message's parts
+
+
+class _Responses(_Dialect):
+    """OpenAI's Responses, without state: nothing is stored, and the whole history goes out each time."""
+
+    mark = "type"
+    lists = ("output",)
+    opening = frozenset(("response.created", "response.queued", "response.in_progress", "response.output_item.added"))
+    path = "/responses"
+    names = {"max_tokens": "max_output_tokens"}
+    lacks = ("stop", "seed", "top_k")
+    task = "responses"
+    alone = "(?!)"  # models that are served here only
+    sealing = ""  # models that seal their reasoning, if they are asked to
+    wanted: Tuple[str, ...] = ("content", "summary", "encrypted_content")  # reasoning without one is not taken back
+    refused: Tuple[str, ...] = ()  # fields of an item that are not taken back
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        body: JSON = {"model": model, "input": self.items(asked.pop("messages"), model), "store": False}
+        prompt, schema = asked.pop("system", None), asked.pop("schema", None)
+        if isinstance(prompt, str):
+            body["instructions"] = prompt
+        elif prompt:
+            body["input"].insert(0, {"role": "system", "content": self.parts(prompt)})
+        if self.sealing and re.search(self.sealing, model):
+            body["include"] = [_SEALED]
+        if schema is not None:
+            body["text"] = {"format": _flat(_OpenAI.response_format(schema))}
+        if "reasoning_effort" in asked:
+            body["reasoning"] = {"effort": asked.pop("reasoning_effort")}
+        if "tools" in asked:
+            asked["tools"] = [self.tool(tool) for tool in asked["tools"]]
+        if "tool_choice" in asked:
+            asked["tool_choice"] = _flat(asked["tool_choice"])
+        return self.path, {**body, **self.renamed(asked), **({"stream": True} if stream else {})}
+
+    @staticmethod
+    def tool(tool: JSON) -> JSON:
+        """A tool without the dict inside; of a function of which nothing is said, `strict` would be true here."""
+        return {"type": "function", "strict": False, **_flat(tool)} if "function" in tool else _flat(tool)
+
+    def items(self, messages: List[JSON], model: str) -> List[JSON]:
+        """The history: a message, a call, a result and a piece of reasoning are an item each."""
+        items: List[JSON] = []
+        for message in messages:
+            if message["role"] in _RESULTS:
+                id = message.get("tool_call_id") or message.get("name")
+                custom = any(item.get("type") == "custom_tool_call" and item.get("call_id") == id for item in items)
+                items.append({"type": "custom_tool_call_output" if custom else "function_call_output", "call_id": id,
+                              "output": self.output(message.get("content"))})
+            elif message["role"] == "assistant":
+                items += self.said(message, model)
+            else:
+                items.append({"role": message["role"], "content": self.parts(message.get("content"))})
+        return items
+
+    def said(self, message: JSON, model: str) -> List[JSON]:
+        """What the model said: the very items of its answer, or such as say the same."""
+        verbatim = _dict(_verbatim(message, self.voice))
+        if verbatim:
+            return [_without(item, *self.refused) for item in map(_dict, _list(verbatim.get("output")))
+                    if item.get("type") != "reasoning" or self.takes(item, _str(verbatim.get("model")), model)]
+        content, old = message.get("content") or "", message.get("function_call")
+        calls = _list(message.get("tool_calls")) or ([{"id": _dict(old).get("name"), "function": old}] if old else [])
+        if type(content) is list:
+            content = [{**part, "type": "output_text"} if part.get("type") == "text" else part for part in content]
+        if message.get("refusal"):
+            content = [{"type": "refusal", "refusal": message["refusal"]}]
+        items = [{"type": "message", "role": "assistant", "content": content}] if content or not calls else []
+        for call in calls:
+            kind = "custom" if "custom" in call else "function"
+            inner = _dict(_with_text(call, "function").get(kind))
+            name = "custom_tool_call" if kind == "custom" else "function_call"
+            items.append({"type": name, "call_id": call.get("id"), **inner})
+        return items
+
+    def takes(self, reasoning: JSON, said_by: str, model: str) -> bool:
+        """Whether reasoning can go back to a model: what one has sealed no other opens."""
+        sealed = reasoning.get("encrypted_content") and self.sealing and re.search(self.sealing, model)
+        return any(reasoning.get(name) for name in self.wanted) and not (sealed and _family(said_by) != _family(model))
+
+    @staticmethod
+    def parts(content: Any) -> Any:
+        return list(map(_input_part, content)) if type(content) is list else content or ""
+
+    def output(self, content: Any) -> Any:
+        """What a tool gave: text, or parts."""
+        if type(content) is list and all(type(part) is dict and "type" in part for part in content):
+            return self.parts(content)
+        return content if type(content) is str else _json_text(content)
+
+    def otherwise(self, body: JSON, error: APIError) -> Optional[JSON]:
+        """What to ask instead, where a server refuses sealed reasoning: without asking for it, or without any."""
+        said = f"{error.code} {error.message}".lower()
+        if _SEALED in _list(body.get("include")) and "encrypted content is not supported" in said:
+            include = [name for name in body["include"] if name != _SEALED]
+            return {**_without(body, "include"), **({"include": include} if include else {})}
+        items = [item for item in body["input"] if item.get("type") != "reasoning"]
+        if len(items) < len(body["input"]) and re.search(_UNSEALED, said):
+            return {**body, "input": items}
+        return None
+
+    def check(self, body: JSON) -> None:
+        status = body.get("status")
+        if status in ("failed", "cancelled"):
+            raise _ErrorInside({"error": {"message": f"the response is {status}", "code": status}})
+        if not isinstance(body.get("output"), list):
+            raise ResponseError("no output in the answer")
+        if status in _NOT_YET:
+            raise ResponseError(f"a response that is {status}")
+
+    def parse(self, body: JSON) -> Response:
+        items = [_without(_dict(item), "index") for item in _list(body.get("output"))]
+        said = list(_parts_of(items, "message", "content"))
+        status = _str(body.get("status"))
+        raw_finish = None if not status or status in _NOT_YET else _at(body, "incomplete_details.reason") or status
+        finish = _finish_of(raw_finish)
+        refused = finish == "stop" and any(part.get("type") == "refusal" for part in said)
+        usage = _dict(body.get("usage"))
+        reply = Response(
+            text=self.text(body), reasoning=self.thoughts(items), raw_finish_reason=raw_finish,
+            finish_reason="content_filter" if refused else finish, model=_str(body.get("model")),
+            id=_str(body.get("id")) or None, raw={**body, "output": items},
+            tool_calls=[self.call(item, f"call_{at}") for at, item in enumerate(items) if _is_call(item)],
+            citations=[cited for part in said for cited in _list(part.get("annotations"))],
+            logprobs=[row for part in said for row in _list(part.get("logprobs"))],
+            usage=Usage(_count(usage, "input_tokens"), _count(usage, "output_tokens"),
+                        _count(usage, "input_tokens_details.cached_tokens"),
+                        _count(usage, "output_tokens_details.reasoning_tokens")))
+        plain = all(item.get("type") in ("message", "function_call") and "phase" not in item for item in items)
+        _finished(reply, self.voice, None if plain else {"model": reply.model, "output": items})
+        for at, item in enumerate(filter(_is_call, items)):
+            if item["type"] == "custom_tool_call":
+                custom = {"name": _str(item.get("name")), "input": _str(item.get("input"))}
+                reply.message["tool_calls"][at] = {"id": reply.tool_calls[at].id, "type": "custom", "custom": custom}
+        return reply
+
+    @staticmethod
+    def call(item: JSON, spare_id: str) -> ToolCall:
+        id, name = item.get("call_id") or item.get("id") or spare_id, item.get("name")
+        if item["type"] == "custom_tool_call":
+            given = _str(item.get("input"))
+            return ToolCall(_str(id), _str(name), {"input": given}, given)
+        return _tool_call(id, name, item.get("arguments"))
+
+    def text(self, body: JSON) -> str:
+        return "".join(_str(_settled(part.get("text"))) + _str(_settled(part.get("refusal")))
+                       for part in _parts_of(body.get("output"), "message", "content"))
+
+    @staticmethod
+    def thoughts(output: Any) -> str:
+        """The reasoning, or the summaries of it, a paragraph each."""
+        parts = [*_parts_of(output, "reasoning", "summary")] or _parts_of(output, "reasoning", "content")
+        return "\n\n".join(filter(None, (_str(_settled(part.get("text"))) for part in parts)))
+
+    def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
+        kind = chunk.get("type")
+        growing = _GROWING.get(kind) if type(kind) is str else None
+        if growing is not None:
+            return self.grow(chunk, body, *growing)
+        response, item = _dict(chunk.get("response")), chunk.get("item")
+        if kind in ("error", "response.failed"):
+            _put(_without(response, "output"), body)
+            raise _ErrorInside({"error": response.get("error") or chunk.get("error") or _without(chunk, "type")})
+        if kind in ("response.completed", "response.incomplete"):
+            body.update(response if response.get("output") else _without(response, "output"))
+            return [_FINISH, _END]
+        if type(item) is dict:
+            return self.put(chunk, item, body)
+        if kind == "response.output_text.annotation.added":
+            part = self.part(chunk, self.item(chunk, body), "content")
+            _under(part, "annotations", list).append(chunk.get("annotation"))
+        if not kind:  # a whole response where a stream was asked for
+            body.update(chunk)
+            reply = self.parse(body)
+            return [*_said(reply.reasoning, reply.text), _FINISH, _END]
+        _put(_without(response, "output"), body)
+        return []
+
+    def grow(self, chunk: JSON, body: JSON, where: str, at: str, kind: str, key: str) -> List[_Said]:
+        """Add a delta to its item, or to that one's part which it belongs to."""
+        piece, thinks = chunk.get("delta"), kind in _THINKING
+        if type(piece) is not str or not piece:
+            return []
+        try:  # the usual, at once: a part that has begun, of the last item
+            item = body["output"][-1]
+            if item["index"] == chunk["output_index"] and not chunk.get("logprobs"):
+                item[where][chunk[at]][key].write(piece)
+                return [Event("reasoning", piece)] if thinks else [piece]
+        except (LookupError, TypeError, AttributeError):
+            pass
+        kept, begins = self.item(chunk, body), False
+        if where:
+            kept.setdefault("type", "reasoning" if thinks else "message")
+            kept = self.part(chunk, kept, where)
+            begins = thinks and not kept.get(key) and bool(self.thoughts(body["output"]))
+        kept.setdefault("type", kind)
+        _gather(kept, key, piece)
+        if chunk.get("logprobs"):
+            _under(kept, "logprobs", list).extend(_list(chunk["logprobs"]))
+        return [Event("reasoning", "\n\n" * begins + piece)] if thinks else [piece] if where else []
+
+    def put(self, chunk: JSON, item: JSON, body: JSON) -> List[_Said]:
+        """Put an item that has begun, or is whole, in its place; the events of what no delta had said."""
+        kept = self.item(chunk, body)
+        thoughts, text, index = self.thoughts(body["output"]), self.text(body), kept["index"]
+        if chunk["type"] == "response.output_item.added":
+            item = _without(item, "encrypted_content")  # which is whole at the item's end only
+        kept.clear()
+        kept.update(item, index=index)
+        now = self.thoughts(body["output"]), self.text(body)
+        return _said(*(after[len(before):] if after.startswith(before) else "" for before, after in zip(
+            (thoughts, text), now)))
+
+    @staticmethod
+    def item(chunk: JSON, body: JSON) -> JSON:
+        """The item that an event is of, by its place; where a server tells none, by its id or its call's."""
+        index, item = chunk.get("output_index"), _dict(chunk.get("item"))
+        if type(index) is int:
+            return _member(body, "output", index)
+        items: List[JSON] = _under(body, "output", list)
+        ids = {id for id in map(_str, (chunk.get("item_id"), item.get("id"), item.get("call_id"))) if id}
+        known = (kept for kept in reversed(items) if not (ids or item) or ids & {kept.get("id"), kept.get("call_id")})
+        return next(known, None) or _member(body, "output", len(items))
+
+    @staticmethod
+    def part(chunk: JSON, item: JSON, where: str) -> JSON:
+        """The part of an item's content, or of its summary, that an event is of; the last, where it does not say."""
+        parts, at = _under(item, where, list), chunk.get("content_index" if where == "content" else "summary_index")
+        at = max(0, at if type(at) is int else len(parts) - 1)
+        if at >= _MAX_CALLS:
+            raise _TooLarge(f"a reply of over {_MAX_CALLS} parts")
+        parts += [{} for _ in range(at + 1 - len(parts))]
+        if type(parts[at]) is not dict:
+            parts[at] = {}
+        return parts[at]  # type: ignore[no-any-return]
+
+
+def _flat(value: Any) -> Any:
+    """What chat completions have as {"type": "a", "a": {...}} as Responses have it: without the dict inside."""
+    kind = value.get("type") if type(value) is dict else None
+    inner = value.get(kind) if type(kind) is str else None
+    return {"type": kind, **{name: _flat(item) for name, item in inner.items()}} if type(inner) is dict else value
+
+
+def _input_part(part: JSON) -> JSON:
+    """A part of a user's message, of chat completions or one of their own."""
+    kind = part.get("type")
+    if kind == "input_audio":
+        raise ConfigurationError("Responses take no audio", hint='Client(api="chat") asks for a chat completion')
+    if kind != "image_url":
+        return {**_flat(part), "type": _INPUT_OF.get(kind, kind)} if kind else part
+    detail = _at(part, "image_url.detail")
+    return {"type": "input_image", "image_url": _image_of(part)[0], **({"detail": detail} if detail else {})}
+
+
+def _parts_of(output: Any, kind: str, where: str) -> Iterator[JSON]:
+    """The parts of all items of a kind."""
+    for item in _list(output):
+        if type(item) is dict and item.get("type") == kind:
+            content = item.get(where)
+            yield from [{"text": content}] if type(content) is str else map(_dict, _list(content))
+
+
+def _is_call(item: JSON) -> bool:
+    return item.get("type") in ("function_call", "custom_tool_call")
+
+
+def _family(model: str) -> str:
+    """A model's name without who routes to it and the date of the version."""
+    return re.sub(r".*/|-\d{4}-\d\d-\d\d$", "", model)
+
+
 # Anthropic's Messages
 
 
@@ -5651,34 +5997,46 @@ class _Provider(NamedTuple):
     raw: Type[_Dialect]
     optional_keys: Tuple[str, ...]  # of a server that may have been started with a key, or without
     plain_ids: bool  # whether no model's id has a slash: then "anthropic/..." is none of its models
+    items: JSON  # attributes of its Responses, where it has them
     quirks: JSON
 
     def dialect(self) -> _Dialect:
         return self.kind(**self.quirks)
+
+    def responses(self) -> Optional[_Responses]:
+        """The dialect of its Responses, which whoever speaks OpenAI's may have."""
+        shared = {name: quirk for name, quirk in self.quirks.items() if name in ("auth_header", "auth_scheme")}
+        own = {"voice": f"{self.name}-responses", **shared, **self.items}
+        return _Responses(**own) if issubclass(self.kind, _OpenAI) else None
 
     def completions(self) -> _Dialect:
         return self.raw(**{name: quirk for name, quirk in self.quirks.items() if name != "names"})
 
 
 def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, raw: Type[_Dialect] = _Completions,
-         optional_keys: str = "", plain_ids: bool = False, **quirks: Any) -> _Provider:
-    return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids, quirks)
+         optional_keys: str = "", plain_ids: bool = False, items: Optional[JSON] = None, **quirks: Any) -> _Provider:
+    return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids,
+                     items or {}, quirks)
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
+_SEALS = {"sealing": r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-daybreak|codex|computer-use)(?!.*-chat)",
+          "wanted": ("encrypted_content",)}
+_ONLY_ITEMS = {**_SEALS, "alone": "-pro(-|$)|-codex|-deep-research|^computer-use-|^gpt-daybreak-"}
 _COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
-    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True),
+    _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True,
+         items=_ONLY_ITEMS),
     _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
     _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
          embeddings_at_once=100, plain_ids=True),
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
          voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
-         auth_header="api-key", auth_scheme="", plain_ids=True),
+         auth_header="api-key", auth_scheme="", plain_ids=True, items=_ONLY_ITEMS),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
-         voice="openrouter", echo=("reasoning_details",)),
-    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True),
+         voice="openrouter", echo=("reasoning_details",), items=_SEALS),
+    _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True, items={**_SEALS, "sealing": "^grok-"}),
     _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek, plain_ids=True),
     _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
     _row("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY", _Mistral, plain_ids=True),
@@ -5709,10 +6067,12 @@ _PROVIDERS = {row.name: row for row in (
     _row("volcengine", "https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
     _row("friendli", "https://api.friendli.ai/serverless/v1", "FRIENDLI_TOKEN"),
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
-    _row("ollama", "http://localhost:11434/v1"),  # OLLAMA_API_KEY is its cloud's
+    _row("ollama", "http://localhost:11434/v1", items={"tells_cut": False}),  # OLLAMA_API_KEY is its cloud's
     _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
     _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", always={"return_token_ids": True},
-         voice="vllm", echo=("reasoning", "reasoning_content")),
+         voice="vllm", echo=("reasoning", "reasoning_content"), items={
+             "wanted": ("content", "summary"), "refused": ("encrypted_content", "status"), "lacks": ()}),
     _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp, voice="llamacpp",
-         echo=("reasoning_content",)),
+         echo=("reasoning_content",), items={
+             "wanted": ("content",), "refused": ("encrypted_content",), "tells_cut": False}),
 )}

@@ -938,6 +938,56 @@ class _Native(_Dialect):
         return {"error": {"code": code, "message": failure.message, "type": self.kind(failure)}}
 
 
+class _Items(_Chat):
+    """OpenAI's /responses."""
+
+    finish_words = {"stop": "completed", "tool_calls": "completed", "length": "max_output_tokens"}
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        return self.response(answer, shape, [item for item, _, _ in self.items(answer.joined)])
+
+    def events(self, answer: _Answer, shape: Shape) -> Iterator[bytes]:
+        opened = {**self.response(answer, shape, []), "status": "in_progress", "usage": None}
+        yield self.event("response.created", response=opened)
+        items = list(self.items(answer))
+        for index, (item, begun, deltas) in enumerate(items):
+            at = {"item_id": item["id"], "output_index": index}
+            yield self.event("response.output_item.added", output_index=index, item={**item, **begun})
+            for kind, place, delta in deltas:
+                yield self.event(f"response.{kind}.delta", **at, **place, delta=delta)
+            yield self.event("response.output_item.done", output_index=index, item=item)
+        if answer.done:
+            whole = self.response(answer, shape, [item for item, _, _ in items])
+            yield self.event(f"response.{whole['status']}", response=whole)
+
+    def event(self, type_: str, **data: Any) -> bytes:
+        return _event((type_, {"type": type_, **data}))
+
+    def response(self, answer: _Answer, shape: Shape, items: list[Json]) -> Json:
+        finish = self.finish(answer)
+        cut = None if finish == "completed" else {"reason": finish}
+        head = {"id": "resp_1", "object": "response", "created_at": 1700000000, "model": shape.model, "error": None}
+        body = {**head, "status": "incomplete" if cut else "completed", "incomplete_details": cut, "output": items}
+        return _with(body, usage=_counts(answer.usage, "input_tokens", "output_tokens", "total_tokens"))
+
+    def items(self, answer: _Answer) -> Iterator[tuple[Json, Json, list[tuple[str, Json, str]]]]:
+        """Each item whole, what it begins with, and its deltas: their kind, their place, what they say."""
+        if answer.reasoning:
+            summary = [{"type": "summary_text", "text": "".join(answer.reasoning)}]
+            item = {"id": "rs_1", "type": "reasoning", "summary": summary, "encrypted_content": SIGNATURE}
+            begun = {"summary": [], "encrypted_content": ""}
+            yield item, begun, [("reasoning_summary_text", {"summary_index": 0}, part) for part in answer.reasoning]
+        if answer.pieces or not answer.calls:
+            content = [{"type": "output_text", "text": "".join(answer.texts), "annotations": []}]
+            item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
+            yield item, {"content": []}, [("output_text", {"content_index": 0}, text) for text in answer.texts]
+        for number, (id_, name, arguments) in enumerate(answer.calls, 1):
+            called = {"type": "function_call", "call_id": id_, "name": name, "arguments": _text(arguments)}
+            parts: list[tuple[str, Json, str]] = [
+                ("function_call_arguments", {}, part) for part in _halves(arguments)]
+            yield {"id": f"fc_{number}", **called, "status": "completed"}, {"arguments": ""}, parts
+
+
 class _Messages(_Dialect):
     """Anthropic's /messages."""
 
@@ -1113,6 +1163,7 @@ _ROUTES: Mapping[str, _Dialect] = {  # the first that ends the path
     "/chat/completions": _CHAT,
     "/completions": _Text(),
     "/completion": _Native(),
+    "/responses": _Items(),
     "/messages": _Messages(),
     ":generateContent": _Gemini(),
     ":streamGenerateContent": _Gemini(),

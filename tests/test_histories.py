@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests import llmlite, named, testing
-from tests.dialects import HI, anthropic, gemini
+from tests.dialects import HI, anthropic, gemini, responses
 from tests.dialects.openai import DONE
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -54,6 +54,31 @@ class OpenAI:
                 yield "result", message["tool_call_id"], None, message["content"]
             elif message.get("content"):
                 yield "text", None, message["role"], message["content"]
+
+
+class Responses:
+    name, path = "responses", "/v1/responses"
+    thought = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "SIG-responses"}
+
+    def turn(self, at):
+        if isinstance(TURNS[at], str):
+            items = [responses.text_item(TURNS[at])]
+        else:
+            items = [self.thought, *(responses.call_item(f"call{at}{n}", name, json.dumps(args))
+                                     for n, (name, args) in enumerate(TURNS[at]))]
+        events = [responses.event("response.output_item.done", output_index=index, item=item)
+                  for index, item in enumerate(items)]
+        return responses.body(*items), [*responses.start(), *events, *responses.end(*items)]
+
+    def heard(self, body):
+        for item in body["input"]:
+            if item.get("type") == "function_call":
+                yield "call", item["call_id"], item["name"], json.loads(item["arguments"])
+            elif item.get("type") == "function_call_output":
+                assert set(item) == {"type", "call_id", "output"}
+                yield "result", item["call_id"], None, item["output"]
+            elif "role" in item:
+                yield "text", None, item["role"], item["content"]
 
 
 class Anthropic:
@@ -116,14 +141,15 @@ DIALECTS = {dialect.name: dialect for dialect in (
     OpenAI("llamacpp", {"reasoning_content": "SIG-llamacpp"}),
     OpenAI("deepseek", {"reasoning_content": "SIG-deepseek"}), OpenAI("openrouter", {"reasoning_details": DETAILS}),
     OpenAI("gemini-openai", {}, {"extra_content": {"google": {"thought_signature": "SIG-gemini-openai"}}}),
-    Anthropic(), Gemini())}
-KEEPS = ("deepseek", "openrouter", "gemini-openai", "vllm", "llamacpp", "anthropic",
-         "gemini")  # those that want something back verbatim
+    Responses(), Anthropic(), Gemini())}
+KEEPS = ("deepseek", "openrouter", "gemini-openai", "vllm", "llamacpp", "responses",
+         "anthropic", "gemini")  # those that want something back verbatim
 
 
 def client(server, name):
     base = server.root + "/v1beta" if name == "gemini" else server.url
-    return llmlite.Client("m", provider=name, base_url=base, api_key="k-123456", retry=None)
+    provider, api = ("openai", name) if name == "responses" else (name, "auto")
+    return llmlite.Client("m", provider=provider, base_url=base, api_key="k-123456", retry=None, api=api)
 
 
 def ask(server, llm, dialect, at, history, how):
@@ -197,6 +223,8 @@ def verbatim(dialect, body):
     """What of a request the provider wants back as it was."""
     if dialect.name == "anthropic":
         return [turn["content"] for turn in body["messages"] if turn["role"] == "assistant"]
+    if dialect.name == "responses":
+        return [item for item in body["input"] if "call" in item.get("id", "") or item.get("type") == "reasoning"]
     if dialect.name == "gemini":
         return [content["parts"] for content in body["contents"] if content["role"] == "model"]
     return [message for message in body["messages"] if message["role"] == "assistant"]
@@ -212,6 +240,8 @@ def test_its_own_words_go_back_verbatim(server, name, how):
     said = [dialect.turn(at)[0] for at in (0, 1)]
     if name == "anthropic":
         said = [body["content"] for body in said]
+    elif name == "responses":
+        said = [item for body in said for item in body["output"]]
     elif name == "gemini":
         said = [body["candidates"][0]["content"]["parts"] for body in said]
     else:
@@ -294,7 +324,7 @@ def test_calls_that_are_no_functions_go_through(server, name):
     with client(server, name) as llm:
         llm.chat([HI, {"role": "assistant", "content": "", "tool_calls": calls}])
     sent = server.requests[0].json
-    assert name in ("anthropic", "gemini") or sent["messages"][1]["tool_calls"] == calls
+    assert name in ("responses", "anthropic", "gemini") or sent["messages"][1]["tool_calls"] == calls
 
 
 @pytest.mark.parametrize("name", DIALECTS)

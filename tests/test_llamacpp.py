@@ -148,3 +148,32 @@ def test_reasoning_goes_back(how):
         asks = ([llmlite.user("Hi"), message, llmlite.user("go on")] for message in (reply.message, bare))
         told, untold = (llm.chat(ask, max_tokens=1).usage.input_tokens for ask in asks)
     assert told - untold > 20
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+@pytest.mark.parametrize("url", [URL, THINKING], ids=["plain", "thinking"])
+def test_responses(url, how):
+    """A conversation with a tool in Responses: what was said goes back and is taken, reasoning too."""
+    if not url:
+        pytest.skip("LLMLITE_TEST_LLAMACPP_THINKING is not set")
+    with llmlite.Client("tiny", provider="llamacpp", base_url=url + "/v1", api="responses", deadline=50,
+                        retry=None) as llm:
+        first = asked(llm, how, "Hello there", max_tokens=30, temperature=0)
+        assert (first.finish_reason, first.usage.output_tokens) == ("length", 30)
+        assert bool(first.reasoning) == (url == THINKING) and first.id.startswith("resp_")
+        history = [llmlite.user("Hello"), first.message, llmlite.user("and?")]
+        again = asked(llm, how, history, tools=[add], max_tokens=60, temperature=0)
+        assert again.usage.input_tokens > first.usage.input_tokens + 20
+        results = [llmlite.tool_result(call, 3) for call in again.tool_calls]
+        history = [llmlite.user("Add"), again.message, *results]
+        assert asked(llm, how, history, tools=[add], max_tokens=5).usage.output_tokens == 5
+
+
+@pytest.mark.parametrize("how", ["chat", "stream"])
+def test_the_pieces_of_responses(how):
+    """What the stream says is what the reply holds; a refused request is the same error as elsewhere."""
+    with llmlite.Client("tiny", provider="llamacpp", base_url=URL + "/v1", api="responses", retry=None) as llm:
+        stream = llm.stream("Hello there", max_tokens=40)
+        assert "".join(stream) == stream.response.text != ""
+        with pytest.raises(llmlite.APIError):
+            asked(llm, how, [llmlite.user("a"), {"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}])

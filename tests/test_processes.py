@@ -428,8 +428,11 @@ def test_fork_while_the_ledger_is_reset(server):
     server.sse([{"choices": [{"index": 0, "delta": {"content": "ab"}, "finish_reason": "stop"}]}], gap=0.01)
     server.handle(lambda request: testing.json_body(answer))
     llm = llmlite.Client(Waiting("m"), base_url=server.url, retry=None)
+    Waiting.go_on.set()
     streams, told = [llm.stream("hi")], []
     assert llm.chat("hi").text == "ab"
+    Waiting.go_on.clear()
+    Waiting.inside.clear()
     thread = threading.Thread(target=lambda: told.append(llm.ledger.reset()))
     thread.start()
     assert Waiting.inside.wait(5)

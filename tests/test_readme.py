@@ -56,7 +56,7 @@ def asked(request):
     body = request.json
     if "prompt" in body:
         return body["prompt"]
-    message = (body.get("messages") or body["contents"])[-1]
+    message = (body.get("messages") or body.get("input") or body["contents"])[-1]
     content = message.get("content") or message["parts"]
     return content if isinstance(content, str) else content[0]["text"]
 
@@ -105,7 +105,7 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
                 assert found, comment
         for name in ("llm", "local", "raw"):
             names[name].close()
-        assert len(blocks) == 18
+        assert len(blocks) == 19
         assert len(server.requests) == 45
         sent = server.requests[3].json
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {

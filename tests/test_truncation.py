@@ -28,6 +28,10 @@ def delta(index, kind, **fields):
     return anthropic("content_block_delta", index=index, delta={"type": kind, **fields})
 
 
+def item(kind, index, **fields):
+    return data({"type": f"response.{kind}", "output_index": index, **fields}, name=f"event: response.{kind}\n")
+
+
 def gemini(*parts, **more):
     return data({"candidates": [{"content": {"parts": list(parts)}, **more}], "usageMetadata": {"promptTokenCount": 3}},
                 "\r\n\r\n")
@@ -47,6 +51,7 @@ CALL = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": '{"x"
 MORE = {"index": 0, "function": {"arguments": ":1}"}}
 LIST = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": GR}]
 DONE = data("[DONE]")
+FUNCTION = {"id": "fc_1", "type": "function_call", "call_id": "c", "name": "f"}
 # Each row: an event, the text it adds, "finish" where the finish reason stands in it.
 STREAMS = {
     "openai": [(openai({"role": "assistant", "content": ""}), ""), (openai({"content": GR}), GR),
@@ -70,6 +75,16 @@ STREAMS = {
                   (delta(2, "input_json_delta", partial_json='{"x":1}'), ""),
                   (anthropic("message_delta", delta={"stop_reason": "tool_use"}, usage={"output_tokens": 2}), "",
                    "finish"), (anthropic("message_stop"), "")],
+    "responses": [(data({"type": "response.created", "response": {"id": "r", "output": []}}), ""),
+                  (item("reasoning_summary_text.delta", 0, summary_index=0, delta="hm"), ""),
+                  (item("output_item.added", 1, item={"id": "m", "type": "message", "content": []}), ""),
+                  (item("output_text.delta", 1, content_index=0, delta=GR), GR),
+                  (item("output_text.delta", 1, content_index=0, delta=GOTT), GOTT),
+                  (item("output_item.added", 2, item={**FUNCTION, "arguments": ""}), ""),
+                  (item("function_call_arguments.delta", 2, delta='{"x":1}'), ""),
+                  (item("output_item.done", 2, item={**FUNCTION, "arguments": '{"x":1}'}), ""),
+                  (data({"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [],
+                         "usage": {"input_tokens": 3, "output_tokens": 2}}}), "", "finish")],
     "gemini": [(gemini({"text": "hm", "thought": True}), ""), (gemini({"text": GR}), GR),
                (gemini({"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}), ""),
                (gemini({"text": GOTT}, finishReason="STOP"), GOTT, "finish")],
@@ -79,7 +94,7 @@ STREAMS = {
                  (native("", True, stop_type="eos", tokens_predicted=2), "", "finish")],
 }
 TOKENS = ("vllm", "llamacpp")
-CHUNKED = ("openai", "anthropic")
+CHUNKED = ("openai", "responses", "anthropic")
 
 
 class Cuts:
@@ -126,7 +141,8 @@ def read(llm, tokens):
 
 
 def client(server, name):
-    return llmlite.Client("m", provider=name, base_url=server.url, api_key="k", retry=None)
+    provider, api = ("openai", name) if name == "responses" else (name, "auto")
+    return llmlite.Client("m", provider=provider, base_url=server.url, api_key="k", retry=None, api=api)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -187,6 +203,6 @@ def test_what_the_whole_stream_says(server, name):
     _, reply, _ = read(client(server, name), name in TOKENS)
     if name not in TOKENS:
         assert [(call.name, call.arguments) for call in reply.tool_calls] == [("f", {"x": 1})]
-    if name in ("deepseek", "mistral", "anthropic", "gemini"):
+    if name in ("deepseek", "mistral", "anthropic", "gemini", "responses"):
         assert reply.reasoning == "hm"
     assert reply.usage.total_tokens > 0

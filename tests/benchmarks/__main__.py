@@ -202,6 +202,7 @@ def one_chunk(lab: Lab) -> List[Row]:
             ("openai", "chunked", "requests llmlite urllib3 http_client httpx openai litellm"),
             ("openai", "closed", "requests llmlite http_client"),
             ("anthropic", "chunked", "requests llmlite anthropic"), ("anthropic", "closed", "requests llmlite"),
+            ("responses", "chunked", "requests llmlite"), ("responses", "closed", "requests llmlite"),
             ("gemini", "chunked", "requests llmlite genai"), ("gemini", "closed", "requests llmlite")):
         jobs = pick("chunk", libraries, f"shape={shape}", f"framing={framing}")  # the last shape counts
         for sdk in set(jobs) & set(SDKS):

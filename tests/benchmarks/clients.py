@@ -17,7 +17,8 @@ Messages = List[Dict[str, Any]]
 MESSAGES: Messages = [{"role": "user", "content": "Why is the sky blue?"}]
 HEADERS = {"Authorization": "Bearer sk-benchmark-0123456789", "Content-Type": "application/json"}
 POOL = 16
-PATHS = {"openai": "/chat/completions", "anthropic": "/v1/messages", "gemini": "/models/m:generateContent"}
+PATHS = {"openai": "/chat/completions", "responses": "/responses", "anthropic": "/v1/messages",
+         "gemini": "/models/m:generateContent"}
 
 
 class Opened(NamedTuple):
@@ -46,7 +47,7 @@ def chunks_of(pieces: Iterable[bytes]) -> Iterator[Any]:
 def open_llmlite(url: str, shape: str, deadline: Optional[float] = None) -> Opened:
     """llmlite."""
     import llmlite
-    provider = {} if shape == "openai" else {"provider": shape}
+    provider = {"openai": {}, "responses": {"api": "responses"}}.get(shape, {"provider": shape})
     client = llmlite.Client("m", base_url=url, api_key="sk-benchmark-0123456789", deadline=deadline, **provider)
     return Opened(lambda messages: client.chat(messages).text, lambda: client.stream(MESSAGES))
 

@@ -5,7 +5,8 @@ The address says what is wanted, so that every client can be pointed at it by it
     /KIND/SHAPE/COUNT/FRAMING/...     such as /text/openai/5000/chunked/v1/chat/completions
 
 KIND is call (one body), text, reasoning, tools (streams), tick (a stream with an event each 5 ms, which holds the time
-it was sent); SHAPE is openai, anthropic or gemini; FRAMING is chunked (an HTTP chunk for each event) or closed.
+it was sent); SHAPE is openai, responses, anthropic or gemini; FRAMING is chunked (an HTTP chunk for each event) or
+closed.
 Run as `server.py [CORE]` it prints its port, and ends when its standard input does.
 """
 from __future__ import annotations
@@ -39,6 +40,9 @@ BODIES = {  # about 1 KB each
     "anthropic": '{"id":"msg_01XF","type":"message","role":"assistant","model":"claude","content":[{"type":"text",'
                  '"text":"' + ANSWER + '"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":12,'
                  '"output_tokens":200,"cache_read_input_tokens":0}}',
+    "responses": '{"id":"resp_1","object":"response","status":"completed","model":"m","output":[{"id":"msg_1",'
+                 '"type":"message","role":"assistant","content":[{"type":"output_text","annotations":[],"text":"'
+                 + ANSWER + '"}]}],"usage":{"input_tokens":12,"output_tokens":200,"total_tokens":212}}',
     "gemini": '{"candidates": [{"content": {"parts": [{"text": "' + ANSWER + '"}], "role": "model"}, '
               '"finishReason": "STOP", "index": 0}], ' + GOOGLE + "}"}
 EVENTS = {  # about 250 bytes each, once filled: with a delta, with text, with text
@@ -46,6 +50,9 @@ EVENTS = {  # about 250 bytes each, once filled: with a delta, with text, with t
               + ',"choices":[{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}]}\n\n',
     "anthropic": 'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":'
                  '"text_delta","text":"%s"}    }\n\n',
+    "responses": 'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":4,'
+                 '"item_id":"msg_68af0d1c2b3a4e5f","output_index":0,"content_index":0,"delta":"%s","logprobs":[],'
+                 '"obfuscation":"aZ3kQ9xYp1"}\n\n',
     "gemini": 'data: {"candidates": [{"content": {"parts": [{"text": "%s"}], "role": "model"}, "index": 0}], '
               + GOOGLE + "}\r\n\r\n"}
 STOP = EVENTS["openai"].replace("%s", "{}").replace('"finish_reason":null', '"finish_reason":"stop"')
@@ -53,7 +60,10 @@ CALL = ('{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"
         '"arguments":"{\\"digits\\": \\""}}]}')
 ARGUMENTS = '{"tool_calls":[{"index":0,"function":{"arguments":"%s"}}]}'
 FIRST = {  # what comes before the many events, and after them
-    "openai": [EVENTS["openai"] % '{"role":"assistant","content":""}'], "gemini": [], "anthropic": [
+    "openai": [EVENTS["openai"] % '{"role":"assistant","content":""}'], "gemini": [], "responses": [
+        'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_1","status":"in_progress",'
+        '"output":[]}}\n\n', 'event: response.output_item.added\ndata: {"type":"response.output_item.added",'
+        '"output_index":0,"item":{"id":"msg_68af0d1c2b3a4e5f","type":"message","content":[]}}\n\n'], "anthropic": [
         'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_01X","type":"message",'
         '"role":"assistant","model":"claude","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":12,'
         '"output_tokens":1}}}\n\n', 'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
@@ -65,6 +75,8 @@ LAST = {
                   'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn",'
                   '"stop_sequence":null},"usage":{"output_tokens":200}}\n\n',
                   'event: message_stop\ndata: {"type":"message_stop"}\n\n'],
+    "responses": ['event: response.completed\ndata: {"type":"response.completed","response":'
+                  '{"id":"resp_1","status":"completed","output":[],"usage":{"input_tokens":12,"output_tokens":200}}}\n\n'],
     "gemini": [EVENTS["gemini"].replace('"index": 0', '"finishReason": "STOP", "index": 0') % "."]}
 FIRST["tools"] = [*FIRST["openai"], EVENTS["openai"] % CALL]
 LAST["tools"] = [EVENTS["openai"] % ARGUMENTS % '\\"}', STOP.replace('"stop"', '"tool_calls"'), *LAST["openai"][1:]]

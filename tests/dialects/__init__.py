@@ -53,11 +53,17 @@ class Column:
     base: str = ""
     stream_path: str = ""
     model: str = "m"
+    api: str = "auto"
+    lacks: Tuple[str, ...] = ()  # rows of CALLS that it refuses
+
+    @property
+    def name(self):
+        return self.provider if self.api == "auto" else self.api
 
     def client(self, server, retry=None, model=None, **options):
         """A client of `server`."""
         return llmlite.Client(model or self.model, provider=self.provider, base_url=server.root + self.base,
-                              retry=retry, **{"api_key": KEY, **options})
+                              retry=retry, **{"api_key": KEY, "api": self.api, **options})
 
     def calls(self):
         """Row -> the call, and what of the body is not as in `body`."""

@@ -262,7 +262,8 @@ ERRORS = [
 LATE = [(event("error", error={"type": "overloaded_error", "message": "no"}), "OverloadedError", 529)]
 
 ANTHROPIC = Column(
-    provider="anthropic", path="/v1/messages", headers={"x-api-key": KEY, "anthropic-version": "2023-06-01"},
+    provider="anthropic", lacks=("seed",), path="/v1/messages",
+    headers={"x-api-key": KEY, "anthropic-version": "2023-06-01"},
     body={"model": "m", "max_tokens": 4096, "messages": [HI]}, streamed={"stream": True},
     sent=SENT, own=OWN, said=SAID, reply={"raw_finish_reason": "end_turn", "usage": COUNTED, "id": "msg_1"},
     hi=hi, calling=calling, ending=2, finishes=FINISHES, usages=USAGES, errors=ERRORS, late=LATE)

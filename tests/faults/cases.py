@@ -17,9 +17,10 @@ from . import peers
 QUIET, PATIENT = 0.6, 5.0  # seconds: the deadline where the fault is silence, and everywhere else
 NORMAL, RATE = 2, 3  # requests until a lasting fault is given up
 MB = 1 << 20
-FINISHES = b'"finish_reason":"stop"', b'"stop_reason":"end_turn"', b'"finishReason":"STOP"'
+FINISHES = (b'"finish_reason":"stop"', b'"stop_reason":"end_turn"', b'"finishReason":"STOP"',
+            b'"type":"response.completed"')
 MODES = "chat", "stream"
-DIALECTS = "openai", "anthropic", "gemini", "completions"
+DIALECTS = "openai", "responses", "anthropic", "gemini", "completions"
 
 
 class Asked:
@@ -389,7 +390,7 @@ add("status", "400, x-should-retry: true", status(400, headers={"x-should-retry"
     Expect("BadRequestError", requests=NORMAL))
 add("status", "500, x-should-retry: false", status(500, headers={"x-should-retry": "false"}), Expect("ServerError"))
 add("status", "429, quota used up", status(429, code="insufficient_quota"), Expect("QuotaExceededError"),
-    dialects=("openai", "anthropic", "completions"))
+    dialects=("openai", "responses", "anthropic", "completions"))
 add("status", "400, context too long", status(400, "This model's maximum context length is 8192 tokens."),
     Expect("ContextLengthError", status=400))
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
@@ -469,7 +470,7 @@ add("JSON", "torn event", lambda asked: testing.sse([
 for reason in ("length", "content_filter"):
     add("JSON", "a tool call cut by " + reason, lambda asked, reason=reason: testing.stream(
         ["He", "llo"], tool_calls=[{"name": "wipe", "arguments": {}}], finish_reason=reason),
-        OK._replace(invalid="cut"), dialects=("openai", "anthropic", "gemini"))
+        OK._replace(invalid="cut"), dialects=("openai", "responses", "anthropic", "gemini"))
 add("JSON", "empty 200", lambda asked: asked.with_body(b""), NO_ANSWER)
 add("JSON", "blank 200", lambda asked: asked.with_body(b"\n \n\n"), NO_ANSWER)
 for text in ("{}", "[]", "null", "3", '"Hello"', '{"choices": []}', '{"candidates": []}', '{"type": "message"}',

@@ -13,7 +13,7 @@ from . import cases
 
 WORKERS = 8  # rows played at a time: most of them wait
 GRACE = 0.25  # seconds a call may take longer than its limit, beside what the machine itself is late
-BASES = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta", "completions": "/v1"}
+BASES = {"openai": "/v1", "responses": "/v1", "anthropic": "", "gemini": "/v1beta", "completions": "/v1"}
 CLOSED = ("APIConnectionError", "APITimeoutError", "DeadlineExceededError", "StreamError", "TruncatedStreamError")
 TRANSPORT = ("connect", "lost", "silence", "cut")
 COUNTED = ("calls", "attempts", "unknown", "failed", "empty")
@@ -67,10 +67,11 @@ class Caller:
         policy = llmlite.RetryPolicy(
             max_retries=1, backoff=0.01, backoff_max=0.01, rate_limit_max_retries=2, rate_limit_backoff=0.01,
             rate_limit_backoff_max=0.01, jitter=0, connect_retries=options.pop("connects", 1))
-        provider = "openai" if row.dialect == "completions" else row.dialect
+        provider = "openai" if row.dialect in ("completions", "responses") else row.dialect
         self.deadline = options.pop("deadline", row.fault.deadline)
         self.client = llmlite.Client("test", provider=provider, base_url=peer.root + BASES[row.dialect], retry=policy,
-                                     api_key="sk-0123456789", deadline=self.deadline, **options)
+                                     api_key="sk-0123456789", deadline=self.deadline,
+                                     api="responses" if row.dialect == "responses" else "auto", **options)
 
     def ask(self, deadline=None):
         """The reply, whole."""

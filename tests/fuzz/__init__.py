@@ -17,10 +17,10 @@ from requests.adapters import BaseAdapter
 from tests import llmlite
 
 CORPUS = os.path.join(os.path.dirname(__file__), "corpus")
-PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini", "mistral": "mistral",
-             "completions": "vllm", "llamacpp": "llamacpp"}
+PROVIDERS = {"openai": "openai", "responses": "openai", "anthropic": "anthropic", "gemini": "gemini",
+             "mistral": "mistral", "completions": "vllm", "llamacpp": "llamacpp"}
 TOKENS = ("completions", "llamacpp")
-AT_ODDS = ("completions", "llamacpp", "anthropic")  # whose events can contradict each other on what the text is
+AT_ODDS = ("completions", "llamacpp", "anthropic", "responses")  # whose events can be at odds on what the text is
 KINDS = {"sse": "text/event-stream", "json": "application/json"}
 
 Seed = namedtuple("Seed", "name dialect kind data")
@@ -85,7 +85,8 @@ class Reader:
         session.trust_env = False
         session.mount("http://", self._adapter)
         self._clients = {name: llmlite.Client("m", provider=provider, base_url="http://localhost:1", api_key="a key",
-                                              session=session, retry=None, timeout=None)
+                                              session=session, retry=None, timeout=None,
+                                              api="responses" if name == "responses" else "auto")
                          for name, provider in PROVIDERS.items()}
 
     def read(self, dialect, kind, *pieces):

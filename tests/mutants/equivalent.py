@@ -18,7 +18,7 @@ EQUIVALENT = {
         "its first words alone are shown",
     "_EventDecoder.decode | if line[:6] == b\"data: \" and not data: | b\"data: \" -> b'data: ~'":
         "the usual line, read in fewer steps",
-    "module | _PLAIN_NAMES = frozenset((b\"message\", ": "the usual events, read in fewer steps",
+    "module | b\"message\", b\"message_start\", ": "the usual events, read in fewer steps",
     "module | b\"content_block_stop\", b\"message_delta\", b\"message_stop\"))":
         "the usual events, read in fewer steps",
     "_Mask.of | return value if self._hide is None and room == math.inf else self._of(value, 0) | self._hide is None "
