@@ -5361,7 +5361,10 @@ class _Responses(_Dialect):
     @staticmethod
     def tool(tool: JSON) -> JSON:
         """A tool without the dict inside; of a function of which nothing is said, `strict` would be true here."""
-        return {"type": "function", "strict": False, **_flat(tool)} if "function" in tool else _flat(tool)
+        flat = _flat(tool)
+        if "function" in tool:
+            return {"strict": False, **flat}
+        return {**flat, "format": _flat(flat["format"])} if "format" in flat else flat
 
     def items(self, messages: List[JSON], model: str) -> List[JSON]:
         """The history: a message, a call, a result and a piece of reasoning are an item each."""
@@ -5419,8 +5422,8 @@ class _Responses(_Dialect):
         if _SEALED in _list(body.get("include")) and "encrypted content is not supported" in said:
             include = [name for name in body["include"] if name != _SEALED]
             return {**_without(body, "include"), **({"include": include} if include else {})}
-        items = [item for item in body["input"] if item.get("type") != "reasoning"]
-        if len(items) < len(body["input"]) and re.search(_UNSEALED, said):
+        items = [item for item in _list(body.get("input")) if _dict(item).get("type") != "reasoning"]
+        if len(items) < len(_list(body.get("input"))) and re.search(_UNSEALED, said):
             return {**body, "input": items}
         return None
 
@@ -5487,10 +5490,14 @@ class _Responses(_Dialect):
             _put(_without(response, "output"), body)
             raise _ErrorInside({"error": response.get("error") or chunk.get("error") or _without(chunk, "type")})
         if kind in ("response.completed", "response.incomplete"):
-            body.update(response if response.get("output") else _without(response, "output"))
-            return [_FINISH, _END]
+            whole = response if response.get("output") else _without(response, "output")
+            return [*self.unsaid(body, lambda: body.update(whole)), _FINISH, _END]
         if type(item) is dict:
-            return self.put(chunk, item, body)
+            if kind == "response.output_item.added":
+                item = _without(item, "encrypted_content")  # which is whole at the item's end only
+            kept = self.item(chunk, body)
+            whole = {**item, "index": kept["index"]}
+            return self.unsaid(body, lambda: _replace(kept, whole))
         if kind == "response.output_text.annotation.added":
             part = self.part(chunk, self.item(chunk, body), "content")
             _under(part, "annotations", list).append(chunk.get("annotation"))
@@ -5524,17 +5531,12 @@ class _Responses(_Dialect):
             _under(kept, "logprobs", list).extend(_list(chunk["logprobs"]))
         return [Event("reasoning", "\n\n" * begins + piece)] if thinks else [piece] if where else []
 
-    def put(self, chunk: JSON, item: JSON, body: JSON) -> List[_Said]:
-        """Put an item that has begun, or is whole, in its place; the events of what no delta had said."""
-        kept = self.item(chunk, body)
-        thoughts, text, index = self.thoughts(body["output"]), self.text(body), kept["index"]
-        if chunk["type"] == "response.output_item.added":
-            item = _without(item, "encrypted_content")  # which is whole at the item's end only
-        kept.clear()
-        kept.update(item, index=index)
-        now = self.thoughts(body["output"]), self.text(body)
-        return _said(*(after[len(before):] if after.startswith(before) else "" for before, after in zip(
-            (thoughts, text), now)))
+    def unsaid(self, body: JSON, change: Callable[[], object]) -> List[_Said]:
+        """Change the body to what is whole; the events of what no delta had said of it."""
+        before = self.thoughts(body.get("output")), self.text(body)
+        change()
+        after = self.thoughts(body.get("output")), self.text(body)
+        return _said(*(now[len(then):] if now.startswith(then) else "" for then, now in zip(before, after)))
 
     @staticmethod
     def item(chunk: JSON, body: JSON) -> JSON:
@@ -5560,11 +5562,16 @@ class _Responses(_Dialect):
         return parts[at]  # type: ignore[no-any-return]
 
 
+def _replace(kept: JSON, whole: JSON) -> None:
+    kept.clear()
+    kept.update(whole)
+
+
 def _flat(value: Any) -> Any:
     """What chat completions have as {"type": "a", "a": {...}} as Responses have it: without the dict inside."""
     kind = value.get("type") if type(value) is dict else None
     inner = value.get(kind) if type(kind) is str else None
-    return {"type": kind, **{name: _flat(item) for name, item in inner.items()}} if type(inner) is dict else value
+    return {"type": kind, **inner} if type(inner) is dict else value
 
 
 def _input_part(part: JSON) -> JSON:

@@ -352,6 +352,27 @@ def test_no_response(server, asked):
         assert drained(llm.stream("hi")).text == "Hi"
 
 
+def test_what_only_the_end_tells(server):
+    """Text that no delta has said, in an item or in the whole at the end, is said then."""
+    first, second = text_item("Hi"), text_item(" there", id="msg_2")
+    server.sse([*start(), *written(0, "Hi"), *end(first, second)])
+    server.sse([*start(), *written(0, "Hi"), event("response.output_item.done", output_index=1, item=second), *end()])
+    with client(server, api="responses") as llm:
+        for _ in range(2):
+            stream = llm.stream("hi")
+            assert list(stream) == ["Hi", " there"] and stream.response.text == "Hi there"
+
+
+def test_an_input_of_ones_own(server):
+    """What `extra` puts in the place of the items is sent as it is, also where the server refuses it."""
+    server.error(400, times=2)
+    with client(server, api="responses") as llm:
+        for given in ("hi", ["hi"]):
+            with pytest.raises(llmlite.BadRequestError):
+                llm.chat("hi", extra={"input": given})
+            assert server.requests[-1].json["input"] == given
+
+
 def test_paragraphs_of_thought(server):
     """Summaries come a paragraph each, from the deltas as from the items."""
     server.sse([*start(), event("response.output_item.done", output_index=0, item=TWO), *written(1, "Hi"), *end()])
