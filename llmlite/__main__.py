@@ -22,7 +22,7 @@ from . import client
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
     "seed": (int,), "reasoning_effort": (str,)}
-_COUNTS = "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "total_tokens"
+_COUNTS = "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens", "total_tokens"
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 

@@ -298,16 +298,18 @@ class TruncatedStreamError(StreamError):
 class Usage(NamedTuple):
     """Tokens, as the provider counts them.
 
-    `input_tokens` is the whole input, cached tokens included; `output_tokens` includes reasoning.
+    `input_tokens` is the whole input, those read from the provider's cache and written to it included;
+    `output_tokens` includes reasoning.
 
         >>> Usage(10, 5) + Usage(1, 2, cached_tokens=1)
-        Usage(input_tokens=11, output_tokens=7, cached_tokens=1, reasoning_tokens=0)
+        Usage(input_tokens=11, output_tokens=7, cached_tokens=1, reasoning_tokens=0, cache_write_tokens=0)
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -830,6 +832,8 @@ class Client:
         skip_bad_events: skip torn events of a stream instead of failing.
         api: "chat" for OpenAI's chat completions, "responses" for its Responses, "auto" for Responses where a model is
             served there only.  "chat" says nothing to Anthropic and Gemini.
+        prompt_cache: True has the provider keep what it has read of a prompt, for some minutes, so that the next one
+            that begins so costs less; "1h" for an hour, where it sells that.  The most do it unasked.
 
     Raises:
         ConfigurationError: a missing key, an unknown provider, a bad argument.
@@ -842,17 +846,21 @@ class Client:
                  session: Optional[requests.Session] = None,
                  save_failed: Union[None, str, _Path] = None,
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False,
-                 api: str = "auto") -> None:
+                 api: str = "auto", prompt_cache: Union[None, bool, str] = None) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options: JSON = dict(  # what a pickle carries
             model=model, provider=provider, base_url=base_url, api_key=api_key, timeout=timeout,
             idle_timeout=idle_timeout, deadline=deadline, retry=retry, rate_limit=rate_limit, headers=headers,
-            session=session, save_failed=save_failed, fallbacks=fallbacks, skip_bad_events=skip_bad_events, api=api)
+            session=session, save_failed=save_failed, fallbacks=fallbacks, skip_bad_events=skip_bad_events, api=api,
+            prompt_cache=prompt_cache)
         self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
         self.model: str = found
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
         self._moved: Set[str] = set()  # models that turned out to be served by Responses only
+        self._prompt_cache = _checked_prompt_cache(prompt_cache)
+        if not _is_host(urlsplit(self._base_url).hostname, self._provider.base_url):
+            self._chat.keeps_whole = False
         self._key = _find_key(self._provider, self._base_url, api_key)
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
@@ -873,7 +881,8 @@ class Client:
              temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
              max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
              tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
-             reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+             reasoning_effort: Optional[str] = None, prompt_cache: Union[None, bool, str] = None,
+             extra: Optional[JSON] = None, model: Optional[str] = None,
              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Response:
         """Ask, and wait for the whole reply.
 
@@ -883,14 +892,14 @@ class Client:
             temperature, top_p, top_k, max_tokens, stop, seed, reasoning_effort: sent when given, else not.
             tools, tool_choice: tool dicts and which to use ("auto", "none", "required", or a tool's name).
             extra: merged into the request body, for anything not named here.
-            model, timeout, deadline, headers: as on `Client`, for this call.
+            prompt_cache, model, timeout, deadline, headers: as on `Client`, for this call.
 
         Raises:
             LLMError: see the error classes; `APIError` for what the provider refuses.
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
-                     reasoning_effort=reasoning_effort, extra=extra)
+                     reasoning_effort=reasoning_effort, prompt_cache=prompt_cache, extra=extra)
         reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers)
         return reply
 
@@ -898,7 +907,8 @@ class Client:
                top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
                stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
                tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
-               reasoning_effort: Optional[str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+               reasoning_effort: Optional[str] = None, prompt_cache: Union[None, bool, str] = None,
+               extra: Optional[JSON] = None, model: Optional[str] = None,
                timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
@@ -906,7 +916,7 @@ class Client:
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
-                     reasoning_effort=reasoning_effort, extra=extra)
+                     reasoning_effort=reasoning_effort, prompt_cache=prompt_cache, extra=extra)
         stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers)
         return stream_
 
@@ -983,6 +993,42 @@ class Client:
             page = _next_page(reply.raw)
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
                 return names
+
+    def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Sequence[Any]] = None,
+                     model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
+                     headers: Headers = None) -> int:
+        """How many tokens a chat would send, by the provider's own count: Anthropic, Gemini, OpenAI, vLLM, llama.cpp.
+
+            llm.count_tokens("Why is the sky blue?", system="One sentence.")   # 23
+
+        Raises:
+            ConfigurationError: the provider does not tell.
+        """
+        asked, name = _checked_asked(dict(messages=messages, system=system, tools=tools)), self._model_for(model)
+        dialect = self._dialect("_chat", name)
+        count: int = self._told(dialect.counting(name, asked), dialect, model, timeout, deadline, headers)
+        return count
+
+    def tokenize(self, text: str, *, model: Optional[str] = None, timeout: Timeout = _UNSET,
+                 deadline: Optional[float] = _UNSET, headers: Headers = None) -> List[int]:
+        """The ids of a text's tokens, none of them special (vLLM, llama.cpp)."""
+        request = self._raw.tokenizing(self._model_for(model), _checked("text", text, (str,)))
+        ids: List[int] = self._told(request, self._raw, model, timeout, deadline, headers)
+        return ids
+
+    def detokenize(self, ids: Sequence[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
+                   deadline: Optional[float] = _UNSET, headers: Headers = None) -> str:
+        """The text of token ids (vLLM, llama.cpp)."""
+        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", ids, (list, tuple)))]
+        request = self._raw.detokenizing(self._model_for(model), given)
+        text: str = self._told(request, self._raw, model, timeout, deadline, headers)
+        return text
+
+    def _told(self, asked: Tuple[_Request, _Value], dialect: _Dialect, model: Optional[str], timeout: Timeout,
+              deadline: Any, headers: Headers) -> Any:
+        """What an endpoint says that answers with one value."""
+        call = self._call(dialect, model, timeout, deadline, headers)
+        return self._perform_alone(call.asks_for(*asked)).parsed
 
     def run_tools(self, messages: Messages, tools: Sequence[Any], *, max_rounds: int = 10,
                   deadline: Optional[float] = _UNSET, **options: Any) -> Response:
@@ -1062,6 +1108,7 @@ class Client:
         call = self._call(dialect, model, timeout, deadline, headers)
         call.follows(after)
         call.schema, call.asked = asked.get("schema"), _checked_asked(asked)
+        call.asked.setdefault("prompt_cache", self._prompt_cache)
         call.asks_for(dialect.request(call.model, call.asked, stream), dialect, stream)
         try:
             return self._perform(call)
@@ -1376,7 +1423,8 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
     dialects = {"completion": client._raw, "responses": client._responses}
     dialect = dialects.get(saved.get("task")) or client._chat
-    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList()}
+    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList(),
+                                   **{name: _Value(name, request.path.endswith("tokenize")) for name in _VALUES}}
     reader = readers.get(saved.get("task"), dialect)
     with client:
         result = client._perform_alone(client._call(dialect).asks_for(request, reader, bool(saved.get("stream"))))
@@ -4267,6 +4315,12 @@ def _checked_api(api: Any, row: _Provider) -> str:
     return str(api)
 
 
+def _checked_prompt_cache(given: Any) -> Any:
+    if given not in (None, True, False, "1h"):
+        raise ConfigurationError(f'prompt_cache={_shown(given)}: give True, False or "1h"')
+    return given
+
+
 def _checked_session(session: Any) -> Any:
     """A session, whoever wrote it: what has the methods that are used."""
     used = ("prepare_request", "merge_environment_settings", "send")
@@ -4309,6 +4363,7 @@ def _checked_options(options: JSON) -> JSON:
         if name in _OPTIONS:
             options[name] = _checked(name, value, _OPTIONS[name])
     _check_dicts("system", options.get("system"), (str,), '{"type": "text", "text": "..."}')
+    _checked_prompt_cache(options.get("prompt_cache"))
     return options
 
 
@@ -4795,6 +4850,30 @@ class _Vectors(_Reader):
         return Response(parsed=vectors, raw=body, usage=usage, model=_str(body.get("model")))
 
 
+_VALUES: Dict[str, Tuple[type, Tuple[str, ...]]] = {  # of what kind, and under which keys
+    "count": (int, ("input_tokens", "totalTokens", "count")), "ids": (list, ("tokens",)),
+    "text": (str, ("prompt", "content"))}
+
+
+class _Value(_Reader):
+    """The one value of an answer."""
+
+    def __init__(self, task: str, at_root: bool = False) -> None:
+        self.task, self.at_root = task, at_root
+        self.kind, self.keys = _VALUES[task]
+
+    def answers(self, body: JSON) -> bool:
+        return any(type(body.get(key)) is self.kind for key in self.keys)
+
+    def check(self, body: JSON) -> None:
+        if not self.answers(body):
+            raise ResponseError(f"no {self.keys[0]} in the answer")
+
+    def parse(self, body: JSON) -> Response:
+        value = next((body[key] for key in self.keys if type(body.get(key)) is self.kind), None)
+        return Response(parsed=value, raw=body)
+
+
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
 _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
@@ -4855,6 +4934,7 @@ class _Dialect(_Reader):
     fixed_headers: Dict[str, str] = {}
     names: Dict[str, str] = {}  # our name of an option -> the provider's
     lacks: Tuple[str, ...] = ()  # options the provider has not
+    keeps_whole = False  # whether a body may say of itself that it is to be kept
 
     def __init__(self, **quirks: Any) -> None:
         self.__dict__.update(quirks)
@@ -4867,12 +4947,19 @@ class _Dialect(_Reader):
         for name in self.lacks:
             if name in asked:
                 raise ConfigurationError(f"{name} is not an option of {self.voice}", hint="leave it out")
-        path, body = self.build(model, _without(asked, "extra"), stream)
+        path, body = self.build(model, _without(asked, "extra", "prompt_cache"), stream)
+        if asked.get("prompt_cache"):
+            self.keep(body, {"type": "ephemeral", **({"ttl": "1h"} if asked["prompt_cache"] == "1h" else {})})
         return _Request("POST", path, _merged(body, asked.get("extra", {})))
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         """The path and the body for what was asked, which is a dict of the method's own."""
         raise NotImplementedError
+
+    def keep(self, body: JSON, mark: JSON) -> None:
+        """Have a prompt kept by the provider's cache: where nothing is said here, it does so by itself, or never."""
+        if self.keeps_whole:
+            body["cache_control"] = mark
 
     def renamed(self, asked: JSON) -> JSON:
         return {self.names.get(name, name): value for name, value in asked.items()}
@@ -4887,7 +4974,21 @@ class _Dialect(_Reader):
         return _Request("POST", path, _merged(body, extra))
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
-        raise ConfigurationError("embed() asks for what this provider does not offer", hint="use a client of another")
+        raise _not_offered("embed()")
+
+    def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
+        """What asks for the number of tokens of a chat."""
+        raise _not_offered("count_tokens()")
+
+    def tokenizing(self, model: str, text: str) -> Tuple[_Request, _Value]:
+        raise _not_offered("tokenize()")
+
+    def detokenizing(self, model: str, ids: List[int]) -> Tuple[_Request, _Value]:
+        raise _not_offered("detokenize()")
+
+
+def _not_offered(what: str) -> ConfigurationError:
+    return ConfigurationError(f"{what} asks for what this provider does not offer", hint="use a client of another")
 
 
 _SYSTEM = ("system", "developer")  # roles of what goes before the history
@@ -4984,6 +5085,7 @@ class _OpenAI(_Choices):
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
     modes: Dict[str, str] = {}  # our word for a tool choice -> the provider's
+    counts = ""  # where tokens are counted: "items" at Responses, "tokens" at /tokenize
     grows = {"logprobs": {"content": list, "refusal": list}, "token_ids": list}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
@@ -5023,6 +5125,14 @@ class _OpenAI(_Choices):
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
         return "/embeddings", {"model": model, "input": texts, "encoding_format": "float"}
+
+    def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
+        if self.counts == "items":
+            return _Responses().counting(model, asked)
+        if self.counts == "tokens":
+            body = _without(self.build(model, dict(asked), False)[1], "stream")
+            return _Request("POST", "/tokenize", body), _Value("count", at_root=True)
+        return super().counting(model, asked)
 
     def check(self, body: JSON) -> None:
         choices = body.get("choices")
@@ -5130,7 +5240,7 @@ def _openai_usage(body: JSON, choice: JSON) -> Usage:
     if total == read + written + reasoning or not written:  # some count reasoning apart, some leave the output out
         written = max(written, total - read)
     cached = _count(usage, "prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens")
-    return Usage(read, written, cached, reasoning)
+    return Usage(read, written, cached, reasoning, _count(usage, "prompt_tokens_details.cache_write_tokens"))
 
 
 class _DeepSeek(_OpenAI):
@@ -5199,6 +5309,19 @@ class _Completions(_OpenAI):
             events += _heard(_tokens_of(choice), kept)
 
 
+class _VLLM(_Completions):
+    """vLLM's raw completions, which come with token ids, and its tokenizer."""
+
+    always = {"return_token_ids": True}
+
+    def tokenizing(self, model: str, text: str) -> Tuple[_Request, _Value]:
+        asked = {"model": model, "prompt": text, "add_special_tokens": False}
+        return _Request("POST", "/tokenize", asked), _Value("ids", at_root=True)
+
+    def detokenizing(self, model: str, ids: List[int]) -> Tuple[_Request, _Value]:
+        return _Request("POST", "/detokenize", {"model": model, "tokens": ids}), _Value("text", at_root=True)
+
+
 class _LlamaCpp(_Dialect):
     """llama.cpp's own completion, which tells the token ids."""
 
@@ -5213,6 +5336,12 @@ class _LlamaCpp(_Dialect):
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         return self.path, {"prompt": asked.pop("prompt"), "return_tokens": True, **self.renamed(asked),
                            "stream": stream}
+
+    def tokenizing(self, model: str, text: str) -> Tuple[_Request, _Value]:
+        return _Request("POST", "/tokenize", {"content": text, "add_special": False}), _Value("ids", at_root=True)
+
+    def detokenizing(self, model: str, ids: List[int]) -> Tuple[_Request, _Value]:
+        return _Request("POST", "/detokenize", {"tokens": ids}), _Value("text", at_root=True)
 
     def check(self, body: JSON) -> None:
         if not isinstance(body.get("content"), str):
@@ -5366,6 +5495,10 @@ class _Responses(_Dialect):
             return {"strict": False, **flat}
         return {**flat, "format": _flat(flat["format"])} if "format" in flat else flat
 
+    def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
+        body = _without(self.build(model, dict(asked), False)[1], "store", "include")
+        return _Request("POST", "/responses/input_tokens", body), _Value("count")
+
     def items(self, messages: List[JSON], model: str) -> List[JSON]:
         """The history: a message, a call, a result and a piece of reasoning are an item each."""
         items: List[JSON] = []
@@ -5453,7 +5586,8 @@ class _Responses(_Dialect):
             logprobs=[row for part in said for row in _list(part.get("logprobs"))],
             usage=Usage(_count(usage, "input_tokens"), _count(usage, "output_tokens"),
                         _count(usage, "input_tokens_details.cached_tokens"),
-                        _count(usage, "output_tokens_details.reasoning_tokens")))
+                        _count(usage, "output_tokens_details.reasoning_tokens"),
+                        _count(usage, "input_tokens_details.cache_write_tokens")))
         plain = all(item.get("type") in ("message", "function_call") and "phase" not in item for item in items)
         _finished(reply, self.voice, None if plain else {"model": reply.model, "output": items})
         for at, item in enumerate(filter(_is_call, items)):
@@ -5616,6 +5750,7 @@ class _Anthropic(_Dialect):
     fixed_headers = {"anthropic-version": "2023-06-01"}  # which compatible servers know; headers= asks for another
     names = {"stop": "stop_sequences"}
     lacks = ("seed",)
+    keeps_whole = True
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         prompts, schema = _prompts(asked), asked.pop("schema", None)
@@ -5634,6 +5769,20 @@ class _Anthropic(_Dialect):
         if "stop" in asked:
             asked["stop"] = _as_list(asked["stop"])
         return self.path, {**body, **self.renamed(asked), **({"stream": True} if stream else {})}
+
+    def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
+        body = _without(self.build(model, dict(asked), False)[1], "max_tokens")
+        return _Request("POST", self.path + "/count_tokens", body), _Value("count")
+
+    def keep(self, body: JSON, mark: JSON) -> None:
+        super().keep(body, mark)
+        if not self.keeps_whole:  # somebody else's server: the last tool, system block and block of a message
+            messages = [*body["messages"]]
+            content = messages[-1]["content"]
+            messages[-1] = {**messages[-1], "content": _marked(_blocks(content), mark) or content}
+            system = {"system": _marked(_blocks(body["system"]), mark)} if "system" in body else {}
+            tools = {"tools": _marked(body["tools"], mark)} if body.get("tools") else {}
+            body.update(messages=messages, **system, **tools)
 
     @staticmethod
     def thinking(effort: Optional[str]) -> JSON:
@@ -5768,6 +5917,13 @@ def _joined_prompts(prompts: List[Any]) -> Any:
     return [block for prompt in prompts for block in _blocks(prompt)]
 
 
+def _marked(blocks: List[Any], mark: JSON) -> List[Any]:
+    """Blocks, the last one that takes a mark with one."""
+    at = next((at for at in reversed(range(len(blocks))) if not re.search(
+        "thinking", _str(_dict(blocks[at]).get("type")))), None)
+    return blocks if at is None else [*blocks[:at], {**_dict(blocks[at]), "cache_control": mark}, *blocks[at + 1:]]
+
+
 def _blocks(content: Any) -> List[Any]:
     """A content as a list of blocks; an empty text is none."""
     return [{"type": "text", "text": content}] if content and isinstance(content, str) else _list(content)
@@ -5780,9 +5936,9 @@ def _image_block(part: JSON) -> JSON:
 
 
 def _anthropic_usage(usage: Any) -> Usage:
-    cached = _count(usage, "cache_read_input_tokens")
-    read = _count(usage, "input_tokens") + _count(usage, "cache_creation_input_tokens") + cached
-    return Usage(read, _count(usage, "output_tokens"), cached, _count(usage, "output_tokens_details.thinking_tokens"))
+    cached, kept = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
+    return Usage(_count(usage, "input_tokens") + kept + cached, _count(usage, "output_tokens"), cached,
+                 _count(usage, "output_tokens_details.thinking_tokens"), kept)
 
 
 # Google's generateContent
@@ -5825,6 +5981,11 @@ class _Gemini(_Choices):
         name = self.resource(model)
         requests_ = [{"model": name, "content": {"parts": [{"text": text}]}} for text in texts]
         return f"/{name}:batchEmbedContents", {"requests": requests_}
+
+    def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
+        name, (_, body) = self.resource(model), self.build(model, dict(asked), False)
+        whole = {"generateContentRequest": {"model": unquote(name), **body}}  # it alone may hold system and tools
+        return _Request("POST", f"/{name}:countTokens", whole), _Value("count")
 
     def config(self, model: str, asked: JSON) -> JSON:
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
@@ -6033,16 +6194,16 @@ _ONLY_ITEMS = {**_SEALS, "alone": "-pro(-|$)|-codex|-deep-research|^computer-use
 _COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True,
-         items=_ONLY_ITEMS),
+         items=_ONLY_ITEMS, counts="items"),
     _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
     _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
          embeddings_at_once=100, plain_ids=True),
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
          voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
-         auth_header="api-key", auth_scheme="", plain_ids=True, items=_ONLY_ITEMS),
+         auth_header="api-key", auth_scheme="", plain_ids=True, items=_ONLY_ITEMS, counts="items"),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
-         voice="openrouter", echo=("reasoning_details",), items=_SEALS),
+         voice="openrouter", echo=("reasoning_details",), items=_SEALS, keeps_whole=True),
     _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True, items={**_SEALS, "sealing": "^grok-"}),
     _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek, plain_ids=True),
     _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
@@ -6076,10 +6237,10 @@ _PROVIDERS = {row.name: row for row in (
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
     _row("ollama", "http://localhost:11434/v1", items={"tells_cut": False}),  # OLLAMA_API_KEY is its cloud's
     _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
-    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY", always={"return_token_ids": True},
-         voice="vllm", echo=("reasoning", "reasoning_content"), items={
+    _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY",
+         voice="vllm", echo=("reasoning", "reasoning_content"), counts="tokens", raw=_VLLM, items={
              "wanted": ("content", "summary"), "refused": ("encrypted_content", "status"), "lacks": ()}),
     _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp, voice="llamacpp",
-         echo=("reasoning_content",), items={
+         echo=("reasoning_content",), counts="items", items={
              "wanted": ("content",), "refused": ("encrypted_content",), "tells_cut": False}),
 )}

@@ -1107,6 +1107,16 @@ class _GeminiEmbeddings(_Gemini):
         return {"embedding": values[0], "embeddings": values}
 
 
+class _Counts(_Chat):
+    """How many tokens a prompt has: the first number of `usage`, under the name that each provider gives it."""
+
+    streams = False
+
+    def whole(self, answer: _Answer, shape: Shape) -> Json:
+        count = answer.usage[0] if isinstance(answer.usage, tuple) else 0
+        return dict.fromkeys(("input_tokens", "totalTokens", "count"), count)
+
+
 class _Models(_Chat):
     """A list of one model, which the callers of OpenAI, Anthropic and Gemini can all read."""
 
@@ -1164,6 +1174,7 @@ _ROUTES: Mapping[str, _Dialect] = {  # the first that ends the path
     "/completions": _Text(),
     "/completion": _Native(),
     "/responses": _Items(),
+    **dict.fromkeys(("/input_tokens", "/count_tokens", ":countTokens", "/tokenize"), _Counts()),
     "/messages": _Messages(),
     ":generateContent": _Gemini(),
     ":streamGenerateContent": _Gemini(),

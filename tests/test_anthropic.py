@@ -66,7 +66,7 @@ def test_usage_of_the_last_event_replaces(server, llm):
     server.sse([start(usage={"input_tokens": 2068, "cache_creation_input_tokens": 5, "cache_read_input_tokens": 0,
                              "output_tokens": 8}), *text_block(0, "Hi"),
                 event("message_delta", delta={"stop_reason": "end_turn"}, usage=last), event("message_stop")])
-    assert drained(llm.stream("hi")).usage == Usage(22397 + 5 + 7, 40, 7)
+    assert drained(llm.stream("hi")).usage == Usage(22397 + 5 + 7, 40, 7, 0, 5)
 
 
 # ------------------------------------------------------------------------------------------------------- what goes back

@@ -177,3 +177,13 @@ def test_the_pieces_of_responses(how):
         assert "".join(stream) == stream.response.text != ""
         with pytest.raises(llmlite.APIError):
             asked(llm, how, [llmlite.user("a"), {"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}])
+
+
+def test_counts(llama):
+    """What is counted is what a chat then reads, tools and system included; a text's tokens make it up again."""
+    history = [llmlite.user("Add"), llmlite.assistant("What?"), llmlite.user("1 and 2")]
+    for options in ({}, {"system": "Be short."}, {"system": "Be short.", "tools": [add]}):
+        count = llama.count_tokens(history, **options)
+        assert count == llama.chat(history, max_tokens=1, **options).usage.input_tokens
+    ids = llama.tokenize("Hello there, \u03c9")
+    assert len(ids) > 3 and llama.detokenize(ids) == "Hello there, \u03c9"

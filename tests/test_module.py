@@ -143,10 +143,10 @@ def test_values_made_by_hand_are_empty():
     """What users make themselves, in their own tests say, has all of its fields, and they hold nothing."""
     assert vars(llmlite.Response()) == {
         "text": "", "reasoning": "", "tool_calls": [], "finish_reason": None, "raw_finish_reason": None,
-        "usage": (0, 0, 0, 0), "model": "", "id": None, "request_id": None, "citations": [], "parsed": None,
+        "usage": (0, 0, 0, 0, 0), "model": "", "id": None, "request_id": None, "citations": [], "parsed": None,
         "tokens": [], "logprobs": [], "message": {}, "messages": [], "raw": None, "headers": {}, "attempts": 0,
         "elapsed": 0.0}
-    assert llmlite.Usage() == (0, 0, 0, 0) and llmlite.Token("a") == ("a", None, None)
+    assert llmlite.Usage() == (0, 0, 0, 0, 0) and llmlite.Token("a") == ("a", None, None)
     assert llmlite.ToolCall("1", "f", {}, "{}").invalid is None
     assert llmlite.Event("finish") == ("finish", "", None, None, None, None)
     error = llmlite.APIError("no")

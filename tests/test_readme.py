@@ -106,7 +106,7 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
         for name in ("llm", "local", "raw"):
             names[name].close()
         assert len(blocks) == 19
-        assert len(server.requests) == 47
+        assert len(server.requests) == 48
         sent = server.requests[3].json
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
             "temperature": 0, "max_completion_tokens": 100, "service_tier": "flex"}

@@ -87,7 +87,7 @@ OWN = {
 USAGE = {"input_tokens": 10, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 90,
          "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 0}, "output_tokens": 25,
          "output_tokens_details": {"thinking_tokens": 8}, "service_tier": "standard"}
-COUNTED = Usage(103, 25, 90, 8)
+COUNTED = Usage(103, 25, 90, 8, 3)
 FIRST = {**USAGE, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}}
 
 
