@@ -373,7 +373,7 @@ def test_who_leaves_at_the_finish_event_leaves_nothing_behind(server, llm):
         for event in stream.events():
             if event.type == "usage":
                 break
-        assert (llm.ledger.calls, llm.ledger.usage) == (number, (3 * number, 2 * number, 0, 0))
+        assert (llm.ledger.calls, llm.ledger.usage) == (number, llmlite.Usage(3 * number, 2 * number))
     assert llm.chat("Hi").text == "Hello"
     assert server.connections == 2
 

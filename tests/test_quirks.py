@@ -72,7 +72,7 @@ CASES = {
          PROCESSING, chunk({"role": "assistant", "content": "Hi"}),
          chunk({"role": "assistant", "content": ""}, "stop"),
          chunk({"role": "assistant", "content": ""}, "stop", usage=COST), DONE],
-        said(text="Hi", reasoning="hm", usage=Usage(9, 5, 2, 3))),
+        said(text="Hi", reasoning="hm", usage=Usage(9, 5, 2, 3, 1))),
     "openrouter-usage-without-finish": (
         "openrouter", body({"content": "Hi"}),
         [chunk({"role": "assistant", "content": "Hi"}), chunk({"role": "assistant", "content": ""}, "stop"),
