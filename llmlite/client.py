@@ -486,12 +486,15 @@ def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LA
 class _Fields:
     """What `dataclasses` knows RetryPolicy by, made when it asks: its import takes as long as ours."""
 
-    def __get__(self, policy: Any, kind: Any) -> Dict[str, Any]:
+    _fields: Dict[str, Any] = {}
+
+    def __get__(self, policy: Any, owner: Any) -> Dict[str, Any]:
         from dataclasses import make_dataclass
-        fields = [(name, annotation, getattr(RetryPolicy, name)) for name, annotation
-                  in RetryPolicy.__annotations__.items()]
-        made: Any = make_dataclass("RetryPolicy", fields)
-        return dict(made.__dataclass_fields__)
+        if not self._fields:
+            made: Any = make_dataclass("RetryPolicy", [
+                (name, kind, getattr(RetryPolicy, name)) for name, kind in RetryPolicy.__annotations__.items()])
+            self._fields = dict(made.__dataclass_fields__)
+        return self._fields
 
 
 class RetryPolicy:
@@ -519,6 +522,8 @@ class RetryPolicy:
     retry_after_max: float = 120.0
     retry_empty: bool = False
     connect_retries: int = 2
+    __match_args__ = ("max_retries", "backoff", "backoff_max", "rate_limit_max_retries", "rate_limit_backoff",
+                      "rate_limit_backoff_max", "jitter", "retry_after_max", "retry_empty", "connect_retries")
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[Dict[str, Field[Any]]]
     else:  # what else a frozen dataclass has is written out
@@ -529,29 +534,39 @@ class RetryPolicy:
                  rate_limit_backoff_max: float = rate_limit_backoff_max, jitter: float = jitter,
                  retry_after_max: float = retry_after_max, retry_empty: bool = retry_empty,
                  connect_retries: int = connect_retries) -> None:
-        vars(self).update(zip(RetryPolicy.__annotations__, (
+        vars(self).update(zip(RetryPolicy.__match_args__, (
             max_retries, backoff, backoff_max, rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max,
             jitter, retry_after_max, retry_empty, connect_retries)))
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        for name in RetryPolicy.__annotations__:
+        for name in RetryPolicy.__match_args__:
             kind = type(getattr(RetryPolicy, name))
             form = "" if kind is bool else f"{_FORMS[kind]}, zero or more"
             vars(self)[name] = _checked(f"RetryPolicy.{name}", getattr(self, name), (kind,), 0, form)
         if self.jitter > 1:
             raise ConfigurationError(f"RetryPolicy.jitter={self.jitter!r}: give 0 to 1")
 
-    def __repr__(self) -> str:
-        return f"RetryPolicy({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+    def _values(self) -> Tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in RetryPolicy.__match_args__)
 
-    def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+    def __repr__(self) -> str:
+        values = zip(RetryPolicy.__match_args__, self._values())
+        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in values)})"
+
+    def __eq__(self, other: Any) -> bool:
+        return self._values() == other._values() if type(other) is type(self) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
+        return hash(self._values())
+
+    def __replace__(self, **changes: Any) -> RetryPolicy:
+        return type(self)(**{**vars(self), **changes})
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name not in RetryPolicy.__match_args__ and type(self) is not RetryPolicy:
+            object.__setattr__(self, name, value)
+            return
         from dataclasses import FrozenInstanceError
         raise FrozenInstanceError(f"cannot change {name!r} of a RetryPolicy: dataclasses.replace() makes another")
 
@@ -772,13 +787,16 @@ class Ledger:
         return _shown_sums(self._sum_up(anew=True))
 
     def _book(self, key: object, booking: _Booking) -> None:
-        """Count something; twice for the same key is once."""
+        """Count something; twice for the same key is once, until `_tidy`."""
         self._booked[key] = booking
-        if len(self._booked) > _MAX_BOOKED:
-            self._sum_up()
 
     def _book_failure(self) -> None:
         self._book(object(), _FAILURE)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if len(self._booked) > _MAX_BOOKED:
+            self._sum_up()
 
     def _sum_up(self, anew: bool = False) -> _Sums:
         """Add what is booked to the sums, and begin `anew` if that is asked; each step leaves them right."""
@@ -1155,8 +1173,13 @@ class Client:
             return False
         if (reader is self._chat and self._api == "auto" and responses is not None and error.status_code == 404
                 and "v1/responses" in error.message):
+            try:
+                request = responses.request(call.model, call.asked, call.streams)
+            except ConfigurationError as unable:
+                error.hint = f"Responses do not take this call: {unable}"
+                return False
             self._moved.add(call.model)
-            call.asks_for(responses.request(call.model, call.asked, call.streams), responses, call.streams)
+            call.asks_for(request, responses, call.streams)
             return True
         body = reader.otherwise(json.loads(call.payload or b"{}"), error)
         if body is not None:
@@ -2257,6 +2280,8 @@ class _Attempt:
                 for ledger in self.call.ledgers:
                     ledger._book(self.key, self.booking())
                 self.ended = True
+        for ledger in self.call.ledgers:
+            ledger._tidy()
         return not ended
 
     def give_back(self) -> None:
@@ -2670,7 +2695,8 @@ class _Flow:
             try:
                 self._end(error)
             finally:  # Ctrl-C, while that waits or in one of its steps, takes no reply away
-                self._hand_over(self.attempt)
+                if not self.attempt.is_foreign():  # pragma: no branch: else in forked children
+                    self._hand_over(self.attempt)
         try:
             if error is None:
                 yield from _closing_events(self.reply(), self.spoke)
@@ -2736,7 +2762,7 @@ class _Flow:
     def _take(self, kind: str, said: Any, data: bytes, at_end: bool) -> None:
         """What an event means that is no chunk of the reply."""
         if kind == "end":
-            self.ended = True
+            self.ended = self.finished or self.call.reader.done_ends
         elif kind == "error":
             _put({name: said[name] for name in ("usage", "usageMetadata") if name in said}, self.body)
             raise _ErrorInside(said)
@@ -2834,12 +2860,12 @@ class _Flow:
             error.response, error._kind = self.reply(), ""
 
     def _hand_over(self, attempt: _Attempt) -> None:
-        """What has come is the reply, and what is billed; after the first time this does nothing."""
+        """What has come is the reply, and what is billed; what was done before is not done again."""
         if not attempt.ended:
             self.done = self.reply()
             if attempt.billed is not None:
                 attempt.billed = self.done
-            self.settle(attempt)
+        self.settle(attempt)
 
 
 def _plain_chunk(name: bytes, data: bytes, mark: str) -> Optional[JSON]:
@@ -3986,10 +4012,15 @@ class _Trouble:
 
 
 _STATUS_OF = {word: status for status, words in {
-    400: "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION context_length_exceeded BadRequestError",
+    400: "invalid_request_error INVALID_ARGUMENT FAILED_PRECONDITION context_length_exceeded BadRequestError "
+    "invalid_prompt bio_policy misalignment_policy_violation data_residency_mismatch invalid_encrypted_content "
+    "cancelled invalid_image invalid_image_format invalid_base64_image invalid_image_url invalid_image_mode "
+    "image_too_large image_too_small image_parse_error image_content_policy_violation image_file_too_large "
+    "image_file_not_found empty_image_file unsupported_image_media_type failed_to_download_image",
     401: "authentication_error UNAUTHENTICATED", 402: "billing_error", 403: "permission_error PERMISSION_DENIED",
     404: "not_found_error model_not_found NOT_FOUND NotFoundError", 413: "request_too_large",
-    429: "rate_limit_error rate_limit_exceeded slow_down RESOURCE_EXHAUSTED insufficient_quota",
+    429: "rate_limit_error rate_limit_exceeded slow_down RESOURCE_EXHAUSTED insufficient_quota "
+    "credit_balance_exhausted",
     500: "server_error api_error internal_server_error INTERNAL", 503: "service_unavailable_error unavailable_error "
     "server_is_overloaded UNAVAILABLE ServiceUnavailableError insufficient_system_resource",
     504: "timeout_error DEADLINE_EXCEEDED", 529: "overloaded_error"}.items() for word in words.split()}
@@ -4161,6 +4192,7 @@ def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str =
 
 def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
     """A reply with what is known of it beyond its body."""
+    call.reader.stamp(reply, call.model)
     limit = call.asked.get("max_tokens") if call.asked else None
     if limit and not call.reader.tells_cut and reply.finish_reason and reply.usage.output_tokens >= limit:
         reply.finish_reason = "length"
@@ -4773,10 +4805,14 @@ class _Reader:
     tokens = False  # whether a stream's pieces are Tokens
     opening: FrozenSet[str] = frozenset()  # types of events that come before anything is said
     tells_cut = True  # whether it says of an answer that the token limit has cut it
+    done_ends = True  # whether [DONE] says that all is here
 
     def answers(self, body: JSON) -> bool:
         """Whether a body has what a good one has."""
         return self.mark in body or any(isinstance(body.get(name), list) for name in self.lists)
+
+    def stamp(self, reply: Response, model: str) -> None:
+        """Note in a reply's message which model was asked, where that matters when it goes back."""
 
     def otherwise(self, body: JSON, error: APIError) -> Optional[JSON]:
         """The body to send instead of one that a server has refused, where it tells which; None where it does not."""
@@ -5448,7 +5484,8 @@ _GROWING = {  # type of a delta -> the list of an item that holds the part and t
     "response.function_call_arguments.delta": ("", "", "function_call", "arguments"),
     "response.custom_tool_call_input.delta": ("", "", "custom_tool_call", "input")}
 _THINKING = frozenset(("reasoning_text", "summary_text"))  # kinds of parts
-_UNSEALED = "encrypted_content|could not be verified|items are not persisted"  # what is said of reasoning it refuses
+_UNSEALED = ("encrypted.content|could not be verified|items are not persisted|"
+             "required following item")  # what is said of reasoning that is refused
 _NOT_YET = ("queued", "in_progress")  # a response that has no end
 _INPUT_OF = {"text": "input_text", "file": "input_file"}  # kinds of a message's parts
 
@@ -5463,10 +5500,18 @@ class _Responses(_Dialect):
     names = {"max_tokens": "max_output_tokens"}
     lacks = ("stop", "seed", "top_k")
     task = "responses"
+    done_ends = False  # which only routers send, and after the end
     alone = "(?!)"  # models that are served here only
     sealing = ""  # models that seal their reasoning, if they are asked to
     wanted: Tuple[str, ...] = ("content", "summary", "encrypted_content")  # reasoning without one is not taken back
     refused: Tuple[str, ...] = ()  # fields of an item that are not taken back
+
+    def request(self, model: str, asked: JSON, stream: bool) -> _Request:
+        request = super().request(model, asked, stream)
+        body, more = _dict(request.body), _dict(asked.get("extra")).get("include")
+        if type(more) is list and self.sealing and re.search(self.sealing, model):
+            body["include"] = [_SEALED, *(name for name in more if name != _SEALED)]
+        return request
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         body: JSON = {"model": model, "input": self.items(asked.pop("messages"), model), "store": False}
@@ -5484,15 +5529,17 @@ class _Responses(_Dialect):
         if "tools" in asked:
             asked["tools"] = [self.tool(tool) for tool in asked["tools"]]
         if "tool_choice" in asked:
-            asked["tool_choice"] = _flat(asked["tool_choice"])
+            choice = asked["tool_choice"] = _flat(asked["tool_choice"])
+            if type(choice) is dict and "tools" in choice:
+                asked["tool_choice"] = {**choice, "tools": [_flat(tool) for tool in _list(choice["tools"])]}
         return self.path, {**body, **self.renamed(asked), **({"stream": True} if stream else {})}
 
     @staticmethod
     def tool(tool: JSON) -> JSON:
         """A tool without the dict inside; of a function of which nothing is said, `strict` would be true here."""
-        flat = _flat(tool)
-        if "function" in tool:
-            return {"strict": False, **flat}
+        flat = _flat({"type": "function", **tool} if "function" in tool else tool)
+        if flat.get("type") == "function":
+            return {**flat, "strict": flat.get("strict") or False}
         return {**flat, "format": _flat(flat["format"])} if "format" in flat else flat
 
     def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
@@ -5502,14 +5549,16 @@ class _Responses(_Dialect):
     def items(self, messages: List[JSON], model: str) -> List[JSON]:
         """The history: a message, a call, a result and a piece of reasoning are an item each."""
         items: List[JSON] = []
+        kinds: Dict[str, Any] = {}  # of the calls, by their ids
         for message in messages:
             if message["role"] in _RESULTS:
-                id = message.get("tool_call_id") or message.get("name")
-                custom = any(item.get("type") == "custom_tool_call" and item.get("call_id") == id for item in items)
-                items.append({"type": "custom_tool_call_output" if custom else "function_call_output", "call_id": id,
-                              "output": self.output(message.get("content"))})
+                id = _str(message.get("tool_call_id") or message.get("name"))
+                kind = "custom_tool_call_output" if kinds.get(id) == "custom_tool_call" else "function_call_output"
+                items.append({"type": kind, "call_id": id, "output": self.output(message.get("content"))})
             elif message["role"] == "assistant":
-                items += self.said(message, model)
+                said = self.said(message, model)
+                kinds.update((_str(item.get("call_id")), item.get("type")) for item in said)
+                items += said
             else:
                 items.append({"role": message["role"], "content": self.parts(message.get("content"))})
         return items
@@ -5519,13 +5568,14 @@ class _Responses(_Dialect):
         verbatim = _dict(_verbatim(message, self.voice))
         if verbatim:
             return [_without(item, *self.refused) for item in map(_dict, _list(verbatim.get("output")))
-                    if item.get("type") != "reasoning" or self.takes(item, _str(verbatim.get("model")), model)]
+                    if item.get("type") != "reasoning" or self.takes(item, verbatim, model)]
         content, old = message.get("content") or "", message.get("function_call")
         calls = _list(message.get("tool_calls")) or ([{"id": _dict(old).get("name"), "function": old}] if old else [])
         if type(content) is list:
             content = [{**part, "type": "output_text"} if part.get("type") == "text" else part for part in content]
         if message.get("refusal"):
-            content = [{"type": "refusal", "refusal": message["refusal"]}]
+            text = [{"type": "output_text", "text": content}] if content and type(content) is str else content or []
+            content = [*text, {"type": "refusal", "refusal": message["refusal"]}]
         items = [{"type": "message", "role": "assistant", "content": content}] if content or not calls else []
         for call in calls:
             kind = "custom" if "custom" in call else "function"
@@ -5534,10 +5584,16 @@ class _Responses(_Dialect):
             items.append({"type": name, "call_id": call.get("id"), **inner})
         return items
 
-    def takes(self, reasoning: JSON, said_by: str, model: str) -> bool:
+    def takes(self, reasoning: JSON, verbatim: JSON, model: str) -> bool:
         """Whether reasoning can go back to a model: what one has sealed no other opens."""
-        sealed = reasoning.get("encrypted_content") and self.sealing and re.search(self.sealing, model)
-        return any(reasoning.get(name) for name in self.wanted) and not (sealed and _family(said_by) != _family(model))
+        sealed = bool(self.sealing and reasoning.get("encrypted_content"))
+        own = model == verbatim.get("asked") or _family(model) == _family(_str(verbatim.get("model")))
+        return any(reasoning.get(name) for name in self.wanted) and (own or not sealed)
+
+    def stamp(self, reply: Response, model: str) -> None:
+        verbatim = _verbatim(reply.message, self.voice)
+        if verbatim:
+            verbatim["asked"] = model
 
     @staticmethod
     def parts(content: Any) -> Any:
@@ -5560,10 +5616,13 @@ class _Responses(_Dialect):
             return {**body, "input": items}
         return None
 
+    def answers(self, body: JSON) -> bool:
+        return isinstance(body.get("output"), list) or _str(body.get("type")).startswith("response.")
+
     def check(self, body: JSON) -> None:
         status = body.get("status")
         if status in ("failed", "cancelled"):
-            raise _ErrorInside({"error": {"message": f"the response is {status}", "code": status}})
+            raise _ErrorInside({"error": body.get("error") or {"message": f"the response is {status}", "code": status}})
         if not isinstance(body.get("output"), list):
             raise ResponseError("no output in the answer")
         if status in _NOT_YET:
@@ -5575,6 +5634,7 @@ class _Responses(_Dialect):
         status = _str(body.get("status"))
         raw_finish = None if not status or status in _NOT_YET else _at(body, "incomplete_details.reason") or status
         finish = _finish_of(raw_finish)
+        finish = "other" if status == "incomplete" and finish == "stop" else finish
         refused = finish == "stop" and any(part.get("type") == "refusal" for part in said)
         usage = _dict(body.get("usage"))
         reply = Response(
@@ -5605,14 +5665,24 @@ class _Responses(_Dialect):
         return _tool_call(id, name, item.get("arguments"))
 
     def text(self, body: JSON) -> str:
+        return self.text_of(body.get("output"))
+
+    @staticmethod
+    def text_of(output: Any) -> str:
         return "".join(_str(_settled(part.get("text"))) + _str(_settled(part.get("refusal")))
-                       for part in _parts_of(body.get("output"), "message", "content"))
+                       for part in _parts_of(output, "message", "content"))
 
     @staticmethod
     def thoughts(output: Any) -> str:
         """The reasoning, or the summaries of it, a paragraph each."""
-        parts = [*_parts_of(output, "reasoning", "summary")] or _parts_of(output, "reasoning", "content")
-        return "\n\n".join(filter(None, (_str(_settled(part.get("text"))) for part in parts)))
+        texts = ([_str(_settled(part.get("text"))) for part in _parts_of(output, "reasoning", where)]
+                 for where in ("summary", "content"))
+        return next(filter(None, ("\n\n".join(filter(None, some)) for some in texts)), "")
+
+    @staticmethod
+    def has_thought(output: Any) -> bool:
+        return any(part.get("text") for where in ("summary", "content")
+                   for part in _parts_of(output, "reasoning", where))
 
     def parse_event(self, chunk: JSON, body: JSON) -> List[_Said]:
         kind = chunk.get("type")
@@ -5624,23 +5694,32 @@ class _Responses(_Dialect):
             _put(_without(response, "output"), body)
             raise _ErrorInside({"error": response.get("error") or chunk.get("error") or _without(chunk, "type")})
         if kind in ("response.completed", "response.incomplete"):
-            whole = response if response.get("output") else _without(response, "output")
-            return [*self.unsaid(body, lambda: body.update(whole)), _FINISH, _END]
-        if type(item) is dict:
-            if kind == "response.output_item.added":
-                item = _without(item, "encrypted_content")  # which is whole at the item's end only
-            kept = self.item(chunk, body)
-            whole = {**item, "index": kept["index"]}
-            return self.unsaid(body, lambda: _replace(kept, whole))
+            return self.ended(response, kind[9:], body)
+        if not kind and self.answers(chunk):  # a whole response where a stream was asked for
+            return self.ended(chunk, "", body)
+        if type(item) is dict and kind in ("response.output_item.added", "response.output_item.done"):
+            return self.put(item, kind.endswith("added"), self.item(chunk, body), body)
         if kind == "response.output_text.annotation.added":
             part = self.part(chunk, self.item(chunk, body), "content")
             _under(part, "annotations", list).append(chunk.get("annotation"))
-        if not kind:  # a whole response where a stream was asked for
-            body.update(chunk)
-            reply = self.parse(body)
-            return [*_said(reply.reasoning, reply.text), _FINISH, _END]
+        if _holds_error(chunk, self):
+            raise _ErrorInside(chunk)
         _put(_without(response, "output"), body)
         return []
+
+    def ended(self, whole: JSON, status: str, body: JSON) -> List[_Said]:
+        """The end, with all that there was: what no delta has said of it is said now, and nothing said is lost."""
+        output, said = _list(whole.get("output")), (self.thoughts(body.get("output")), self.text(body))
+        told = _str(whole.get("status"))
+        _put(_without(whole, "output"), body)
+        body["status"] = status if told in ("", "completed", *_NOT_YET) and status else told
+        events: List[_Said] = []
+        if self.thoughts(output).startswith(said[0]) and self.text_of(output).startswith(said[1]) and output:
+            body["output"] = output
+            events = _said(self.thoughts(output)[len(said[0]):], self.text_of(output)[len(said[1]):])
+        body.setdefault("output", output)
+        self.check(body)
+        return [*events, _FINISH, _END]
 
     def grow(self, chunk: JSON, body: JSON, where: str, at: str, kind: str, key: str) -> List[_Said]:
         """Add a delta to its item, or to that one's part which it belongs to."""
@@ -5658,19 +5737,26 @@ class _Responses(_Dialect):
         if where:
             kept.setdefault("type", "reasoning" if thinks else "message")
             kept = self.part(chunk, kept, where)
-            begins = thinks and not kept.get(key) and bool(self.thoughts(body["output"]))
+            begins = thinks and not kept.get(key) and self.has_thought(body["output"])
         kept.setdefault("type", kind)
         _gather(kept, key, piece)
         if chunk.get("logprobs"):
             _under(kept, "logprobs", list).extend(_list(chunk["logprobs"]))
         return [Event("reasoning", "\n\n" * begins + piece)] if thinks else [piece] if where else []
 
-    def unsaid(self, body: JSON, change: Callable[[], object]) -> List[_Said]:
-        """Change the body to what is whole; the events of what no delta had said of it."""
-        before = self.thoughts(body.get("output")), self.text(body)
-        change()
-        after = self.thoughts(body.get("output")), self.text(body)
-        return _said(*(now[len(then):] if now.startswith(then) else "" for then, now in zip(before, after)))
+    def put(self, item: JSON, opens: bool, kept: JSON, body: JSON) -> List[_Said]:
+        """Put an item that begins, or is whole, in its place; the events of what no delta had said of it."""
+        thoughts, text, follows = self.thoughts([kept]), self.text_of([kept]), self.has_thought(body["output"])
+        whole = {**item, "index": kept["index"]}
+        if opens:
+            whole.pop("encrypted_content", None)  # it is whole at the item's end only
+        kept.update(whole)  # first: another thread may ask for the text
+        for name in kept.keys() - whole.keys():
+            del kept[name]
+        after, words = self.thoughts([kept]), self.text_of([kept])
+        unsaid = after[len(thoughts):] if after.startswith(thoughts) else ""
+        return _said("\n\n" * bool(unsaid and follows and not thoughts) + unsaid,
+                     words[len(text):] if words.startswith(text) else "")
 
     @staticmethod
     def item(chunk: JSON, body: JSON) -> JSON:
@@ -5680,8 +5766,11 @@ class _Responses(_Dialect):
             return _member(body, "output", index)
         items: List[JSON] = _under(body, "output", list)
         ids = {id for id in map(_str, (chunk.get("item_id"), item.get("id"), item.get("call_id"))) if id}
-        known = (kept for kept in reversed(items) if not (ids or item) or ids & {kept.get("id"), kept.get("call_id")})
-        return next(known, None) or _member(body, "output", len(items))
+        known = (kept for kept in reversed(items)
+                 if not (ids or item) or ids & {_str(kept.get("id")), _str(kept.get("call_id"))})
+        last = items[-1] if items and _str(chunk.get("type")).endswith("done") else {}  # some end under another id
+        return next(known, None) or (last if last.get("type") == item.get("type", "") else None) or _member(
+            body, "output", len(items))
 
     @staticmethod
     def part(chunk: JSON, item: JSON, where: str) -> JSON:
@@ -5694,11 +5783,6 @@ class _Responses(_Dialect):
         if type(parts[at]) is not dict:
             parts[at] = {}
         return parts[at]  # type: ignore[no-any-return]
-
-
-def _replace(kept: JSON, whole: JSON) -> None:
-    kept.clear()
-    kept.update(whole)
 
 
 def _flat(value: Any) -> Any:
@@ -5714,7 +5798,7 @@ def _input_part(part: JSON) -> JSON:
     if kind == "input_audio":
         raise ConfigurationError("Responses take no audio", hint='Client(api="chat") asks for a chat completion')
     if kind != "image_url":
-        return {**_flat(part), "type": _INPUT_OF.get(kind, kind)} if kind else part
+        return {**_flat(part), "type": _INPUT_OF.get(kind, kind)} if type(kind) is str else part
     detail = _at(part, "image_url.detail")
     return {"type": "input_image", "image_url": _image_of(part)[0], **({"detail": detail} if detail else {})}
 
@@ -6201,7 +6285,7 @@ _PROVIDERS = {row.name: row for row in (
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
          voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
-         auth_header="api-key", auth_scheme="", plain_ids=True, items=_ONLY_ITEMS, counts="items"),
+         auth_header="api-key", auth_scheme="", plain_ids=True, items=_SEALS, counts="items"),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
          voice="openrouter", echo=("reasoning_details",), items=_SEALS, keeps_whole=True),
     _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True, items={**_SEALS, "sealing": "^grok-"}),

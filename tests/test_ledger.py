@@ -516,6 +516,26 @@ def test_ctrl_c_at_any_step_of_a_call(server, kind):
             assert asked <= told <= booked["attempts"] <= 1 + booked["retries"], (step, booked)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("kind", ["chat", "streamed"])
+@untraced()
+def test_ctrl_c_as_the_ledger_fills(server, kind):
+    """Wherever it hits while a booking has all others summed up: each call counts once."""
+    ask, answer = ANSWERS[kind]
+    server.handle(lambda request: answer)
+    with client(server.url, retry=None) as llm:
+        def fill():
+            while len(llm.ledger._booked) < 500:
+                llm.ledger._book_failure()
+            return len(server.requests)
+
+        before = fill()
+        for step in each_step(lambda: ask(llm), "end", "_book", "_tidy", "_sum_up", "_settle", "_hand_over"):
+            booked, asked = llm.ledger.reset(), len(server.requests) - before
+            assert booked["calls"] + booked["unknown"] == booked["attempts"] == asked == 1, (step, booked)
+            before = fill()
+
+
 def test_many_bookings(server):
     """What is booked is summed up now and then: the ledger does not grow with the calls."""
     ledger = client(server.url).ledger

@@ -179,14 +179,15 @@ def test_each_server_takes_its_own(server, provider, reasoning, goes):
     assert said == ([goes] if goes else [])
 
 
-@pytest.mark.parametrize("asked, told, goes", [
-    ("gpt-5", "gpt-5-2025-08-07", True), ("openai/gpt-5", "gpt-5-2025-08-07", True), ("gpt-5-mini", "gpt-5", False),
-    ("my-deployment", "gpt-5-2025-08-07", True)])
-def test_reasoning_belongs_to_a_model(server, asked, told, goes):
-    """What one model has sealed does not go to another."""
+@pytest.mark.parametrize("model, told, asked, goes", [
+    ("gpt-5", "gpt-5-2025-08-07", None, True), ("openai/gpt-5", "gpt-5-2025-08-07", None, True),
+    ("gpt-5-mini", "gpt-5", "gpt-5", False), ("gpt-4.1", "o3", "o3", False), ("grok-4", "grok-4-0709", "grok-4", True),
+    ("my-deployment", "gpt-5-2025-08-07", "my-deployment", True), ("m", "", "m", True)])
+def test_reasoning_belongs_to_a_model(server, model, told, asked, goes):
+    """What one model has sealed does not go to another; one is known by its own name, or by that it was asked by."""
     turn = json.loads(json.dumps(TURN))
-    turn["llmlite"]["openai-responses"]["model"] = told
-    sent = sent_for(server, history=[HI, turn, HI], model=asked)
+    turn["llmlite"]["openai-responses"].update(model=told, asked=asked)
+    sent = sent_for(server, history=[HI, turn, HI], model=model)
     assert (THOUGHT in sent["input"]) == goes and text_item("Hi") in sent["input"]
 
 
@@ -438,3 +439,169 @@ def test_the_scripted_provider_speaks_it(server):
         with pytest.raises(llmlite.TruncatedStreamError):
             list(llm.stream("hi"))
     assert testing.shape_of(server.requests[0]).model == "m"
+
+
+def streamed(server, *events, **options):
+    """The pieces of a stream, and its reply."""
+    server.sse([*start(), *events])
+    with client(server, api="responses", **options) as llm:
+        stream = llm.stream("hi")
+        return list(stream), stream.response
+
+
+ODD = [{}, {"obfuscation": "x"}, {"type": None}, {"type": 5}, {"id": "x"}, {"type": "response.novelty"},
+       {"item": {"a": 1}}, {"type": "response.output_item.done", "item": {"id": ["x"], "call_id": {}}},
+       {"type": "response.output_text.delta", "item_id": [1], "delta": 5}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_events_of_no_meaning(server, odd):
+    """They neither end the stream nor break it."""
+    events = written(0, "Hi", " there")
+    pieces, reply = streamed(server, *events[:3], odd, *events[3:], *end(text_item("Hi there")))
+    assert (pieces, reply.text, reply.finish_reason) == (["Hi", " there"], "Hi there", "stop")
+
+
+@pytest.mark.parametrize("kind, response, finish", [
+    ("completed", {}, "stop"), ("completed", {"status": "incomplete"}, "other"), ("incomplete", {}, "other"),
+    ("incomplete", {"status": "completed"}, "other"),
+    ("incomplete", {"status": "incomplete", "incomplete_details": {"reason": "stop"}}, "other"),
+    ("incomplete", {"status": "completed", "incomplete_details": {"reason": "max_output_tokens"}}, "length"),
+    ("completed", {"output": "x"}, "stop"), ("completed", {"output": [text_item("other words")]}, "stop")])
+def test_what_the_end_says_of_itself(server, kind, response, finish):
+    """The event's own name counts where the response in it says less; an answer that was cut is never whole."""
+    early = event("response.in_progress", response={"usage": {"input_tokens": 7}})
+    pieces, reply = streamed(server, early, *written(0, "Hi"), event(f"response.{kind}", response={
+        **response, "usage": None}))
+    assert (pieces, reply.text, reply.finish_reason, reply.usage.input_tokens) == (["Hi"], "Hi", finish, 7)
+
+
+@pytest.mark.parametrize("status, error", [("failed", "500 Internal"), ("cancelled", "400 Bad Request")])
+def test_an_end_that_is_none(server, status, error):
+    """A response that says it failed has failed, whatever the event is called."""
+    with pytest.raises(llmlite.StreamError, match=error):
+        streamed(server, *written(0, "Hi"), *end(text_item("Hi"), status=status))
+
+
+def test_done_alone_is_no_end(server):
+    """Routers send [DONE] after the end; before it, the stream was cut."""
+    with pytest.raises(llmlite.TruncatedStreamError) as caught:
+        streamed(server, *written(0, "Hi"), DONE)
+    assert caught.value.response.text == "Hi"
+
+
+def test_text_that_comes_late(server):
+    """After reasoning alone, and in an item whose end comes after another's words."""
+    thought = event("response.reasoning_text.delta", output_index=0, content_index=0, item_id="rs_1", delta="hm")
+    assert streamed(server, thought, *end(OPEN, text_item("Hi")))[0] == ["Hi"]
+    first, second = text_item("A"), text_item("B", id="msg_2")
+    late = event("response.output_item.done", output_index=0, item=first)
+    opened = event("response.output_item.added", output_index=0, item={**first, "content": []})
+    assert streamed(server, opened, *written(1, "B", id="msg_2"), late, *end(first, second))[0] == ["B", "A"]
+
+
+def test_an_id_that_changes(server):
+    """Without a place, an item that ends under another id is the last one all the same."""
+    bare_events = [(kind, {name: value for name, value in fields.items() if name not in (
+        "output_index", "content_index")}) for kind, fields in written(0, "Hi")]
+    bare_events[-1][1]["item"] = {**bare_events[-1][1]["item"], "id": "other"}
+    assert streamed(server, *bare_events, *end())[0] == ["Hi"]
+
+
+FLAT = {"object": "error", "message": "engine died", "type": "InternalServerError", "code": 500}
+
+
+def test_flat_errors(server):
+    """vLLM's of old, in a body and as an event, are the errors they stand for."""
+    server.json(FLAT)
+    server.sse([*start(), FLAT])
+    with client(server, api="responses") as llm:
+        for ask in (llm.chat, lambda prompt: drained(llm.stream(prompt))):
+            with pytest.raises(llmlite.ServerError, match="engine died"):
+                ask("hi")
+        assert llm.ledger.calls == 0
+
+
+@pytest.mark.parametrize("code, error", [
+    ("invalid_prompt", llmlite.BadRequestError), ("bio_policy", llmlite.BadRequestError),
+    ("failed_to_download_image", llmlite.BadRequestError), ("credit_balance_exhausted", llmlite.QuotaExceededError)])
+@pytest.mark.parametrize("ask", ["chat", "stream"])
+def test_failures_that_no_retry_mends(server, code, error, ask):
+    """They come with status 200, and are final all the same."""
+    failed = body(status="failed", error={"code": code, "message": "no"}, usage=None)
+    server.handle(lambda request: testing.sse([*start(), event("response.failed", response=failed)])
+                  if ask == "stream" else testing.json_body(failed))
+    with client(server, api="responses", retry=FAST) as llm, pytest.raises(error):
+        getattr(llm, ask)("hi")
+    assert len(server.requests) == 1
+
+
+def test_sealed_reasoning_refused_inside_a_200(server):
+    """Reasoning is dropped there too."""
+    failed = body(status="failed", error={"code": "invalid_encrypted_content", "message": "no"}, usage=None)
+    server.json(failed)
+    server.reply("ok")
+    with client(server, api="responses") as llm:
+        assert llm.chat([HI, TURN, HI]).text == "ok"
+
+
+@pytest.mark.parametrize("words", ["Encrypted content is not supported with this model.",
+                                   "Item 'rs_1' was provided without its required following item."])
+def test_other_words_for_it(server, words):
+    server.error(400, words)
+    server.reply("ok")
+    with client(server, api="responses") as llm:
+        assert llm.chat([HI, TURN, HI]).text == "ok"
+
+
+def test_a_call_that_only_chat_takes(server):
+    """Where Responses do not take it either, the refusal stands and says why, and a fallback is asked."""
+    server.json(ONLY, status=404, times=2)
+    server.reply("ok")
+    with client(server) as llm:
+        with pytest.raises(llmlite.NotFoundError, match="Responses do not take this call: stop is not an option"):
+            llm.chat("hi", stop="x")
+    backup = client(server, "groq")
+    with backup, client(server, fallbacks=[backup]) as llm:
+        assert llm.chat("hi", stop="x").text == "ok"
+
+
+def test_ones_own_include_and_the_sealed_one(server):
+    """What `extra` asks to be included comes beside the reasoning that goes back."""
+    server.reply("ok")
+    with client(server, model="gpt-5-mini", api="responses") as llm:
+        llm.chat("hi", extra={"include": ["message.output_text.logprobs"]})
+    assert server.requests[0].json["include"] == ["reasoning.encrypted_content", "message.output_text.logprobs"]
+
+
+def test_ids_that_come_again(server):
+    """A result goes to the last call of its id, of whichever kind that was."""
+    calls = [{"id": "call_0", "type": "custom", "custom": {"name": "c", "input": "x"}},
+             {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    history = [HI, *(turn for call in calls for turn in (
+        {"role": "assistant", "content": None, "tool_calls": [call]}, llmlite.tool_result("call_0", "4")))]
+    assert [item["type"] for item in sent_for(server, history=history)["input"][1:]] == [
+        "custom_tool_call", "custom_tool_call_output", "function_call", "function_call_output"]
+
+
+def test_tools_of_every_shape(server):
+    """Flat ones, such without a type, and those in a list of allowed ones."""
+    server.reply("ok")
+    flat = {"type": "function", "name": "f", "parameters": {}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
+        {"type": "function", "function": {"name": "f"}}]}}
+    with client(server, api="responses") as llm:
+        llm.chat("hi", tools=[flat, {"function": {"name": "g", "strict": None}}], tool_choice=allowed)
+    sent = server.requests[0].json
+    assert sent["tools"] == [{**flat, "strict": False}, {"type": "function", "name": "g", "strict": False}]
+    assert sent["tool_choice"] == {
+        "type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}
+
+
+def test_many_items_cost_no_more_each(server):
+    """The work an item takes does not grow with what came before it: a deadline holds."""
+    item = {"type": "web_search_call"}
+    server.sse([*start(), *written(0, "x" * 1_000_000), *(
+        event("response.output_item.added", output_index=at, item=item) for at in range(1, 900)), *end()])
+    with client(server, api="responses", deadline=5) as llm:
+        assert len(drained(llm.stream("hi")).text) == 1_000_000

@@ -666,6 +666,24 @@ def test_policy_is_a_value():
         dataclasses.replace(policy, max_retries=-1)
 
 
+def test_policy_is_what_a_dataclass_is():
+    """It is matched, replaced and listed as one; a class below it may have attributes of its own."""
+    policy = llmlite.RetryPolicy(5)
+    assert llmlite.RetryPolicy.__match_args__ == tuple(field.name for field in dataclasses.fields(policy))
+    assert dataclasses.fields(policy)[0] is dataclasses.fields(llmlite.RetryPolicy)[0]
+    assert policy.__replace__(jitter=0) == dataclasses.replace(policy, jitter=0) != policy
+
+    class Mine(llmlite.RetryPolicy):
+        pass
+
+    mine = Mine(5)
+    mine.name = "x"
+    assert (mine.name, mine == Mine(5), mine == policy) == ("x", True, False) and repr(mine).endswith(
+        "Mine(" + repr(policy).partition("(")[2])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        mine.jitter = 0
+
+
 def test_policy_is_extended():
     """A policy of one's own adds fields as those of a dataclass; all are checked and compared."""
     @dataclasses.dataclass(frozen=True)

@@ -173,7 +173,7 @@ def calling(reason, count):
 
 def message(text=None, *calls, verbatim=()):
     turn = {"role": "assistant", "content": text, **({"tool_calls": list(calls)} if calls else {})}
-    told = {"model": "served", "output": list(verbatim)}
+    told = {"model": "served", "output": list(verbatim), "asked": "m"}
     return {**turn, "llmlite": {"openai-responses": told}} if verbatim else turn
 
 
