@@ -496,8 +496,9 @@ def test_text_that_comes_late(server):
     assert streamed(server, thought, *end(OPEN, text_item("Hi")))[0] == ["Hi"]
     first, second = text_item("A"), text_item("B", id="msg_2")
     late = event("response.output_item.done", output_index=0, item=first)
-    opened = event("response.output_item.added", output_index=0, item={**first, "content": []})
-    assert streamed(server, opened, *written(1, "B", id="msg_2"), late, *end(first, second))[0] == ["B", "A"]
+    opened = event("response.output_item.added", output_index=0, item={**first, "content": [], "draft": True})
+    pieces, reply = streamed(server, opened, *written(1, "B", id="msg_2"), late, *end())
+    assert pieces == ["B", "A"] and reply.raw["output"] == [first, second]
 
 
 def test_an_id_that_changes(server):
