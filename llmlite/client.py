@@ -1126,7 +1126,8 @@ class Client:
         call = self._call(dialect, model, timeout, deadline, headers)
         call.follows(after)
         call.schema, call.asked = asked.get("schema"), _checked_asked(asked)
-        call.asked.setdefault("prompt_cache", self._prompt_cache)
+        if way == "_chat":
+            call.asked.setdefault("prompt_cache", self._prompt_cache)
         call.asks_for(dialect.request(call.model, call.asked, stream), dialect, stream)
         try:
             return self._perform(call)

@@ -60,6 +60,14 @@ def test_where_nothing_is_needed(server, provider, api, ask):
     assert server.requests[0].json == server.requests[1].json
 
 
+def test_raw_completions_say_nothing(server):
+    """It is a chat's word, on a client too."""
+    server.reply("ok")
+    with llmlite.Client("m", provider="openrouter", base_url=server.url, api_key=KEY, prompt_cache=True) as llm:
+        assert llm.complete("hi").text == "ok"
+    assert server.requests[0].json == {"model": "m", "prompt": "hi"}
+
+
 def sent_elsewhere(server, messages, **options):
     """What an Anthropic client sends to a server that is not Anthropic's; the history is left as it was."""
     server.reply("ok")

@@ -1,6 +1,7 @@
 """OpenAI's Responses."""
 from tests import llmlite
 from tests.dialects import ADD, DOUBLED, HI, KEY, PARAMETERS, POINT, Column
+from tests.dialects.openai import ERRORS
 
 ToolCall, Usage = llmlite.ToolCall, llmlite.Usage
 
@@ -277,20 +278,6 @@ USAGES = [(USAGE, COUNTED), ({"input_tokens": 9, "output_tokens": 5}, Usage(9, 5
 
 # --------------------------------------------------------------------------------------------------------------- errors
 
-
-def error(kind, code=None):
-    return {"error": {"message": "no", "type": kind, "param": None, "code": code}}
-
-
-ERRORS = [
-    (400, error("invalid_request_error"), "BadRequestError", 1),
-    (400, error("invalid_request_error", "context_length_exceeded"), "ContextLengthError", 1),
-    (401, error("invalid_request_error", "invalid_api_key"), "AuthenticationError", 1),
-    (404, error("invalid_request_error", "model_not_found"), "NotFoundError", 1),
-    (429, error("requests", "rate_limit_exceeded"), "RateLimitError", 3),
-    (429, error("insufficient_quota", "insufficient_quota"), "QuotaExceededError", 1),
-    (500, error("server_error"), "ServerError", 3),
-]
 LATE = [
     (b'event: error\ndata: {"type":"error","code":"server_error","message":"no","param":null}\n\n', "ServerError", 500),
     (b'data: {"type":"error","code":"server_error","message":"no","param":null}\n\n', "ServerError", 500),
