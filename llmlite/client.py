@@ -79,10 +79,10 @@ __version__ = "0.1.0"
 __all__ = [
     "APIConnectionError", "APIError", "APITimeoutError", "AuthenticationError", "BadRequestError", "Client",
     "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "Embeddings", "EmptyResponseError", "Event",
-    "LLMError", "Ledger", "NotFoundError", "OverloadedError", "PaymentRequiredError", "PermissionDeniedError",
-    "QuotaExceededError", "RateLimit", "RateLimitError", "Response", "ResponseError", "RetryPolicy", "SchemaError",
-    "ServerError", "Stream", "StreamError", "Token", "ToolCall", "TruncatedStreamError", "Usage", "assistant", "chat",
-    "providers", "replay", "stream", "system", "tool_result", "user"]
+    "File", "LLMError", "Ledger", "Logprob", "NotFoundError", "OverloadedError", "PaymentRequiredError",
+    "PermissionDeniedError", "QuotaExceededError", "RateLimit", "RateLimitError", "Response", "ResponseError",
+    "RetryPolicy", "SchemaError", "ServerError", "Stream", "StreamError", "Token", "ToolCall", "TruncatedStreamError",
+    "Usage", "assistant", "chat", "providers", "replay", "stream", "system", "tool_result", "user"]
 
 JSON = Dict[str, Any]
 Messages = Union[str, Sequence[JSON]]
@@ -341,6 +341,29 @@ class Token(NamedTuple):
     logprob: Optional[float] = None
 
 
+class Logprob(NamedTuple):
+    """How likely a token of an answer was: `logprob` is the natural logarithm, `top` what was likely in its place."""
+
+    token: str
+    logprob: Optional[float] = None
+    top: Tuple[Any, ...] = ()
+
+
+class File(NamedTuple):
+    """A file that a model made: `data` are its bytes."""
+
+    mime_type: str
+    data: bytes
+
+    def save(self, path: Union[str, _Path]) -> None:
+        """Write it to a path, over what is there.  Raises OSError."""
+        with open(path, "wb") as file:
+            file.write(self.data)
+
+    def __repr__(self) -> str:
+        return f"<File {self.mime_type}, {len(self.data)} bytes>"
+
+
 class Event(NamedTuple):
     """One event of a stream; `type` is "text", "reasoning", "tool_call", "usage" or "finish"."""
 
@@ -367,7 +390,8 @@ class Response:
         citations: the provider's citations, as it sent them.
         parsed: the value, when a `schema` was given.
         tokens: the `Token`s of a raw completion.
-        logprobs: the log probabilities of the answer's tokens, a list as the provider sent it, when asked for.
+        logprobs: a `Logprob` for each token of the answer, when asked for.
+        files: what the model made beside text, a list of `File`.
         message: the dict to append to the history.
         messages: the whole exchange, after `run_tools`.
         raw: the decoded body (of a stream: folded into the same shape).
@@ -388,7 +412,8 @@ class Response:
         self.citations: List[Any] = []
         self.parsed: Any = None
         self.tokens: List[Token] = []
-        self.logprobs: List[Any] = []
+        self.logprobs: List[Logprob] = []
+        self.files: List[File] = []
         self.message: JSON = {}
         self.messages: List[JSON] = []
         self.raw: Any = None
@@ -602,18 +627,22 @@ class RateLimit:
 # ------------------------------------------------------------------------------------------------------------- messages
 
 
-def user(text: str, *, images: Sequence[Any] = ()) -> JSON:
-    """A user message; `images` are paths, URLs (http, https, data) or the bytes of PNG, JPEG, GIF or WebP files.
+def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
+    """A user message, with images and other files: one or several, each a path, a URL (http, https, data) or bytes.
 
         >>> user("Why is the sky blue?")
         {'role': 'user', 'content': 'Why is the sky blue?'}
 
+    Args:
+        images: PNG, JPEG, GIF or WebP.
+        files: these, PDF, text in UTF-8, WAV or MP3, told apart by their bytes (by its name what has a URL).  A text
+            goes out as text to who takes no text files.
+
     Raises:
-        ConfigurationError: a file that cannot be read, or is no such image.
+        ConfigurationError: a file that cannot be read, or is none of these; from a call, one its provider takes not.
     """
-    if not images:
-        return {"role": "user", "content": text}
-    return {"role": "user", "content": [{"type": "text", "text": text}, *(_image_part(image) for image in images)]}
+    parts = [*map(_image_part, _one_or_more(images)), *map(_file_part, _one_or_more(files))]
+    return {"role": "user", "content": [{"type": "text", "text": text}, *parts] if parts else text}
 
 
 def system(text: str) -> JSON:
@@ -667,6 +696,8 @@ def _checked_asked(asked: JSON) -> JSON:
     for name, checked in (("messages", _checked_messages), ("prompt", _checked_prompt)):
         if name in asked:
             given[name] = checked(asked[name])
+    if given.get("logprobs") is False and "messages" in asked:
+        del given["logprobs"]
     return _as_dicts(_checked_options(given))
 
 
@@ -685,34 +716,93 @@ def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> N
             raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
 
 
-_IMAGE_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
+_MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
     rb"(?P<png>\x89PNG\r\n\x1a\n)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8[79]a)|(?P<webp>RIFF....WEBP)|(?P<PDF>%PDF)"
+    rb"|(?P<WAV>RIFF....WAVE)|(?P<MP3>ID3[\x02-\x04]|\xff[\xe2\xe3\xf2\xf3\xfa\xfb])|(?P<ZIP>PK\x03\x04)"
     rb"|(?P<BMP>BM)|(?P<TIFF>II\*\0|MM\0\*)|(?P<HEIC>....ftyp(?:hei|mif1))|(?P<AVIF>....ftypavi)"
     rb"|(?P<SVG>\s*(?:<\?xml[^>]*>\s*)?<svg)|(?P<HTML>\s*<(?i:!doctype html|html))")
+_IMAGES = ("png", "jpeg", "gif", "webp")
+_DATA_URI = r"data:([^;,]*)(?:;[^;,]*)*;base64,"
+_UNNAMED = {"application/pdf": "file.pdf", "text/plain": "file.txt"}  # names of what has none
+_NO_TEXT = r"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
+
+
+def _one_or_more(given: Any) -> List[Any]:
+    one = isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike)) or not isinstance(given, abc.Iterable)
+    return [given] if one and given is not None else list(given or ())
+
+
+def _contents(what: str, given: Any) -> Tuple[str, bytes, str]:
+    """What to call a file, its bytes, and how they begin: in lower case an image that models take."""
+    name, data = what, given
+    if isinstance(given, (str, os.PathLike)):
+        name = f"{what} {_quoted(repr(os.fspath(given)))}"
+        try:
+            with open(given, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{name}: {why}: give a path, a URL or bytes") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise ConfigurationError(f"{what} is a {type(given).__name__}: give a path, a URL or bytes")
+    data = bytes(data)
+    found = re.match(_MARKS, data[:1000], re.S)
+    return name, data, (found.lastgroup if found else None) or (
+        f"of unknown type ({_shown(data[:12])})" if data else "empty")
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _image_part(image: Any) -> JSON:
     """An image as a part of a message: from a URL (http, https, data), a path, or the bytes of a file."""
     if isinstance(image, str) and re.match(r"(?:https?|data):", image, re.I):
         return {"type": "image_url", "image_url": {"url": image}}
-    what, data = "image", image
-    if isinstance(image, (str, os.PathLike)):
-        what = f"image {_quoted(repr(os.fspath(image)))}"
-        try:
-            with open(image, "rb") as file:
-                data = file.read()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigurationError(f"{what}: {why}: give a path, a URL or bytes") from error
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise ConfigurationError(f"image is a {type(image).__name__}: give a path, a URL or bytes")
-    data = bytes(data)
-    found = re.match(_IMAGE_MARKS, data[:1000], re.S)
-    kind = (found.lastgroup if found else None) or (f"of unknown type ({_shown(data[:12])})" if data else "empty")
-    if kind not in ("png", "jpeg", "gif", "webp"):
-        raise ConfigurationError(f"{what} is {kind}: models take PNG, JPEG, GIF and WebP")
-    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    return {"type": "image_url", "image_url": {"url": uri}}
+    name, data, kind = _contents("image", image)
+    if kind not in _IMAGES:
+        raise ConfigurationError(f"{name} is {kind}: models take PNG, JPEG, GIF and WebP")
+    return {"type": "image_url", "image_url": {"url": _data_uri(f"image/{kind}", data)}}
+
+
+def _file_part(given: Any) -> JSON:
+    """A file of any kind as a part of a message, as OpenAI's chat completions have it."""
+    path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
+    if isinstance(given, str) and re.match("https?:", given, re.I):
+        is_image = _type_by_name(given)[:6] == "image/"
+        return _image_part(given) if is_image else {"type": "file", "file": {"file_url": given}}
+    inline = re.match(_DATA_URI, given, re.I) if isinstance(given, str) else None
+    if inline:
+        path, given = "", _unbased(given[inline.end():])
+    name, data, kind = _contents("file", given)
+    if kind in _IMAGES:
+        return _image_part(data)
+    if kind in ("WAV", "MP3"):
+        audio = {"data": base64.b64encode(data).decode("ascii"), "format": kind.lower()}
+        return {"type": "input_audio", "input_audio": audio}
+    base, type_ = os.path.basename(os.fsdecode(path)), "application/pdf"
+    if kind != "PDF":
+        data, guess = _text_of(name, data, kind).encode(), _type_by_name(base)
+        type_ = guess if guess[:5] == "text/" else "text/plain"
+    return {"type": "file", "file": {"filename": base or _UNNAMED[type_], "file_data": _data_uri(type_, data)}}
+
+
+def _text_of(name: str, data: bytes, kind: str) -> str:
+    """The text that a file holds."""
+    with contextlib.suppress(UnicodeDecodeError):
+        text = data.decode("utf-8-sig")
+        if text and not re.search(_NO_TEXT, text):
+            return text
+    raise ConfigurationError(f"{name} is {kind}: models take PDF, text in UTF-8, images (PNG, JPEG, GIF, WebP), WAV "
+                             "and MP3")
+
+
+def _unbased(text: Any) -> bytes:
+    """What base64 says; of text that is none, nothing."""
+    try:
+        return base64.b64decode(text)
+    except (ValueError, TypeError):
+        return b""
 
 
 # --------------------------------------------------------------------------------------------------------------- client
@@ -818,7 +908,7 @@ class Ledger:
 
 
 def _is_empty(reply: Response) -> bool:
-    return not (reply.text or reply.tool_calls or reply.reasoning) and reply.parsed is None
+    return not (reply.text or reply.tool_calls or reply.reasoning or reply.files) and reply.parsed is None
 
 
 class Client:
@@ -899,8 +989,8 @@ class Client:
              temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
              max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
              tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
-             reasoning_effort: Optional[str] = None, prompt_cache: Union[None, bool, str] = None,
-             extra: Optional[JSON] = None, model: Optional[str] = None,
+             reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
+             prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Response:
         """Ask, and wait for the whole reply.
 
@@ -909,6 +999,7 @@ class Client:
             system: the system prompt.
             temperature, top_p, top_k, max_tokens, stop, seed, reasoning_effort: sent when given, else not.
             tools, tool_choice: tool dicts and which to use ("auto", "none", "required", or a tool's name).
+            logprobs: True for `reply.logprobs`, a number for as many of what was likely besides, at each token.
             extra: merged into the request body, for anything not named here.
             prompt_cache, model, timeout, deadline, headers: as on `Client`, for this call.
 
@@ -917,7 +1008,7 @@ class Client:
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
-                     reasoning_effort=reasoning_effort, prompt_cache=prompt_cache, extra=extra)
+                     reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
         reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers)
         return reply
 
@@ -925,8 +1016,8 @@ class Client:
                top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
                stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
                tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
-               reasoning_effort: Optional[str] = None, prompt_cache: Union[None, bool, str] = None,
-               extra: Optional[JSON] = None, model: Optional[str] = None,
+               reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
+               prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
                timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
@@ -934,7 +1025,7 @@ class Client:
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
-                     reasoning_effort=reasoning_effort, prompt_cache=prompt_cache, extra=extra)
+                     reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
         stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers)
         return stream_
 
@@ -2202,6 +2293,10 @@ class _Call:
         self.url = _joined(self.base_url, self.path, reader.at_root)
         self.payload = None if body is None else _encode(body)
         self.reader, self.streams = reader, streams
+        if len(self.payload or b"") > reader.most:
+            raise ConfigurationError(f"a request of {len(self.payload or b'') >> 20} MiB",
+                                     why=f"{self.provider.name} takes {reader.most >> 20} MiB",
+                                     hint="a file by its URL or id takes no room in it")
         return self
 
     def mask(self) -> _Mask:
@@ -4803,6 +4898,7 @@ class _Reader:
     mark = ""  # the key that every good body and chunk has
     lists: Tuple[str, ...] = ()  # where there is no mark: the keys of which a good body has one
     at_root = False  # whether the path stands beside /v1, not below
+    most = 1 << 62  # bytes that a request may have
     tokens = False  # whether a stream's pieces are Tokens
     opening: FrozenSet[str] = frozenset()  # types of events that come before anything is said
     tells_cut = True  # whether it says of an answer that the token limit has cut it
@@ -4931,10 +5027,10 @@ def _cut(call: ToolCall, why: str) -> ToolCall:
     return call._replace(invalid=", ".join(filter(None, (call.invalid, why))))
 
 
-def _finished(reply: Response, voice: str = "", verbatim: Any = None) -> Response:
+def _finished(reply: Response, voice: str = "", verbatim: Any = None, customs: Sequence[bool] = ()) -> Response:
     """A reply with its message, and in it what the dialect of this voice wants back verbatim, if anything.
 
-    Tool calls are why it ended, unless it was cut: then the last of them is.
+    Tool calls are why it ended, unless it was cut: then the last of them is.  `customs` says which are of custom tools.
     """
     calls, finish = reply.tool_calls, reply.finish_reason
     if calls and re.search(_REFUSED_CALLS, str(reply.raw_finish_reason)):
@@ -4946,11 +5042,34 @@ def _finished(reply: Response, voice: str = "", verbatim: Any = None) -> Respons
         reply.finish_reason = "tool_calls"
     reply.message = {"role": "assistant", "content": reply.text or (None if calls else "")}
     if calls:
-        reply.message["tool_calls"] = [{"id": call.id, "type": "function", "function": {
-            "name": call.name, "arguments": call.raw_arguments}} for call in calls]
+        reply.message["tool_calls"] = [
+            {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.raw_arguments}} if custom else
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.raw_arguments}}
+            for call, custom in itertools.zip_longest(calls, customs)]
     if verbatim:
         reply.message["llmlite"] = {voice: verbatim}
     return reply
+
+
+def _files(made: Iterable[Tuple[Any, Any]]) -> List[File]:
+    """What a model made, of media types and base64; what has no data is left out."""
+    files = (File(_str(kind) or "application/octet-stream", _unbased(data)) for kind, data in made)
+    return [file for file in files if file.data]
+
+
+def _logprobs(said: Any) -> List[Logprob]:
+    """What log probabilities tell of tokens: a list of rows (chats), or lists side by side (raw completions)."""
+    rows = _list(_at(said, "content"))
+    if rows:
+        return _weighed_rows(rows)
+    weights, tops = (_list(_at(said, name)) for name in ("token_logprobs", "top_logprobs"))
+    return [Logprob(_str(word), weight, tuple(itertools.starmap(Logprob, _dict(top).items()))) for word, weight, top in
+            itertools.zip_longest(_list(_at(said, "tokens")), weights, tops)]
+
+
+def _weighed_rows(rows: Any) -> List[Logprob]:
+    return [Logprob(_str(row.get("token")), row.get("logprob"), tuple(_weighed_rows(row.get("top_logprobs"))))
+            for row in map(_dict, _list(rows))]
 
 
 def _said(thoughts: str, text: str) -> List[_Said]:
@@ -4965,6 +5084,7 @@ class _Dialect(_Reader):
     """A wire format, as pure functions over dicts; what differs within a family is an attribute or an override."""
 
     voice = ""  # the name under which its own words ride in a message of the history
+    speech = "raw completions"  # what people call the wire format
     models_path = "/models"
     embeddings_at_once = 2048  # texts in one embeddings request
     auth_header, auth_scheme = "Authorization", "Bearer "
@@ -4972,6 +5092,7 @@ class _Dialect(_Reader):
     names: Dict[str, str] = {}  # our name of an option -> the provider's
     lacks: Tuple[str, ...] = ()  # options the provider has not
     keeps_whole = False  # whether a body may say of itself that it is to be kept
+    kinds: Tuple[str, ...] = ()  # of files in a message
 
     def __init__(self, **quirks: Any) -> None:
         self.__dict__.update(quirks)
@@ -4997,6 +5118,27 @@ class _Dialect(_Reader):
         """Have a prompt kept by the provider's cache: where nothing is said here, it does so by itself, or never."""
         if self.keeps_whole:
             body["cache_control"] = mark
+
+    def written(self, part: JSON) -> JSON:
+        """A part of a message as this provider takes it; its own kinds go through as they are."""
+        file = _attached(part)
+        if file is None:
+            return self.worded(part)
+        if file.kind in self.kinds or "file_id" in file.inner:
+            return self.attachment(part, file)
+        if file.kind == "text":
+            text = _unbased(file.data).decode("utf-8", "replace")
+            return self.worded({"type": "text", "text": f"{file.name}:\n\n{text}" if file.name else text})
+        raise ConfigurationError(f"a message to {self.speech} cannot hold {file.kind}",
+                                 why=f"it takes {', '.join(self.kinds)}", hint=_TAKERS.get(file.kind, ""))
+
+    def worded(self, part: JSON) -> JSON:
+        """A part that is no file."""
+        return part
+
+    def attachment(self, part: JSON, file: _Attached) -> JSON:
+        """A part that is a file."""
+        return part
 
     def renamed(self, asked: JSON) -> JSON:
         return {self.names.get(name, name): value for name, value in asked.items()}
@@ -5030,7 +5172,6 @@ def _not_offered(what: str) -> ConfigurationError:
 
 _SYSTEM = ("system", "developer")  # roles of what goes before the history
 _RESULTS = ("tool", "function")  # roles of what answers tool calls
-_DATA_URI = r"data:([^;,]+);base64,"
 
 
 def _verbatim(message: JSON, voice: str) -> Any:
@@ -5044,12 +5185,54 @@ def _prompts(asked: JSON) -> List[Any]:
     return [prompt for prompt in (asked.pop("system", None), *(turn.get("content") for turn in turns)) if prompt]
 
 
-def _image_of(part: JSON) -> Tuple[str, str, str]:
-    """An image part's address; if it is a data URI, the media type and the base64 in it, else "" and ""."""
-    image = part.get("image_url")
-    url = _str(image.get("url") if isinstance(image, dict) else image)
-    inline = re.match(_DATA_URI, url)
-    return (url, inline.group(1), url[inline.end():]) if inline else (url, "", "")
+class _Attached(NamedTuple):
+    """A file in a message: its kind, and its data or where it is."""
+
+    kind: str  # what people call such
+    mime_type: str
+    data: str  # base64
+    url: str
+    name: str
+    inner: JSON  # all that the part says of it
+
+
+_BY_URL, _OTHERS = "documents by URL", "other files"
+_TAKERS = {"audio": "chat completions and Gemini take it", _BY_URL: "Responses, Anthropic and Gemini take them",
+           _OTHERS: "Responses and Gemini take them", "PDF": "OpenAI, Anthropic and Gemini take it"}
+
+
+def _attached(part: JSON) -> Optional[_Attached]:
+    """The file that a part is, as OpenAI's chat completions write it; None for text and a provider's own kinds."""
+    kind = part.get("type")
+    inner = part.get(kind) if kind in ("image_url", "file", "input_audio") else None
+    if inner is None:
+        return None
+    inner = {"url": inner} if isinstance(inner, str) else _dict(inner)
+    if kind == "input_audio":
+        return _Attached("audio", f"audio/{_str(inner.get('format'))}", _str(inner.get("data")), "", "", inner)
+    url, name = _str(_first(*map(inner.get, ("url", "file_data", "file_url")))), _str(inner.get("filename"))
+    name = "" if name in _UNNAMED.values() else name
+    inline = re.match(_DATA_URI, url, re.I)
+    type_ = (inline.group(1) if inline else "") or _type_by_name(name or ("" if inline else url))
+    family = type_.partition("/")[0]
+    if kind == "image_url" or inline and family == "image":
+        what = "images"
+    elif inline and (type_ == "application/pdf" or family in ("audio", "text")):
+        what = "PDF" if family == "application" else family
+    else:
+        what = _OTHERS if inline or not url else "audio" if family == "audio" else _BY_URL
+    return _Attached(what, type_, url[inline.end():] if inline else "", "" if inline else url, name, inner)
+
+
+def _type_by_name(name: str) -> str:
+    """The media type that the end of a path or a URL tells, or ""."""
+    return mimetypes.guess_type(re.split("[?#]", name)[0])[0] or ""
+
+
+def _weights_asked(asked: JSON) -> Optional[int]:
+    """How many tokens a chat is to weigh beside each of its own, which is taken out of `asked`; None: not even that."""
+    given = asked.pop("logprobs", None)
+    return 0 if given is True else given
 
 
 def _as_list(value: Any) -> List[Any]:
@@ -5119,6 +5302,8 @@ class _OpenAI(_Choices):
 
     mark = "choices"
     path = "/chat/completions"
+    speech = "chat completions"
+    kinds = ("images", "PDF", "audio")
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
     modes: Dict[str, str] = {}  # our word for a tool choice -> the provider's
@@ -5134,6 +5319,9 @@ class _OpenAI(_Choices):
             asked["tool_choice"] = self.tool_choice(asked["tool_choice"])
         if schema is not None:
             body["response_format"] = self.response_format(schema)
+        weights = _weights_asked(asked)
+        if weights is not None:
+            body.update(logprobs=True, **({"top_logprobs": weights} if weights else {}))
         return self.path, {**body, **self.renamed(asked), **self.streaming(stream)}
 
     def streaming(self, stream: bool) -> JSON:
@@ -5145,6 +5333,8 @@ class _OpenAI(_Choices):
         """A message of the history as this provider takes it: its own words back, nobody else's."""
         sent = _without(message, "llmlite", "is_error")
         sent.update(_verbatim(message, self.voice) or {})
+        if type(sent.get("content")) is list:
+            sent["content"] = list(map(self.written, sent["content"]))
         if sent.get("tool_calls"):
             sent["tool_calls"] = [_with_text(call, "function") for call in sent["tool_calls"]]
         return _with_text(sent, "function_call")
@@ -5185,20 +5375,19 @@ class _OpenAI(_Choices):
         reply = self.reply(body, choice, tool_calls=_openai_calls(message),
                            reasoning=_str(thoughts) or _content_text(message.get("content"))[1],
                            finish_reason="content_filter" if message.get("refusal") and finish == "stop" else finish,
-                           citations=_list(_first(body.get("citations"), message.get("annotations"))))
+                           citations=_list(_first(body.get("citations"), message.get("annotations"))),
+                           files=_files((image.mime_type, image.data) for image in map(
+                               _attached, map(_dict, _list(message.get("images")))) if image))
         calls = [_without(_dict(call), "index") for call in _list(message.get("tool_calls"))]
         words = {**message, "tool_calls": calls}
-        _finished(reply, self.voice, {key: words[key] for key in self.echo if message.get(key)})
-        for at, call in enumerate(calls):
-            if "custom" in call:
-                reply.message["tool_calls"][at] = call
-        return reply
+        return _finished(reply, self.voice, {key: words[key] for key in self.echo if message.get(key)},
+                         ["custom" in call for call in calls])
 
     def reply(self, body: JSON, choice: JSON, **more: Any) -> Response:
         """A reply with what chats and raw completions have alike."""
         return Response(text=self.text_of(choice), raw=body, raw_finish_reason=choice.get("finish_reason"),
                         usage=_openai_usage(body, choice), model=_str(body.get("model")),
-                        id=_str(body.get("id")) or None, logprobs=_list(_at(choice, "logprobs.content")), **more)
+                        id=_str(body.get("id")) or None, logprobs=_logprobs(choice.get("logprobs")), **more)
 
     def text(self, body: JSON) -> str:
         return self.text_of(_first_choice(body.get("choices")))
@@ -5264,9 +5453,22 @@ def _openai_calls(message: JSON) -> List[ToolCall]:
 def _openai_call(call: JSON, spare_id: str) -> ToolCall:
     id = call.get("id") if call.get("id") not in (None, "", "null") else spare_id
     if "custom" in call:
-        given = _str(_at(call, "custom.input"))
-        return ToolCall(_str(id), _str(_at(call, "custom.name")), {"input": given}, given)
+        return _custom_call(id, _dict(call["custom"]))
     return _tool_call(id, _at(call, "function.name"), _at(call, "function.arguments"))
+
+
+def _custom_call(id: Any, custom: JSON) -> ToolCall:
+    """A call of a tool that takes a text, not arguments."""
+    given = _str(custom.get("input"))
+    return ToolCall(_str(id), _str(custom.get("name")), {"input": given}, given)
+
+
+def _function_of(call: JSON) -> JSON:
+    """Name and arguments of a call in the history; a custom tool's text stands under "input"."""
+    custom = call.get("custom")
+    if type(custom) is dict:
+        return {"name": custom.get("name"), "arguments": {"input": custom.get("input")}}
+    return _dict(call.get("function"))
 
 
 def _openai_usage(body: JSON, choice: JSON) -> Usage:
@@ -5392,7 +5594,7 @@ class _LlamaCpp(_Dialect):
         return Response(text=self.text(body), tokens=tokens, raw=body, raw_finish_reason=finish,
                         finish_reason=_finish_of(finish), model=_str(body.get("model")),
                         usage=Usage(_count(body, "tokens_evaluated"), _count(body, "tokens_predicted"), cached),
-                        logprobs=_list(body.get("completion_probabilities")))
+                        logprobs=_logprobs({"content": body.get("completion_probabilities")}))
 
     def text(self, body: JSON) -> str:
         return _str(_settled(body.get("content")))
@@ -5488,7 +5690,6 @@ _THINKING = frozenset(("reasoning_text", "summary_text"))  # kinds of parts
 _UNSEALED = ("encrypted.content|could not be verified|items are not persisted|"
              "required following item")  # what is said of reasoning that is refused
 _NOT_YET = ("queued", "in_progress")  # a response that has no end
-_INPUT_OF = {"text": "input_text", "file": "input_file"}  # kinds of a message's parts
 
 
 class _Responses(_Dialect):
@@ -5498,6 +5699,8 @@ class _Responses(_Dialect):
     lists = ("output",)
     opening = frozenset(("response.created", "response.queued", "response.in_progress", "response.output_item.added"))
     path = "/responses"
+    speech = "Responses"
+    kinds = ("images", "PDF", "text", _BY_URL, _OTHERS)
     names = {"max_tokens": "max_output_tokens"}
     lacks = ("stop", "seed", "top_k")
     task = "responses"
@@ -5508,11 +5711,12 @@ class _Responses(_Dialect):
     refused: Tuple[str, ...] = ()  # fields of an item that are not taken back
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
-        request = super().request(model, asked, stream)
-        body, more = _dict(request.body), _dict(asked.get("extra")).get("include")
-        if type(more) is list and self.sealing and re.search(self.sealing, model):
-            body["include"] = [_SEALED, *(name for name in more if name != _SEALED)]
-        return request
+        more = _dict(asked.get("extra")).get("include")
+        if type(more) is list:  # beside what is asked for anyhow
+            ours = _list(self.build(model, _without(asked, "extra", "prompt_cache"), stream)[1].get("include"))
+            whole = [*ours, *(name for name in more if name not in ours)]
+            asked = {**asked, "extra": {**asked["extra"], "include": whole}}
+        return super().request(model, asked, stream)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         body: JSON = {"model": model, "input": self.items(asked.pop("messages"), model), "store": False}
@@ -5521,8 +5725,9 @@ class _Responses(_Dialect):
             body["instructions"] = prompt
         elif prompt:
             body["input"].insert(0, {"role": "system", "content": self.parts(prompt)})
-        if self.sealing and re.search(self.sealing, model):
-            body["include"] = [_SEALED]
+        weights, seals = _weights_asked(asked), self.sealing and re.search(self.sealing, model)
+        include = [_SEALED] * bool(seals) + ["message.output_text.logprobs"] * (weights is not None)
+        body.update({name: value for name, value in (("include", include), ("top_logprobs", weights)) if value})
         if schema is not None:
             body["text"] = {"format": _flat(_OpenAI.response_format(schema))}
         if "reasoning_effort" in asked:
@@ -5573,7 +5778,8 @@ class _Responses(_Dialect):
         content, old = message.get("content") or "", message.get("function_call")
         calls = _list(message.get("tool_calls")) or ([{"id": _dict(old).get("name"), "function": old}] if old else [])
         if type(content) is list:
-            content = [{**part, "type": "output_text"} if part.get("type") == "text" else part for part in content]
+            content = [{**part, "type": "output_text"} if part.get("type") == "text" else part for part in content
+                       if part.get("type") != "thinking"]
         if message.get("refusal"):
             text = [{"type": "output_text", "text": content}] if content and type(content) is str else content or []
             content = [*text, {"type": "refusal", "refusal": message["refusal"]}]
@@ -5596,9 +5802,20 @@ class _Responses(_Dialect):
         if verbatim:
             verbatim["asked"] = model
 
-    @staticmethod
-    def parts(content: Any) -> Any:
-        return list(map(_input_part, content)) if type(content) is list else content or ""
+    def parts(self, content: Any) -> Any:
+        return list(map(self.written, content)) if type(content) is list else content or ""
+
+    def worded(self, part: JSON) -> JSON:
+        kind = part.get("type")
+        return {**part, "type": "input_text"} if kind == "text" else part
+
+    def attachment(self, part: JSON, file: _Attached) -> JSON:
+        if file.kind != "images":
+            return {**_flat(part), "type": "input_file"}
+        detail = {"detail": file.inner["detail"]} if file.inner.get("detail") else {}
+        if part["type"] == "image_url":
+            return {"type": "input_image", "image_url": _str(file.inner.get("url")), **detail}
+        return {"type": "input_image", "image_url": _str(file.inner.get("file_data")), **detail}
 
     def output(self, content: Any) -> Any:
         """What a tool gave: text, or parts."""
@@ -5644,25 +5861,22 @@ class _Responses(_Dialect):
             id=_str(body.get("id")) or None, raw={**body, "output": items},
             tool_calls=[self.call(item, f"call_{at}") for at, item in enumerate(items) if _is_call(item)],
             citations=[cited for part in said for cited in _list(part.get("annotations"))],
-            logprobs=[row for part in said for row in _list(part.get("logprobs"))],
+            logprobs=[row for part in said for row in _weighed_rows(part.get("logprobs"))],
+            files=_files((f"image/{_str(item.get('output_format')) or 'png'}", item.get("result")) for item in items
+                         if item.get("type") == "image_generation_call"),
             usage=Usage(_count(usage, "input_tokens"), _count(usage, "output_tokens"),
                         _count(usage, "input_tokens_details.cached_tokens"),
                         _count(usage, "output_tokens_details.reasoning_tokens"),
                         _count(usage, "input_tokens_details.cache_write_tokens")))
         plain = all(item.get("type") in ("message", "function_call") and "phase" not in item for item in items)
-        _finished(reply, self.voice, None if plain else {"model": reply.model, "output": items})
-        for at, item in enumerate(filter(_is_call, items)):
-            if item["type"] == "custom_tool_call":
-                custom = {"name": _str(item.get("name")), "input": _str(item.get("input"))}
-                reply.message["tool_calls"][at] = {"id": reply.tool_calls[at].id, "type": "custom", "custom": custom}
-        return reply
+        customs = [item["type"] == "custom_tool_call" for item in items if _is_call(item)]
+        return _finished(reply, self.voice, None if plain else {"model": reply.model, "output": items}, customs)
 
     @staticmethod
     def call(item: JSON, spare_id: str) -> ToolCall:
         id, name = item.get("call_id") or item.get("id") or spare_id, item.get("name")
         if item["type"] == "custom_tool_call":
-            given = _str(item.get("input"))
-            return ToolCall(_str(id), _str(name), {"input": given}, given)
+            return _custom_call(id, item)
         return _tool_call(id, name, item.get("arguments"))
 
     def text(self, body: JSON) -> str:
@@ -5793,17 +6007,6 @@ def _flat(value: Any) -> Any:
     return {"type": kind, **inner} if type(inner) is dict else value
 
 
-def _input_part(part: JSON) -> JSON:
-    """A part of a user's message, of chat completions or one of their own."""
-    kind = part.get("type")
-    if kind == "input_audio":
-        raise ConfigurationError("Responses take no audio", hint='Client(api="chat") asks for a chat completion')
-    if kind != "image_url":
-        return {**_flat(part), "type": _INPUT_OF.get(kind, kind)} if type(kind) is str else part
-    detail = _at(part, "image_url.detail")
-    return {"type": "input_image", "image_url": _image_of(part)[0], **({"detail": detail} if detail else {})}
-
-
 def _parts_of(output: Any, kind: str, where: str) -> Iterator[JSON]:
     """The parts of all items of a kind."""
     for item in _list(output):
@@ -5828,13 +6031,16 @@ class _Anthropic(_Dialect):
     """Anthropic's Messages."""
 
     voice = "anthropic"
+    speech = "Anthropic"
+    kinds = ("images", "PDF", "text", _BY_URL)
     mark = "type"
     path = "/v1/messages"
     models_path = "/v1/models?limit=1000"
     auth_header, auth_scheme = "x-api-key", ""
     fixed_headers = {"anthropic-version": "2023-06-01"}  # which compatible servers know; headers= asks for another
     names = {"stop": "stop_sequences"}
-    lacks = ("seed",)
+    lacks = ("seed", "logprobs")
+    most = 32 << 20
     keeps_whole = True
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
@@ -5912,14 +6118,30 @@ class _Anthropic(_Dialect):
         if verbatim is not None:
             return [_with_object(_dict(block), "input") for block in _list(verbatim)]
         content = message.get("content")
-        content = [_image_block(part) if part.get("type") == "image_url" else part for part in content] if isinstance(
-            content, list) else content or ""
+        content = list(map(self.written, content)) if isinstance(content, list) else content or ""
         if message["role"] in _RESULTS:
             error = {"is_error": True} if message.get("is_error") else {}
             return [{"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": content, **error}]
-        calls = [{"type": "tool_use", "id": call.get("id"), "name": _at(call, "function.name"),
-                  "input": _arguments_of(_dict(call.get("function")))} for call in _list(message.get("tool_calls"))]
+        made = [(call.get("id"), _function_of(call)) for call in _list(message.get("tool_calls"))]
+        calls = [{"type": "tool_use", "id": id, "name": function.get("name"), "input": _arguments_of(function)}
+                 for id, function in made]
         return _blocks(content) + calls if calls else content
+
+    def attachment(self, part: JSON, file: _Attached) -> JSON:
+        if file.kind == "text":
+            data = _unbased(file.data).decode("utf-8", "replace")
+            source: JSON = {"type": "text", "media_type": "text/plain", "data": data}
+        elif file.data:
+            source = {"type": "base64", "media_type": file.mime_type, "data": file.data}
+        elif file.url:
+            source = {"type": "url", "url": file.url}
+        else:
+            source = {"type": "file", "file_id": file.inner.get("file_id")}
+        if file.kind == "images":
+            return {"type": "image", "source": source}
+        own: JSON = {name: file.inner[name] for name in ("title", "context", "citations", "cache_control")
+               if name in file.inner}
+        return {"type": "document", "source": source, **({"title": file.name} if file.name else {}), **own}
 
     def check(self, body: JSON) -> None:
         if not isinstance(body.get("content"), list):
@@ -6014,12 +6236,6 @@ def _blocks(content: Any) -> List[Any]:
     return [{"type": "text", "text": content}] if content and isinstance(content, str) else _list(content)
 
 
-def _image_block(part: JSON) -> JSON:
-    url, kind, data = _image_of(part)
-    inline = {"type": "base64", "media_type": kind, "data": data}
-    return {"type": "image", "source": inline if kind else {"type": "url", "url": url}}
-
-
 def _anthropic_usage(usage: Any) -> Usage:
     cached, kept = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
     return Usage(_count(usage, "input_tokens") + kept + cached, _count(usage, "output_tokens"), cached,
@@ -6033,6 +6249,8 @@ class _Gemini(_Choices):
     """Google's generateContent."""
 
     voice = "gemini"
+    speech = "Gemini"
+    kinds = ("images", "PDF", "text", "audio", _BY_URL, _OTHERS)
     mark = "candidates"
     finish = "finishReason"
     models_path = "/models?pageSize=1000"
@@ -6076,7 +6294,9 @@ class _Gemini(_Choices):
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
         if "stopSequences" in config:
             config["stopSequences"] = _as_list(config["stopSequences"])
-        effort, schema = asked.get("reasoning_effort"), asked.get("schema")
+        effort, schema, weights = asked.get("reasoning_effort"), asked.get("schema"), _weights_asked(asked)
+        if weights is not None:
+            config.update(responseLogprobs=True, **({"logprobs": weights} if weights else {}))
         if effort:
             budget, level = _GEMINI_EFFORTS.get(effort, (None, effort.upper()))
             by_budget = budget is not None and "gemini-2" in model  # which refuses a level, as later ones do a budget
@@ -6127,7 +6347,7 @@ class _Gemini(_Choices):
         if verbatim:
             return [{**part, "functionCall": _with_object(_dict(part["functionCall"]), "args")}
                     if "functionCall" in part else part for part in verbatim]
-        functions = [_dict(_dict(call).get("function")) for call in _list(message.get("tool_calls"))]
+        functions = [_function_of(_dict(call)) for call in _list(message.get("tool_calls"))]
         calls = [{"functionCall": {"name": function.get("name"), "args": _arguments_of(function)}}
                  for function in functions]
         return (self.parts(message.get("content")) if message.get("content") or not calls else []) + calls
@@ -6153,11 +6373,18 @@ class _Gemini(_Choices):
         answer = {"id": call.get("id"), "name": call.get("name") or message.get("name"), "response": response}
         return {"functionResponse": {key: value for key, value in answer.items() if value is not None}}
 
-    @staticmethod
-    def parts(content: Any) -> List[JSON]:
-        if not isinstance(content, list):
-            return [{"text": content or ""}]
-        return [_gemini_part(_dict(part)) for part in content]
+    def parts(self, content: Any) -> List[JSON]:
+        return list(map(self.written, content)) if isinstance(content, list) else [{"text": content or ""}]
+
+    def worded(self, part: JSON) -> JSON:
+        return {"text": part.get("text")} if part.get("type") == "text" else part
+
+    def attachment(self, part: JSON, file: _Attached) -> JSON:
+        kind = file.mime_type if file.kind != "text" or file.mime_type[:5] == "text/" else "text/plain"
+        if file.data:
+            return {"inlineData": {"mimeType": kind, "data": file.data}}
+        spare = "image/jpeg" if file.kind == "images" else "application/pdf"
+        return {"fileData": {"fileUri": file.url or file.inner.get("file_id"), "mimeType": kind or spare}}
 
     def check(self, body: JSON) -> None:
         if not _list(body.get("candidates")) and not isinstance(body.get("promptFeedback"), dict):
@@ -6176,7 +6403,9 @@ class _Gemini(_Choices):
             raw=body, id=id, request_id=id, model=_str(body.get("modelVersion")),
             raw_finish_reason=blocked or raw_finish,
             finish_reason="content_filter" if blocked else _finish_of(raw_finish),
-            logprobs=_list(_at(candidate, "logprobsResult.chosenCandidates")),
+            files=_files((_at(part, "inlineData.mimeType"), _at(part, "inlineData.data")) for part in parts
+                         if "inlineData" in part and not part.get("thought")),
+            logprobs=_gemini_logprobs(_dict(candidate.get("logprobsResult"))),
             citations=_list(_at(candidate, "citationMetadata.citationSources")),
             usage=_gemini_usage(body.get("usageMetadata")))
         return _finished(reply, self.voice, None if all(set(part) == {"text"} for part in parts) else parts)
@@ -6219,15 +6448,13 @@ def _gemini_parts(candidate: JSON) -> List[JSON]:
     return [_dict(part) for part in _list(_at(candidate, "content.parts"))]
 
 
-def _gemini_part(part: JSON) -> JSON:
-    if part.get("type") == "text":
-        return {"text": part.get("text")}
-    if part.get("type") != "image_url":
-        return part
-    url, kind, data = _image_of(part)
-    if kind:
-        return {"inlineData": {"mimeType": kind, "data": data}}
-    return {"fileData": {"fileUri": url, "mimeType": mimetypes.guess_type(urlsplit(url).path)[0] or "image/jpeg"}}
+def _gemini_logprobs(result: JSON) -> List[Logprob]:
+    def heard(row: Any, top: Sequence[Any] = ()) -> Logprob:
+        return Logprob(_str(_at(row, "token")), _at(row, "logProbability"), tuple(map(heard, top)))
+
+    tops = [_list(_at(top, "candidates")) for top in _list(result.get("topCandidates"))]
+    return list(itertools.starmap(heard, itertools.zip_longest(
+        _list(result.get("chosenCandidates")), tops[:len(_list(result.get("chosenCandidates")))], fillvalue=())))
 
 
 def _gemini_usage(usage: Any) -> Usage:
@@ -6320,12 +6547,13 @@ _PROVIDERS = {row.name: row for row in (
     _row("volcengine", "https://ark.cn-beijing.volces.com/api/v3", "VOLCENGINE_API_KEY"),
     _row("friendli", "https://api.friendli.ai/serverless/v1", "FRIENDLI_TOKEN"),
     _row("ollama-cloud", "https://ollama.com/v1", "OLLAMA_API_KEY"),
-    _row("ollama", "http://localhost:11434/v1", items={"tells_cut": False}),  # OLLAMA_API_KEY is its cloud's
+    _row("ollama", "http://localhost:11434/v1",   # OLLAMA_API_KEY is its cloud's
+         items={"tells_cut": False, "kinds": ("images",)}),
     _row("lmstudio", "http://localhost:1234/v1", optional_keys="LMSTUDIO_API_KEY LM_API_TOKEN"),
     _row("vllm", "http://localhost:8000/v1", optional_keys="VLLM_API_KEY",
          voice="vllm", echo=("reasoning", "reasoning_content"), counts="tokens", raw=_VLLM, items={
              "wanted": ("content", "summary"), "refused": ("encrypted_content", "status"), "lacks": ()}),
     _row("llamacpp", "http://localhost:8080/v1", optional_keys="LLAMACPP_API_KEY", raw=_LlamaCpp, voice="llamacpp",
          echo=("reasoning_content",), counts="items", items={
-             "wanted": ("content",), "refused": ("encrypted_content",), "tells_cut": False}),
+             "wanted": ("content",), "refused": ("encrypted_content",), "tells_cut": False, "kinds": ("images",)}),
 )}

@@ -315,7 +315,7 @@ def test_a_character_of_several_tokens(server):
     server.json(ended("a\u03c9b", [5, 6, 7, 8], completion_probabilities=rows))
     answer = client(server, "llamacpp").complete("Once", logprobs=1)
     assert answer.tokens == [Token("a", 5, -0.5), Token("", 6), Token("\u03c9", 7, -1.5), Token("b", 8, -2.5)]
-    assert answer.logprobs == rows
+    assert answer.logprobs == [llmlite.Logprob("a", -0.5), llmlite.Logprob("\u03c9", -1.5), llmlite.Logprob("b", -2.5)]
 
 
 def test_cached_tokens_of_llama_cpp(server):

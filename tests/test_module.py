@@ -144,8 +144,8 @@ def test_values_made_by_hand_are_empty():
     assert vars(llmlite.Response()) == {
         "text": "", "reasoning": "", "tool_calls": [], "finish_reason": None, "raw_finish_reason": None,
         "usage": (0, 0, 0, 0, 0), "model": "", "id": None, "request_id": None, "citations": [], "parsed": None,
-        "tokens": [], "logprobs": [], "message": {}, "messages": [], "raw": None, "headers": {}, "attempts": 0,
-        "elapsed": 0.0}
+        "tokens": [], "logprobs": [], "files": [], "message": {}, "messages": [], "raw": None, "headers": {},
+        "attempts": 0, "elapsed": 0.0}
     assert llmlite.Usage() == (0, 0, 0, 0, 0) and llmlite.Token("a") == ("a", None, None)
     assert llmlite.ToolCall("1", "f", {}, "{}").invalid is None
     assert llmlite.Event("finish") == ("finish", "", None, None, None, None)

@@ -90,7 +90,8 @@ def test_a_stream_keeps_what_stands_beside_the_text(server, llm):
                 DONE])
     answer, streamed = both(llm)
     assert streamed.raw["choices"] == answer.raw["choices"]
-    assert streamed.logprobs == answer.logprobs == rows("He", "llo")
+    assert streamed.logprobs == answer.logprobs == [
+        llmlite.Logprob(row["token"], row["logprob"]) for row in rows("He", "llo")]
 
 
 @pytest.mark.parametrize("extra, kept", [

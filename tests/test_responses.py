@@ -409,14 +409,15 @@ def test_a_cut_reply_says_what_it_asked(server):
 
 def test_log_probabilities(server):
     """They are the reply's, from a body and from a stream."""
-    row = {"token": "Hi", "logprob": -0.1, "top_logprobs": []}
+    row = {"token": "Hi", "logprob": -0.1, "top_logprobs": [{"token": "Ho", "logprob": -2.5}]}
     item = text_item("Hi")
     item["content"][0]["logprobs"] = [row]
     server.json(body(item))
     server.sse([*start(), event("response.output_text.delta", output_index=0, content_index=0, item_id="msg_1",
                                 delta="Hi", logprobs=[row]), *end()])
     with client(server, api="responses") as llm:
-        assert llm.chat("hi").logprobs == drained(llm.stream("hi")).logprobs == [row]
+        assert llm.chat("hi").logprobs == drained(llm.stream("hi")).logprobs == [
+            llmlite.Logprob("Hi", -0.1, (llmlite.Logprob("Ho", -2.5),))]
 
 
 def test_the_scripted_provider_speaks_it(server):

@@ -105,6 +105,9 @@ CALLS = {
     "one-stop": {"stop": "END"},
     "seed": {"seed": 0},
     "effort": {"reasoning_effort": "low"},
+    "logprobs": {"logprobs": True},
+    "three-logprobs": {"logprobs": 3},
+    "no-logprobs": {"logprobs": False},
     "extra": {"extra": {"x": [1]}},
 }
 

@@ -54,6 +54,7 @@ SENT = {
     "sampling": {"temperature": 0.0, "top_p": 0.5, "top_k": 3, "max_tokens": 7, "stop_sequences": ["a", "b"]},
     "one-stop": {"stop_sequences": ["END"]},
     "effort": {"output_config": {"effort": "low"}},
+    "no-logprobs": {},
     "extra": {"x": [1]},
 }
 PICTURE = image(type="url", url="https://x.example/a.png")["messages"][0]["content"]
@@ -262,7 +263,7 @@ ERRORS = [
 LATE = [(event("error", error={"type": "overloaded_error", "message": "no"}), "OverloadedError", 529)]
 
 ANTHROPIC = Column(
-    provider="anthropic", lacks=("seed",), path="/v1/messages",
+    provider="anthropic", lacks=("seed", "logprobs", "three-logprobs"), path="/v1/messages",
     headers={"x-api-key": KEY, "anthropic-version": "2023-06-01"},
     body={"model": "m", "max_tokens": 4096, "messages": [HI]}, streamed={"stream": True},
     sent=SENT, own=OWN, said=SAID, reply={"raw_finish_reason": "end_turn", "usage": COUNTED, "id": "msg_1"},

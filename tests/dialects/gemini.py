@@ -57,6 +57,9 @@ SENT = {
     "one-stop": config(stopSequences=["END"]),
     "seed": config(seed=0),
     "effort": config(thinkingConfig={"thinkingLevel": "LOW"}),
+    "logprobs": config(responseLogprobs=True),
+    "three-logprobs": config(responseLogprobs=True, logprobs=3),
+    "no-logprobs": {},
     "extra": {"x": [1]},
 }
 OWN = {

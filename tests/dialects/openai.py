@@ -46,6 +46,9 @@ SENT = {
     "one-stop": {"stop": "END"},
     "seed": {"seed": 0},
     "effort": {"reasoning_effort": "low"},
+    "logprobs": {"logprobs": True},
+    "three-logprobs": {"logprobs": True, "top_logprobs": 3},
+    "no-logprobs": {},
     "extra": {"x": [1]},
 }
 OPEN = {"title": "A point!", "type": "object", "properties": {"x": {"type": "integer"}}}

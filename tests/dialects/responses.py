@@ -51,6 +51,9 @@ SENT = {
     "schema": schema("answer", POINT, strict=True),
     "schema-dataclass": schema("Point", POINT, strict=True),
     "effort": {"reasoning": {"effort": "low"}},
+    "logprobs": {"include": ["message.output_text.logprobs"]},
+    "three-logprobs": {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
+    "no-logprobs": {},
     "extra": {"x": [1]},
 }
 GRAMMAR = {"syntax": "lark", "definition": "start: X"}
