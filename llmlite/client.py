@@ -77,12 +77,13 @@ from urllib3.connection import HTTPConnection
 
 __version__ = "0.1.0"
 __all__ = [
-    "APIConnectionError", "APIError", "APITimeoutError", "AuthenticationError", "BadRequestError", "Client",
+    "APIConnectionError", "APIError", "APITimeoutError", "Answer", "AuthenticationError", "BadRequestError", "Client",
     "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "Embeddings", "EmptyResponseError", "Event",
     "File", "LLMError", "Ledger", "Logprob", "NotFoundError", "OverloadedError", "PaymentRequiredError",
     "PermissionDeniedError", "QuotaExceededError", "RateLimit", "RateLimitError", "Response", "ResponseError",
-    "RetryPolicy", "SchemaError", "ServerError", "Stream", "StreamError", "Token", "ToolCall", "TruncatedStreamError",
-    "Usage", "assistant", "chat", "providers", "replay", "stream", "system", "tool_result", "user"]
+    "RetryPolicy", "SchemaError", "ServerError", "ServerSentEvent", "Stream", "StreamError", "Token", "ToolCall",
+    "TruncatedStreamError", "Usage", "assistant", "chat", "providers", "replay", "stream", "system", "tool_result",
+    "user"]
 
 JSON = Dict[str, Any]
 Messages = Union[str, Sequence[JSON]]
@@ -373,6 +374,17 @@ class Event(NamedTuple):
     usage: Optional[Usage] = None
     finish_reason: Optional[str] = None
     token: Optional[Token] = None
+
+
+class ServerSentEvent(NamedTuple):
+    """An event of `Answer.events()`: its type, "message" where none is told, and its data (WHATWG HTML, 9.2)."""
+
+    event: str
+    data: str
+
+    def json(self) -> Any:
+        """What the data says as JSON.  Raises ValueError."""
+        return json.loads(self.data)
 
 
 class Response:
@@ -1139,6 +1151,35 @@ class Client:
         call = self._call(dialect, model, timeout, deadline, headers)
         return self._perform_alone(call.asks_for(*asked)).parsed
 
+    def request(self, method: str, path: str, *, json: Any = None, data: Any = None, files: Any = None,
+                params: Any = None, headers: Headers = None, stream: bool = False, timeout: Timeout = _UNSET,
+                deadline: Optional[float] = _UNSET) -> Answer:
+        """Ask any other endpoint of the provider, with this client's key, retries, cool-down, limits and errors.
+
+            llm.request("POST", "/moderations", json={"input": "..."}).json()["results"]
+            with open("a.wav", "rb") as file:
+                llm.request("POST", "/audio/transcriptions", data={"model": "whisper-1"}, files={"file": file}).text
+
+        Args:
+            method: GET, POST, ...
+            path: below the base URL, or a whole URL on the same host.
+            json: sent as JSON.
+            data, files, params: as in `requests`: a form or a body, a multipart form's files, the URL's query.  A body
+                from an iterator, or a file that cannot seek, is not sent again once it has been read.
+            stream: return when the answer's head is here; the body comes as it is read.
+            headers, timeout, deadline: as on `Client`, for this call.
+
+        Raises:
+            LLMError: as `chat` does; a status below 300 whose body is nothing but an error is an error too.
+        """
+        call = self._call(self._chat, None, timeout, deadline, headers)
+        call.model = _str(_dict(json or data).get("model")) or call.model
+        asked = _Request(_checked_method(method), _with_params(path, params), None, _content_of(json, data, files))
+        call.asks_for(asked, _Anything(), _checked("stream", stream, (bool,)))
+        reply = self._perform_alone(call)
+        answer: Answer = reply if isinstance(reply, Answer) else reply.parsed
+        return answer
+
     def run_tools(self, messages: Messages, tools: Sequence[Any], *, max_rounds: int = 10,
                   deadline: Optional[float] = _UNSET, **options: Any) -> Response:
         """Chat, call the Python functions among `tools` that the model asks for, send it the results, and so on.
@@ -1367,8 +1408,9 @@ class Client:
                 raise _api_error(call, answer.status, answer.headers,
                                  payload.decode("utf-8", "replace") if body is _UNSET else body)
             if call.streams:
-                return Stream(_Flow(call, attempt, answer, self._skip_bad_events, self._settle, self._break_off))
-            reply = _read_reply(call, attempt, answer)
+                opened, flow = call.reader.opens
+                return opened(flow(call, attempt, answer, self._skip_bad_events, self._settle, self._break_off))
+            reply = call.reader.take(call, attempt, answer)
             attempt.empty = _is_empty(reply)
             _read_schema(call, reply)
         except _WIRE_ERRORS as caught:
@@ -1470,10 +1512,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection; a thread that is reading the stream comes to its end."""
-        self._flow.left = True
-        self._flow.cancel()
-        with contextlib.suppress(ValueError):  # another thread is inside: it has been woken, and closes
-            self._events.close()
+        self._flow.leave(self._events)
 
     def __enter__(self) -> Stream:
         return self
@@ -1483,6 +1522,94 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
+
+
+class Answer:
+    """The answer to `Client.request`.
+
+    Attributes:
+        status_code, headers: as HTTP has them.
+        request_id: the provider's id of the request, or None.
+        attempts, elapsed: how many requests and seconds it took, up to its head if it is a stream.
+
+    With `stream=True` the body comes as it is read, once: by `events()`, `iter_content()`, or at once by `content`.
+    Leave such in a `with` block, or `close()` it.
+    """
+
+    def __init__(self, flow: Any = None, content: Optional[bytes] = b"", **told: Any) -> None:
+        self.status_code: int = 0
+        self.headers: Mapping[str, str] = {}
+        self.request_id: Optional[str] = None
+        self.attempts: int = 0
+        self.elapsed: float = 0.0
+        self._flow = flow
+        self._content = content if flow is None else None
+        if flow is not None:
+            told = flow.told()
+            self._pieces = flow.run()
+            next(self._pieces)  # from here on it closes by itself, also when nobody reads it
+        self.__dict__.update(told)
+
+    @property
+    def content(self) -> bytes:
+        """The whole body, decoded from gzip."""
+        if self._content is None:
+            if self._flow.by_event is not None:
+                raise RuntimeError("the body of this answer is being read, or has been")
+            self._content = b"".join(self.iter_content())
+        return self._content
+
+    @property
+    def text(self) -> str:
+        """The body as text, in the character set that the answer names, else in UTF-8."""
+        charset = re.search(r"(?i)charset\s*=\s*[\"']?([\w.:-]+)", self.headers.get("content-type", ""))
+        try:
+            return self.content.decode(charset[1] if charset else "utf-8-sig", "replace")
+        except LookupError:  # no character set that Python knows
+            return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON.  Raises ResponseError."""
+        value = _json_or(_UNSET, self.content)
+        if value is _UNSET:
+            kind = self.headers.get("content-type", "no Content-Type")
+            raise ResponseError(f"{self.status_code} but no JSON", why=f"{_quoted(kind)}, {len(self.content)} bytes",
+                                status_code=self.status_code, headers=self.headers, request_id=self.request_id)
+        return value
+
+    def iter_content(self) -> Iterator[bytes]:
+        """The body, piece by piece as it comes."""
+        return self._read(False) if self._content is None else iter([self._content] * bool(self._content))
+
+    def events(self) -> Iterator[ServerSentEvent]:
+        """The body's server-sent events as they come, up to "[DONE]", or its JSON values if it is a line each.
+
+        Raises:
+            StreamError: an event that is an error; `last_error` is the APIError that it stands for.
+        """
+        if self._content is None:
+            return self._read(True)
+        return itertools.starmap(ServerSentEvent, _plain_events(_EventDecoder(), iter([self._content])))
+
+    def _read(self, by_event: bool) -> Iterator[Any]:
+        if self._flow.by_event not in (None, by_event):
+            raise RuntimeError("the body of this answer is read in another way")
+        self._flow.by_event = by_event
+        return self._pieces  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the connection of a stream; a thread that is reading it comes to its end."""
+        if self._flow is not None:
+            self._flow.leave(self._pieces)
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status_code} {self.headers.get('content-type', '')}>"
 
 
 def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Iterator[Any]:
@@ -1525,6 +1652,11 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         with open(path, encoding="utf-8") as file:
             saved = json.load(file)
         request = _Request(str(saved["method"]), str(saved["path"]), saved["body"])
+        if saved.get("uploaded"):
+            raise ConfigurationError(f"{path} has no body", why="it was read as it was sent, and not kept")
+        if saved.get("content") is not None:
+            content = base64.b64decode(saved["content"])
+            request = request._replace(content=_Content(content, saved["content_type"]))
         provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
         if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
             raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
@@ -1538,7 +1670,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
     dialects = {"completion": client._raw, "responses": client._responses}
     dialect = dialects.get(saved.get("task")) or client._chat
-    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList(),
+    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList(), "request": _Anything(),
                                    **{name: _Value(name, request.path.endswith("tokenize")) for name in _VALUES}}
     reader = readers.get(saved.get("task"), dialect)
     with client:
@@ -2251,6 +2383,43 @@ class _Request(NamedTuple):
     method: str
     path: str
     body: Optional[JSON] = None
+    content: Optional[_Content] = None  # instead of a body of ours
+
+
+class _Content(NamedTuple):
+    """What a request's body is: bytes, or what is read as it is sent."""
+
+    payload: Optional[bytes]
+    kind: Optional[str] = "application/json"
+    upload: Optional[_Upload] = None
+
+
+class _Upload:
+    """A body that is read as it is sent: a file is rewound for each attempt, an iterator serves one."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.begun, self.start = source, False, None
+        if hasattr(source, "read"):
+            with contextlib.suppress(OSError, AttributeError, ValueError):
+                self.start = source.tell()
+                source.seek(self.start)
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has been read, and cannot be again."""
+        return self.begun and self.start is None
+
+    def body(self) -> Any:
+        """What requests is to send."""
+        if self.start is None:
+            return self
+        self.source.seek(self.start)
+        return self.source
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun = True
+        read = getattr(self.source, "read", None)
+        yield from self.source if read is None else iter(functools.partial(read, _PIECE), b"")
 
 
 class _Call:
@@ -2263,6 +2432,8 @@ class _Call:
         self.streams = False
         self.method, self.path, self.url = "POST", "", ""
         self.payload: Optional[bytes] = None
+        self.kind: Optional[str] = None  # of content
+        self.upload: Optional[_Upload] = None
         self.schema: Any = None
         self.asked: Optional[JSON] = None  # by the arguments of the method
         self.headers: Dict[str, Optional[str]] = {}
@@ -2289,9 +2460,11 @@ class _Call:
 
     def asks_for(self, request: _Request, reader: _Reader, streams: bool = False) -> _Call:
         """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
-        self.method, self.path, body = request
+        self.method, self.path, body, content = request
         self.url = _joined(self.base_url, self.path, reader.at_root)
-        self.payload = None if body is None else _encode(body)
+        self.payload, self.kind, self.upload = content or _Content(None if body is None else _encode(body))
+        if self.payload is None and not self.upload and self.method not in ("GET", "HEAD"):
+            self.payload, self.kind = b"", None  # which says how long it is
         self.reader, self.streams = reader, streams
         if len(self.payload or b"") > reader.most:
             raise ConfigurationError(f"a request of {len(self.payload or b'') >> 20} MiB",
@@ -2450,6 +2623,8 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
 def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float, str]:
     """What follows a failed attempt: the error that is final, or None; the seconds to wait; a hint for the error."""
     kind, wait = error._kind, error.retry_after
+    if call.upload is not None and call.upload.spent:
+        return error, 0.0, error.hint or "its body cannot be read once more"
     if kind == "stale":
         return None, 0.0, ""
     retry = call.retries.get(kind, 0)
@@ -2795,11 +2970,21 @@ class _Flow:
                     self._hand_over(self.attempt)
         try:
             if error is None:
-                yield from _closing_events(self.reply(), self.spoke)
+                yield from self._closing()
             elif not self.closed:
                 raise error
         finally:
             del error
+
+    def _closing(self) -> Iterator[Any]:
+        return _closing_events(self.reply(), self.spoke)
+
+    def leave(self, events: Any) -> None:
+        """Close the connection: nobody reads on."""
+        self.left = True
+        self.cancel()
+        with contextlib.suppress(ValueError):  # another thread is inside: it has been woken, and closes
+            events.close()
 
     def _folded(self) -> Iterator[Any]:
         reader, body, decoder, spoke = self.call.reader, self.body, _EventDecoder(_values_of), False
@@ -2962,6 +3147,51 @@ class _Flow:
             if attempt.billed is not None:
                 attempt.billed = self.done
         self.settle(attempt)
+
+
+class _AnyFlow(_Flow):
+    """The open answer to a request of the user's own: its pieces, or its events."""
+
+    by_event: Optional[bool] = None
+
+    def told(self) -> JSON:
+        """What is known by the head."""
+        call, answer = self.call, self.answer
+        return {"status_code": answer.status, "headers": answer.headers, "request_id": _request_id(answer.headers),
+                "attempts": call.attempts, "elapsed": _now() - call.started}
+
+    def _folded(self) -> Iterator[Any]:
+        self.opened = True
+        yield _OPENED
+        if not self.by_event:
+            for piece in self._received():
+                self.events += 1
+                yield piece
+            return
+        decoder = _EventDecoder()
+        for type_, data in _plain_events(decoder, self._received()):
+            self.events += 1
+            looks = type_ == "error" or '"error"' in data or '"usage"' in data
+            body = _dict(_json_or(None, data.encode())) if looks else {}
+            if type_ == "error" or _holds_error(body, self.call.reader):
+                raise _ErrorInside(body if "error" in body else {"error": body or data})
+            _put({name: body[name] for name in ("usage", "model") if body.get(name)}, self.body)
+            yield ServerSentEvent(type_, data)
+        self.ended = True  # nothing is read after the end mark
+        if not self.events and decoder.stray:
+            raise _no_answer(self.call, self.answer, "a stream without one event", decoder.stray)
+
+    def _closing(self) -> Iterator[Any]:
+        return iter(())
+
+
+def _plain_events(decoder: _EventDecoder, pieces: Iterator[bytes]) -> Iterator[Tuple[str, str]]:
+    """The events of a body, as (type, data), up to the end mark."""
+    for name, data, _ in decoder.decode(pieces):
+        text = data.decode("utf-8", "replace")
+        if text.strip() == "[DONE]":
+            return
+        yield "message" if name in (b"", _BARE) else name.decode("utf-8", "replace"), text
 
 
 def _plain_chunk(name: bytes, data: bytes, mark: str) -> Optional[JSON]:
@@ -3150,7 +3380,7 @@ class _Transport:
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
         headers = _request_headers(call)
-        is_usual = self._own and not _replaces_ours(call, headers) and _is_untouched(self._session)
+        is_usual = self._own and not (call.upload or _replaces_ours(call, headers)) and _is_untouched(self._session)
         asked = (call.method, call.url, self._era()) if is_usual else None
         road = self._roads.get(asked)
         attempt.left(None)
@@ -3187,7 +3417,8 @@ class _Transport:
         """Send through all of requests; a user's session has settings, an adapter and hooks of its own."""
         session = self._session
         auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
-        asked = requests.Request(call.method, call.url, headers, data=call.payload, auth=auth)
+        body = call.upload.body() if call.upload else call.payload
+        asked = requests.Request(call.method, call.url, headers, data=body, auth=auth)
         request, came = session.prepare_request(asked), []
 
         def look(response: requests.Response, **_: Any) -> None:
@@ -3340,9 +3571,9 @@ def _request_headers(call: _Call) -> Dict[str, str]:
     """The headers of a request: ours, the key's, then the user's; theirs replace ours whatever their case."""
     headers: Dict[str, Optional[str]] = {
         "User-Agent": f"llmlite/{__version__}", "Accept-Encoding": "gzip, deflate",
-        "Accept": "text/event-stream" if call.streams else "application/json"}
-    if call.payload is not None:
-        headers["Content-Type"] = "application/json"
+        "Accept": call.reader.accept or ("text/event-stream" if call.streams else "application/json")}
+    if call.kind and (call.payload is not None or call.upload):
+        headers["Content-Type"] = call.kind
     headers.update(call.key_headers(call.key))
     headers = _with_headers(headers, call.headers)
     skipped = {name: urllib3.util.SKIP_HEADER for name, value in headers.items()
@@ -3431,7 +3662,7 @@ def _body(raw: Any, status: int, attempt: _Attempt) -> Union[None, _Body, _Hidde
         return None
     reader = _reader(response, attempt)
     if reader is not None:
-        return _Body(reader, *_framing(response.headers, status))
+        return _Body(reader, *_framing(response.headers, status, attempt.call.method))
     is_hidden = getattr(response, "fp", _UNSET) is not None and isinstance(raw, urllib3.HTTPResponse)
     return _Hidden(raw, attempt) if is_hidden else None
 
@@ -3450,9 +3681,9 @@ def _reader(response: Any, attempt: _Attempt) -> Any:
     return reader
 
 
-def _framing(headers: Any, status: int) -> Tuple[bool, Optional[int]]:
+def _framing(headers: Any, status: int, method: str) -> Tuple[bool, Optional[int]]:
     """Whether a body comes in chunks, and its length where that is told (RFC 9112, 6.3)."""
-    if status in (101, 204, 304):
+    if status in (101, 204, 304) or method == "HEAD":
         return False, 0
     length = headers.get("content-length", "")
     chunked = headers.get("transfer-encoding", "").lower() == "chunked"
@@ -3998,13 +4229,13 @@ class _HTTPResponse(http.client.HTTPResponse):
         attempt: Any = _CURRENT.get()
         if vars(self).keys() >= _HEAD_STATE and hasattr(self, "_read_status") and hasattr(
                 http.client.HTTPMessage, "set_raw"):
-            self._read_head()
+            self._read_head(attempt.call.method)
         else:
             attempt.start = ""  # http.client is to send the next request too
             super().begin()
         attempt.wire.in_head = False
 
-    def _read_head(self: Any) -> None:
+    def _read_head(self: Any, method: str) -> None:
         """As http.client does, over any number of interim answers (RFC 9110, 15.2) but a flood."""
         version, status, reason = self._read_status()
         for _ in range(_MAX_INTERIM):
@@ -4019,7 +4250,7 @@ class _HTTPResponse(http.client.HTTPResponse):
         self.code = self.status = status
         self.reason, self.version = reason.strip(), 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
         self.headers = self.msg = self._read_headers()
-        self.chunked, self.length = _framing(self.headers, status)
+        self.chunked, self.length = _framing(self.headers, status, method)
         self.chunk_left, tokens = None, self.headers.get("connection", "").lower()
         self.will_close = status == 101 or ("close" in tokens if self.version == 11 else "keep-alive" not in tokens
                                             ) or not (self.chunked or self.length is not None)
@@ -4244,7 +4475,7 @@ def _holds_error(body: Any, reader: _Reader) -> bool:
     """Whether a body is an error, whatever its status: words are one where the answer itself is missing."""
     body = _dict(body[0] if isinstance(body, list) and body else body)
     if body.get("error"):
-        return True
+        return reader.fails(body)
     return not reader.answers(body) and (body.get("object") == "error" or any(
         isinstance(body.get(name), kind) for name, kind in (("message", str), ("detail", (str, list)))))
 
@@ -4277,6 +4508,20 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     if reply.usage.total_tokens:  # what it took is billed, whatever it says
         attempt.billed = error.response = reply
     raise error
+
+
+def _read_any(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
+    """The reply to a request of the user's own: its `parsed` is the `Answer`, whatever that holds."""
+    payload = answer.read()
+    body = _json_or(None, payload) if payload[:1] in (b"{", b"[") else None
+    if _holds_error(body, call.reader):
+        attempt.billed = None
+        raise _api_error(call, None, answer.headers, body)
+    reply = _completed(call.reader.parse(_dict(body)), call, answer)
+    found = Answer(content=payload, status_code=answer.status, headers=answer.headers, request_id=reply.request_id,
+                   attempts=reply.attempts, elapsed=reply.elapsed)
+    reply.parsed, reply.text, attempt.billed = found, found.text, reply
+    return reply
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
@@ -4449,6 +4694,42 @@ def _checked_prompt_cache(given: Any) -> Any:
     return given
 
 
+def _checked_method(method: Any) -> str:
+    if not isinstance(method, str) or not re.fullmatch("[A-Za-z]{1,20}", method):
+        raise ConfigurationError(f"method={_shown(method)}: give GET, POST or the like")
+    return method.upper()
+
+
+def _with_params(path: Any, params: Any) -> str:
+    """A path with a query: pairs, or a dict whose values are lists or None, as requests takes them."""
+    if not isinstance(path, str) or not path or re.search(_NO_URL, path):
+        raise ConfigurationError(f"path={_shown(path)}: give a path below the base URL, such as /files")
+    try:
+        query = requests.Request("GET", "http://localhost/", params=params).prepare().path_url.partition("?")[2]
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"params={_shown(params)}: {error}: give a dict") from None
+    return path + (("&" if "?" in path else "?") + query if query else "")
+
+
+def _content_of(given: Any, data: Any, files: Any) -> _Content:
+    """The body that a user's own request is to have; forms are written by requests."""
+    if given is not None and not (data is files is None):
+        raise ConfigurationError("json with data or files: give one body")
+    if given is not None:
+        return _Content(_encode(given))
+    if not files and (hasattr(data, "read") or isinstance(data, abc.Iterator)):
+        return _Content(None, None, _Upload(data))
+    try:
+        made = requests.Request("POST", "http://localhost/", data=data, files=files).prepare()
+        body: Any = made.body or b""
+        payload = body.encode() if isinstance(body, str) else b"".join((body,))  # of anything else a TypeError
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{'files' if files else 'data'} cannot be sent: {error}",
+                                 hint="give what requests takes") from None
+    kind: Any = made.headers.get("Content-Type")
+    return _Content(payload if body else None, kind)
+
+
 def _checked_session(session: Any) -> Any:
     """A session, whoever wrote it: what has the methods that are used."""
     used = ("prepare_request", "merge_environment_settings", "send")
@@ -4536,16 +4817,30 @@ def _checked_url(url: str, session: Optional[requests.Session]) -> str:
         valid = parts.scheme in known and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or re.search(r'[\x00-\x20\x7f\\<>"^`]', url):
+    if not valid or re.search(_NO_URL, url):
         raise ConfigurationError(f"base_url={_without_userinfo(url)!r} is not a URL",
                                  hint="write it as https://host/v1 or http://localhost:8000/v1")
     return url
 
 
+_NO_URL = r'[\x00-\x20\x7f\\<>"^`]'  # what stands in no URL
+
+
 def _joined(base_url: str, path: str, at_root: bool) -> str:
-    """A path below a base URL, whose query (Azure's api-version) stays at the end; /v1 is not doubled."""
+    """A path below a base URL, whose query (Azure's api-version) stays at the end; /v1 is not doubled.
+
+    A path may be a whole URL, at the same host: else the key would go elsewhere.
+    """
     base, _, query = base_url.partition("?")
     base = base.rstrip("/")
+    if re.match("[a-z][a-z+]*://", path, re.I):
+        ours, theirs = (re.match(r"[^/]*//[^/?#]*", url) for url in (base, path))
+        if not ours or not theirs or ours[0].lower() != theirs[0].lower():
+            raise ConfigurationError(f"{_without_userinfo(path)} is not at {_without_userinfo(base)}",
+                                     why="the key is for that host alone", hint="give a path, or ask with requests")
+        base = ""
+    elif path[:1] != "/":
+        path = "/" + path
     if (at_root or path.startswith("/v1/")) and base.endswith("/v1"):
         base = base[:-3]
     return base + path + (("&" if "?" in path else "?") + query if query else "")
@@ -4665,15 +4960,26 @@ def _record(call: _Call, error: LLMError) -> JSON:
     return {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
-        "path": call.path, "stream": call.streams, "task": call.reader.task, "method": call.method,
+        "path": call.path, "stream": call.streams and call.reader.task != "request",  # of that all is read anyhow
+        "task": call.reader.task, "method": call.method,
         **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
             "headers": _hidden(_request_headers(call)),
             "given": _hidden(call.headers),  # of the headers those the user asked for, or away
-            "body": None if call.payload is None else json.loads(call.payload)}),
+            **_saved_content(call)}),
         "status": getattr(error, "status_code", None), "answer": getattr(error, "body", None),
         "partial": error.response.text if error.response else None,
         "error": {"class": type(error).__name__, "message": str(error)}, "attempts": error.attempts,
         "elapsed": round(error.elapsed, 3)}
+
+
+def _saved_content(call: _Call) -> JSON:
+    """The body of a request: JSON as such, else in base64; one that was read as it was sent is gone."""
+    if call.upload is not None:
+        return {"body": None, "uploaded": True}
+    if not call.payload or call.kind == "application/json":
+        return {"body": json.loads(call.payload) if call.payload else None}
+    payload = call.mask().of(call.payload)
+    return {"body": None, "content_type": call.kind, "content": base64.b64encode(payload).decode("ascii")}
 
 
 def _write_json(path: str, value: Any) -> None:
@@ -4899,10 +5205,20 @@ class _Reader:
     lists: Tuple[str, ...] = ()  # where there is no mark: the keys of which a good body has one
     at_root = False  # whether the path stands beside /v1, not below
     most = 1 << 62  # bytes that a request may have
+    accept = ""  # what kind of answer is asked for, if not JSON or events
+    opens: Tuple[Any, Any] = (Stream, _Flow)  # what a stream is handed out as, and what lives in it
     tokens = False  # whether a stream's pieces are Tokens
     opening: FrozenSet[str] = frozenset()  # types of events that come before anything is said
     tells_cut = True  # whether it says of an answer that the token limit has cut it
     done_ends = True  # whether [DONE] says that all is here
+
+    def take(self, call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
+        """The reply that an answer holds, or the error that it is."""
+        return _read_reply(call, attempt, answer)
+
+    def fails(self, body: JSON) -> bool:
+        """Whether a body that tells of an error is one."""
+        return True
 
     def answers(self, body: JSON) -> bool:
         """Whether a body has what a good one has."""
@@ -5005,6 +5321,33 @@ class _Value(_Reader):
     def parse(self, body: JSON) -> Response:
         value = next((body[key] for key in self.keys if type(body.get(key)) is self.kind), None)
         return Response(parsed=value, raw=body)
+
+
+_ENVELOPE = frozenset(("error", "message", "code", "type", "status", "status_code", "metadata", "user_id", "request_id",
+                       "success", "object"))  # what an error that is sent as an answer consists of
+
+
+class _Anything(_Reader):
+    """Whatever an endpoint answers that the user knows."""
+
+    task = "request"
+    accept = "*/*"
+    opens = (Answer, _AnyFlow)
+
+    def take(self, call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
+        return _read_any(call, attempt, answer)
+
+    def answers(self, body: JSON) -> bool:
+        return True
+
+    def fails(self, body: JSON) -> bool:
+        return _ENVELOPE.issuperset(body)  # a batch, say, has an error beside its id: that is what was asked for
+
+    def parse(self, body: JSON) -> Response:
+        usage = body.get("usage")
+        read = _count(usage, "input_tokens", "prompt_tokens", "total_tokens")
+        return Response(parsed=body, raw=body, usage=Usage(read, _count(usage, "output_tokens", "completion_tokens")),
+                        model=_str(body.get("model")))
 
 
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
