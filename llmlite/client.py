@@ -383,8 +383,11 @@ class ServerSentEvent(NamedTuple):
     data: str
 
     def json(self) -> Any:
-        """What the data says as JSON.  Raises ValueError."""
-        return json.loads(self.data)
+        """What the data says as JSON.  Raises ResponseError."""
+        value = _json_or(_UNSET, self.data.encode("utf-8", "replace"))
+        if value is _UNSET:
+            raise ResponseError("an event that is no JSON", why=_quoted(self.data))
+        return value
 
 
 class Response:
@@ -979,9 +982,9 @@ class Client:
         self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
         self._moved: Set[str] = set()  # models that turned out to be served by Responses only
         self._prompt_cache = _checked_prompt_cache(prompt_cache)
-        if not _is_host(urlsplit(self._base_url).hostname, self._provider.base_url):
+        if not _is_host(urlsplit(self._base_url).hostname, self._provider):
             self._chat.keeps_whole = False
-        self._key = _find_key(self._provider, self._base_url, api_key)
+        self._key = _find_key(self._provider, self._base_url, api_key, session)
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
         self._deadline = _checked_seconds("deadline", deadline)
@@ -1126,7 +1129,7 @@ class Client:
             ConfigurationError: the provider does not tell.
         """
         asked, name = _checked_asked(dict(messages=messages, system=system, tools=tools)), self._model_for(model)
-        dialect = self._dialect("_chat", name)
+        dialect = self._dialect("_chat", name, asked)
         count: int = self._told(dialect.counting(name, asked), dialect, model, timeout, deadline, headers)
         return count
 
@@ -1220,6 +1223,8 @@ class Client:
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
         self._transport().close()
+        if isinstance(self._key, _Exchanged):
+            self._key.client.close()
         for given, client in zip(self._options["fallbacks"], self._fallbacks):
             if client is not given:
                 client.close()
@@ -1254,7 +1259,7 @@ class Client:
 
         `after` is the call of the client before, where this one is a fallback.
         """
-        dialect = self._dialect(way, self._model_for(model))
+        dialect = self._dialect(way, self._model_for(model), asked)
         call = self._call(dialect, model, timeout, deadline, headers)
         call.follows(after)
         call.schema, call.asked = asked.get("schema"), _checked_asked(asked)
@@ -1290,11 +1295,11 @@ class Client:
         finally:
             del error
 
-    def _dialect(self, way: str, model: str) -> _Dialect:
+    def _dialect(self, way: str, model: str, asked: JSON) -> _Dialect:
         """What to ask a model in: chat completions, raw completions, or Responses."""
         responses = self._responses
         if way == "_chat" and responses is not None and (self._api == "responses" or self._api == "auto" and (
-                model in self._moved or re.search(responses.alone, model))):
+                model in self._moved or responses.serves_alone(model, asked))):
             return responses
         dialect: _Dialect = getattr(self, way)
         return dialect
@@ -1383,13 +1388,25 @@ class Client:
                 if not isinstance(caught, LLMError):
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
-            if not self._ask_otherwise(call, call.last_error):
+            if not (self._ask_otherwise(call, call.last_error) or self._renews_key(call, call.last_error)):
                 self._wait_to_retry(call)
+
+    def _renews_key(self, call: _Call, error: LLMError) -> bool:
+        """Whether to ask once more with a new token, as the last one was refused."""
+        stale = isinstance(error, AuthenticationError) and callable(self._key) and "token" not in call.retries
+        if not stale or self._retry is None or call.upload is not None and call.upload.spent:
+            return False
+        call.retries["token"] = 1
+        if isinstance(self._key, _Exchanged):
+            self._key.forget()
+        _log.warning("%s %s: asked once more with a new token: %s", call.provider.name, call.model, error)
+        return True
 
     def _fresh_key(self, call: _Call) -> str:
         """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
-            return _checked_key(self._key())  # type: ignore[operator]
+            key: Any = self._key
+            return _Token(_checked_key(key.token(call.deadline) if isinstance(key, _Exchanged) else key()))
         except ConfigurationError as error:
             _sealed(error, call)
             raise
@@ -3187,7 +3204,9 @@ class _AnyFlow(_Flow):
 
 def _plain_events(decoder: _EventDecoder, pieces: Iterator[bytes]) -> Iterator[Tuple[str, str]]:
     """The events of a body, as (type, data), up to the end mark."""
-    for name, data, _ in decoder.decode(pieces):
+    for name, data, at_end in decoder.decode(pieces):
+        if at_end and data[:1] in (b"{", b"[") and _json_or(_UNSET, data) is _UNSET:
+            raise TruncatedStreamError("stream ended inside an event", why=_quoted(data))
         text = data.decode("utf-8", "replace")
         if text.strip() == "[DONE]":
             return
@@ -4314,7 +4333,7 @@ class _Trouble:
         error = outer.get("error")
         inner = error if isinstance(error, dict) else outer
         code, kind, status, details = map(inner.get, ("code", "type", "status", "details"))
-        texts = (error, *map(inner.get, ("message", "detail", "title")), outer.get("message"), body)
+        texts = (error, *map(inner.get, ("message", "detail", "title", "errorMessage")), outer.get("message"), body)
         self.message: str = mask.of(_first_text(*texts), room=_MAX_MESSAGE)
         self.code = _first(short(code), short(outer.get("code")))
         self.type = short(_str(kind) or _str(status) or None)
@@ -4798,13 +4817,31 @@ def _find_provider(model: Optional[str], provider: Optional[str], base_url: Opti
         raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or "", session))
     variable = _base_url_variable(row.name)
-    url = base_url or os.environ.get(variable) or row.base_url
-    if "{resource}" in url:
-        if not os.environ.get("AZURE_OPENAI_ENDPOINT"):
-            raise ConfigurationError(f"{row.name} has an address for each resource", hint="give base_url=, or set "
-                                     f"{variable} to {row.base_url} or AZURE_OPENAI_ENDPOINT")
-        url = os.environ["AZURE_OPENAI_ENDPOINT"].rstrip("/") + "/openai/v1"
+    url = base_url or _set(variable) or _set(row.blanks.get("", "")) or _filled(row, variable)
     return row, _checked_url(url, session).rstrip("/"), model
+
+
+def _set(variables: str) -> str:
+    """The value of the first of the environment's variables that is set; what follows "=" stands for itself."""
+    found = (name[1:] if name[:1] == "=" else os.environ.get(name, "") for name in variables.split())
+    return next(filter(None, found), "")
+
+
+def _filled(row: _Provider, variable: str) -> str:
+    """A provider's address, its blanks filled from the variables that the provider's own tools use."""
+    url = row.base_url
+    for blank in dict.fromkeys(re.findall(r"{(\w+)}", url)):
+        value, names = _set(row.blanks[blank]), row.blanks[blank].split()
+        if not value:
+            raise ConfigurationError(f"{row.name} has an address for each {blank}", hint="give base_url=, or set "
+                                     f"{variable} to {row.base_url} or {' or '.join(names)}")
+        if "://" in value:  # where the provider's tools have the whole host in it
+            url = value.rstrip("/") + urlsplit(url).path
+        elif not re.fullmatch(r"[\w.:-]+", value):
+            raise ConfigurationError(f"{' or '.join(names)}: {_shown(value)} is no {blank}")
+        url = url.replace(f"{{{blank}}}", value)
+    host = urlsplit(url).hostname or ""
+    return url.replace(host, row.hosts.get(host, host), 1) if host else url
 
 
 def _checked_url(url: str, session: Optional[requests.Session]) -> str:
@@ -4851,26 +4888,74 @@ def _provider_at(url: str) -> _Provider:
     parts = urlsplit(url)
 
     def nearness(row: _Provider) -> Tuple[bool, int]:
-        return f"{parts.path.rstrip('/')}/".startswith(urlsplit(row.base_url).path + "/"), len(row.base_url)
+        """A cloud's host has doors of many kinds: there the path counts as much as the host."""
+        path = re.sub(_BLANK, "[^/]+", re.escape(urlsplit(row.base_url).path).replace(r"\{", "{").replace(r"\}", "}"))
+        return bool(re.match(f"{path}/", parts.path.rstrip("/") + "/")), len(row.base_url)
 
-    known = [row for row in _PROVIDERS.values() if row.keys and _is_host(parts.hostname, row.base_url)]
+    known = [row for row in _PROVIDERS.values() if row.keys and _is_host(parts.hostname, row)
+             and (nearness(row)[0] or "{region}" not in row.base_url)]
     return max(known, key=nearness, default=_COMPATIBLE)
 
 
-def _is_host(host: Optional[str], base_url: str) -> bool:
-    """Whether a host is that of a base URL; "{resource}." stands for one label or more."""
-    preset = urlsplit(base_url).hostname
-    head, _, tail = (preset or "").partition("{resource}")
-    return host == preset or (bool(tail) and not head and (host or "").endswith(tail))
+_BLANK = r"\{\w+\}"
+_BLANK_OF = {"{region}": "[a-z]{2,}(?:-[a-z0-9]+)+"}  # such as eu-west-1: no name that somebody may have given to a bucket
 
 
-def _find_key(row: _Provider, url: str, api_key: Key) -> Union[str, Callable[[], str]]:
+def _is_host(host: Optional[str], row: _Provider) -> bool:
+    """Whether a host is one that a provider's key is meant for; a blank of its own stands for one label or more."""
+    preset = urlsplit(row.base_url).hostname or ""
+    if host == preset or host in row.hosts.values():
+        return True
+    named = r"(?:[\w-]+\.)*[\w-]+"
+    pieces = (re.escape(piece) if at % 2 == 0 else _BLANK_OF.get(piece, named)
+              for at, piece in enumerate(re.split(f"({_BLANK})", preset)))
+    return not re.fullmatch(_BLANK, preset) and bool(re.fullmatch("".join(pieces), host or ""))
+
+
+_JWT = r"eyJ[\w-]+\.[\w-]+\."
+
+
+class _Token(str):
+    """A key that expires."""
+
+
+class _Exchanged:
+    """A token that a key is exchanged for, asked for anew when it has expired (IBM's IAM)."""
+
+    def __init__(self, url: str, key: str, session: Optional[requests.Session]) -> None:
+        self.key, self.held, self.due = key, "", -math.inf
+        # the key is known to be one, so that it shows nowhere, but goes out in the form alone
+        self.client = Client(base_url=url, api_key=key, headers={"Authorization": None}, session=session)
+
+    def __call__(self) -> str:
+        return self.token(_Deadline())
+
+    def forget(self) -> None:
+        self.due = -math.inf
+
+    def token(self, deadline: Any) -> str:
+        """The token, for a call that has so long."""
+        if _now() >= self.due:
+            form = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": self.key}
+            told = _dict(self.client.request("POST", self.client._base_url, data=form, deadline=deadline).json())
+            self.held, self.due = _str(told.get("access_token")), _now() + _int(told.get("expires_in")) * 0.9
+        return self.held
+
+
+def _find_key(row: _Provider, url: str, api_key: Key,
+              session: Optional[requests.Session]) -> Union[str, Callable[[], str]]:
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
-    if api_key is not None:
-        return api_key if callable(api_key) else _checked_key(api_key)
-    for variable in (*row.keys, *row.optional_keys):
-        if os.environ.get(variable):
-            return _checked_key(os.environ[variable])
+    if callable(api_key):
+        return api_key
+    variable = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name)), None)
+    variable = variable if api_key is None else None
+    if variable is not None or api_key is not None:
+        key = _checked_key(os.environ[variable] if variable else api_key)
+        is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
+        exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
+        return _Exchanged(row.exchange, key, session) if exchanges else _Token(key) if is_token else key
+    if getattr(session, "auth", None) is not None:  # which signs, or has a key of its own
+        return ""
     if row is _COMPATIBLE and _is_local(url):
         return "local"
     if row.keys:
@@ -4881,9 +4966,11 @@ def _find_key(row: _Provider, url: str, api_key: Key) -> Union[str, Callable[[],
 def _is_own_address(provider: Optional[str], url: str) -> bool:
     """Whether an address is one that a provider's key from the environment is meant for."""
     parts = urlsplit(url)
-    known = [_PROVIDERS[provider].base_url, os.environ.get(_base_url_variable(provider), "")] if provider else []
-    return _is_local(url) or any(
-        parts.scheme == urlsplit(each).scheme and _is_host(parts.hostname, each) for each in known)
+    if provider is None or _is_local(url):
+        return _is_local(url)
+    own = urlsplit(_set(_base_url_variable(provider)))
+    return (parts.scheme, parts.hostname) == (own.scheme, own.hostname) or parts.scheme == "https" and _is_host(
+        parts.hostname, _PROVIDERS[provider])
 
 
 def _base_url_variable(provider: str) -> str:
@@ -5431,6 +5518,7 @@ class _Dialect(_Reader):
     models_path = "/models"
     embeddings_at_once = 2048  # texts in one embeddings request
     auth_header, auth_scheme = "Authorization", "Bearer "
+    takes_tokens = False  # whether a token goes another way than a key
     fixed_headers: Dict[str, str] = {}
     names: Dict[str, str] = {}  # our name of an option -> the provider's
     lacks: Tuple[str, ...] = ()  # options the provider has not
@@ -5441,6 +5529,8 @@ class _Dialect(_Reader):
         self.__dict__.update(quirks)
 
     def headers(self, key: str) -> Dict[str, Optional[str]]:
+        if self.takes_tokens and isinstance(key, _Token):
+            return {"Authorization": f"Bearer {key}", **self.fixed_headers}
         return {**({self.auth_header: self.auth_scheme + key} if key else {}), **self.fixed_headers}
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
@@ -6049,9 +6139,16 @@ class _Responses(_Dialect):
     task = "responses"
     done_ends = False  # which only routers send, and after the end
     alone = "(?!)"  # models that are served here only
+    alone_with_effort = "(?!)"  # models that are when they are given tools and an effort
+    counts_calls = False  # whether the ids of calls begin anew with each response
     sealing = ""  # models that seal their reasoning, if they are asked to
     wanted: Tuple[str, ...] = ("content", "summary", "encrypted_content")  # reasoning without one is not taken back
     refused: Tuple[str, ...] = ()  # fields of an item that are not taken back
+
+    def serves_alone(self, model: str, asked: JSON) -> bool:
+        """Whether no chat completion does what is asked of a model."""
+        return bool(re.search(self.alone, model) or asked.get("tools") and asked.get("reasoning_effort") not in (
+            None, "none") and re.search(self.alone_with_effort, model))
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
         more = _dict(asked.get("extra")).get("include")
@@ -6191,6 +6288,10 @@ class _Responses(_Dialect):
 
     def parse(self, body: JSON) -> Response:
         items = [_without(_dict(item), "index") for item in _list(body.get("output"))]
+        raw = {**body, "output": items}
+        if self.counts_calls:
+            items = [{**item, "call_id": f"{body.get('id')}:{item['call_id']}"} if "call_id" in item else item
+                     for item in items]
         said = list(_parts_of(items, "message", "content"))
         status = _str(body.get("status"))
         raw_finish = None if not status or status in _NOT_YET else _at(body, "incomplete_details.reason") or status
@@ -6201,7 +6302,7 @@ class _Responses(_Dialect):
         reply = Response(
             text=self.text(body), reasoning=self.thoughts(items), raw_finish_reason=raw_finish,
             finish_reason="content_filter" if refused else finish, model=_str(body.get("model")),
-            id=_str(body.get("id")) or None, raw={**body, "output": items},
+            id=_str(body.get("id")) or None, raw=raw,
             tool_calls=[self.call(item, f"call_{at}") for at, item in enumerate(items) if _is_call(item)],
             citations=[cited for part in said for cited in _list(part.get("annotations"))],
             logprobs=[row for part in said for row in _weighed_rows(part.get("logprobs"))],
@@ -6560,6 +6661,22 @@ _ANTHROPIC_DELTAS = {"text_delta": ("text", "text"), "thinking_delta": ("thinkin
                      "signature_delta": ("signature", "signature"), "input_json_delta": ("partial_json", "input")}
 
 
+class _VertexAnthropic(_Anthropic):
+    """Anthropic's Messages at Google Vertex AI, which has the model and the method in the path."""
+
+    fixed_headers: Dict[str, str] = {}
+    version = {"anthropic_version": "vertex-2023-10-16"}
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        body = super().build(model, asked, stream)[1]
+        path = f"/models/{quote(model, safe='@')}:{'streamRawPredict' if stream else 'rawPredict'}"
+        return path, {**self.version, **_without(body, "model")}
+
+    def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
+        body = {"model": model, **_without(self.build(model, dict(asked), False)[1], "max_tokens")}
+        return _Request("POST", "/models/count-tokens:rawPredict", body), _Value("count")
+
+
 def _joined_prompts(prompts: List[Any]) -> Any:
     """System prompts as one: text where all are text, else blocks."""
     if all(isinstance(prompt, str) for prompt in prompts):
@@ -6597,6 +6714,7 @@ class _Gemini(_Choices):
     mark = "candidates"
     finish = "finishReason"
     models_path = "/models?pageSize=1000"
+    counts_plainly = False  # whether what counts tokens takes a request as it is
     auth_header, auth_scheme = "x-goog-api-key", ""
     names = {"temperature": "temperature", "top_p": "topP", "top_k": "topK", "max_tokens": "maxOutputTokens",
              "stop": "stopSequences", "seed": "seed"}
@@ -6631,7 +6749,7 @@ class _Gemini(_Choices):
     def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
         name, (_, body) = self.resource(model), self.build(model, dict(asked), False)
         whole = {"generateContentRequest": {"model": unquote(name), **body}}  # it alone may hold system and tools
-        return _Request("POST", f"/{name}:countTokens", whole), _Value("count")
+        return _Request("POST", f"/{name}:countTokens", body if self.counts_plainly else whole), _Value("count")
 
     def config(self, model: str, asked: JSON) -> JSON:
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
@@ -6821,6 +6939,9 @@ class _Provider(NamedTuple):
     optional_keys: Tuple[str, ...]  # of a server that may have been started with a key, or without
     plain_ids: bool  # whether no model's id has a slash: then "anthropic/..." is none of its models
     items: JSON  # attributes of its Responses, where it has them
+    blanks: Dict[str, str]  # of its address -> the variables that fill them; "": variables of the whole address
+    hosts: Dict[str, str]  # that its address would have -> that it has instead
+    exchange: str  # where its key is exchanged for a token
     quirks: JSON
 
     def dialect(self) -> _Dialect:
@@ -6828,7 +6949,8 @@ class _Provider(NamedTuple):
 
     def responses(self) -> Optional[_Responses]:
         """The dialect of its Responses, which whoever speaks OpenAI's may have."""
-        shared = {name: quirk for name, quirk in self.quirks.items() if name in ("auth_header", "auth_scheme")}
+        shared = {name: quirk for name, quirk in self.quirks.items()
+                  if name in ("auth_header", "auth_scheme", "takes_tokens")}
         own = {"voice": f"{self.name}-responses", **shared, **self.items}
         return _Responses(**own) if issubclass(self.kind, _OpenAI) else None
 
@@ -6837,15 +6959,25 @@ class _Provider(NamedTuple):
 
 
 def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, raw: Type[_Dialect] = _Completions,
-         optional_keys: str = "", plain_ids: bool = False, items: Optional[JSON] = None, **quirks: Any) -> _Provider:
+         optional_keys: str = "", plain_ids: bool = False, items: Optional[JSON] = None,
+         blanks: Optional[Dict[str, str]] = None, hosts: Optional[Dict[str, str]] = None, exchange: str = "",
+         **quirks: Any) -> _Provider:
     return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids,
-                     items or {}, quirks)
+                     items or {}, blanks or {}, hosts or {}, exchange, quirks)
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
 _SEALS = {"sealing": r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-daybreak|codex|computer-use)(?!.*-chat)",
           "wanted": ("encrypted_content",)}
-_ONLY_ITEMS = {**_SEALS, "alone": "-pro(-|$)|-codex|-deep-research|^computer-use-|^gpt-daybreak-"}
+_ONLY_ITEMS = {**_SEALS, "alone": "-pro(-|$)|-codex|-deep-research|^computer-use-|^gpt-daybreak-",
+               "alone_with_effort": r"^gpt-5\.6"}
+_BEARER: JSON = {"auth_header": "Authorization", "auth_scheme": "Bearer "}
+_AWS = {"region": "AWS_REGION AWS_DEFAULT_REGION"}
+_GOOGLE = {"project": "GOOGLE_CLOUD_PROJECT", "region": "GOOGLE_CLOUD_LOCATION =global"}
+_GOOGLE_HOSTS = {"global-aiplatform.googleapis.com": "aiplatform.googleapis.com",
+                 **{f"{place}-aiplatform.googleapis.com": f"aiplatform.{place}.rep.googleapis.com"
+                    for place in ("us", "eu")}}
+_GOOGLE_TOKENS = "GOOGLE_OAUTH_ACCESS_TOKEN CLOUDSDK_AUTH_ACCESS_TOKEN"
 _COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True,
@@ -6855,8 +6987,32 @@ _PROVIDERS = {row.name: row for row in (
          embeddings_at_once=100, plain_ids=True),
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
          voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
-    _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY", names=_NEW_CAP,
-         auth_header="api-key", auth_scheme="", plain_ids=True, items=_SEALS, counts="items"),
+    _row("vertex", "https://{region}-aiplatform.googleapis.com/v1beta1/projects/{project}/locations/{region}/"
+         "publishers/google", _GOOGLE_TOKENS, _Gemini, blanks=_GOOGLE, hosts=_GOOGLE_HOSTS, plain_ids=True,
+         counts_plainly=True, **_BEARER),
+    _row("vertex-anthropic", "https://{region}-aiplatform.googleapis.com/v1/projects/{project}/locations/{region}/"
+         "publishers/anthropic", _GOOGLE_TOKENS, _VertexAnthropic, hosts=_GOOGLE_HOSTS, plain_ids=True, blanks={
+             "project": "ANTHROPIC_VERTEX_PROJECT_ID GOOGLE_CLOUD_PROJECT",
+             "region": "CLOUD_ML_REGION GOOGLE_CLOUD_LOCATION =global"}, keeps_whole=False, **_BEARER),
+    _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY AZURE_OPENAI_AD_TOKEN",
+         names=_NEW_CAP, auth_header="api-key", auth_scheme="", takes_tokens=True, plain_ids=True, items=_SEALS,
+         counts="items", blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
+    _row("azure-anthropic", "https://{resource}.services.ai.azure.com/anthropic", "ANTHROPIC_FOUNDRY_API_KEY",
+         _Anthropic, takes_tokens=True, plain_ids=True, blanks={
+             "resource": "ANTHROPIC_FOUNDRY_RESOURCE", "": "ANTHROPIC_FOUNDRY_BASE_URL"}),
+    _row("bedrock", "https://bedrock-runtime.{region}.amazonaws.com/openai/v1", "AWS_BEARER_TOKEN_BEDROCK",
+         blanks=_AWS, plain_ids=True, names=_NEW_CAP,
+         items={"sealing": "gpt-[5-9]", "wanted": ("encrypted_content",), "counts_calls": True}),
+    _row("bedrock-anthropic", "https://bedrock-mantle.{region}.api.aws/anthropic", "AWS_BEARER_TOKEN_BEDROCK",
+         _Anthropic, blanks=_AWS, plain_ids=True, keeps_whole=False, **_BEARER),
+    _row("databricks", "https://{workspace}/serving-endpoints", "DATABRICKS_TOKEN DATABRICKS_API_KEY", blanks={
+        "workspace": "DATABRICKS_HOST", "": "DATABRICKS_API_BASE"}, plain_ids=True),
+    _row("snowflake", "https://{account}.snowflakecomputing.com/api/v2/cortex/v1", "SNOWFLAKE_TOKEN",
+         blanks={"account": "SNOWFLAKE_ACCOUNT"}, plain_ids=True, names=_NEW_CAP),
+    _row("cloudflare", "https://api.cloudflare.com/client/v4/accounts/{account}/ai/v1",
+         "CLOUDFLARE_API_KEY CLOUDFLARE_API_TOKEN", blanks={"account": "CLOUDFLARE_ACCOUNT_ID"}),
+    _row("watsonx", "https://{region}.ml.cloud.ibm.com/ml/gateway/v1", "WATSONX_APIKEY",
+         blanks={"region": "WATSONX_URL"}, exchange="https://iam.cloud.ibm.com/identity/token"),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
          voice="openrouter", echo=("reasoning_details",), items=_SEALS, keeps_whole=True),
     _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True, items={**_SEALS, "sealing": "^grok-"}),

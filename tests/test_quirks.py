@@ -519,7 +519,16 @@ openai https://api.openai.com/v1 OPENAI_API_KEY
 anthropic https://api.anthropic.com ANTHROPIC_API_KEY
 gemini https://generativelanguage.googleapis.com/v1beta GOOGLE_API_KEY GEMINI_API_KEY
 gemini-openai https://generativelanguage.googleapis.com/v1beta/openai GOOGLE_API_KEY GEMINI_API_KEY
-azure https://{resource}.openai.azure.com/openai/v1 AZURE_OPENAI_API_KEY
+vertex https://G/v1beta1/projects/{project}/locations/{region}/publishers/google T
+vertex-anthropic https://G/v1/projects/{project}/locations/{region}/publishers/anthropic T
+azure https://{resource}.openai.azure.com/openai/v1 AZURE_OPENAI_API_KEY AZURE_OPENAI_AD_TOKEN
+azure-anthropic https://{resource}.services.ai.azure.com/anthropic ANTHROPIC_FOUNDRY_API_KEY
+bedrock https://bedrock-runtime.{region}.amazonaws.com/openai/v1 AWS_BEARER_TOKEN_BEDROCK
+bedrock-anthropic https://bedrock-mantle.{region}.api.aws/anthropic AWS_BEARER_TOKEN_BEDROCK
+databricks https://{workspace}/serving-endpoints DATABRICKS_TOKEN DATABRICKS_API_KEY
+snowflake https://{account}.snowflakecomputing.com/api/v2/cortex/v1 SNOWFLAKE_TOKEN
+cloudflare https://api.cloudflare.com/client/v4/accounts/{account}/ai/v1 CLOUDFLARE_API_KEY CLOUDFLARE_API_TOKEN
+watsonx https://{region}.ml.cloud.ibm.com/ml/gateway/v1 WATSONX_APIKEY
 openrouter https://openrouter.ai/api/v1 OPENROUTER_API_KEY
 xai https://api.x.ai/v1 XAI_API_KEY
 deepseek https://api.deepseek.com DEEPSEEK_API_KEY
@@ -556,10 +565,13 @@ ollama-cloud https://ollama.com/v1 OLLAMA_API_KEY
 lmstudio http://localhost:1234/v1
 vllm http://localhost:8000/v1
 llamacpp http://localhost:8080/v1
-"""
+""".replace("//G/", "//{region}-aiplatform.googleapis.com/").replace(
+    " T\n", " GOOGLE_OAUTH_ACCESS_TOKEN CLOUDSDK_AUTH_ACCESS_TOKEN\n")
 ROWS = {name: (url, " ".join(keys)) for name, url, *keys in map(str.split, TABLE.strip().splitlines())}
 SPEAKS = {"anthropic": (ANTHROPIC, ("x-api-key", "k-123456")), "gemini": (GEMINI, ("x-goog-api-key", "k-123456")),
-          "azure": (OPENAI, ("api-key", "k-123456"))}
+          "azure": (OPENAI, ("api-key", "k-123456")), "azure-anthropic": (ANTHROPIC, ("x-api-key", "k-123456")),
+          "bedrock-anthropic": (ANTHROPIC, BEARER), "vertex": (GEMINI, BEARER),
+          "vertex-anthropic": ("/models/m:rawPredict", BEARER)}
 
 
 def test_the_table():
@@ -573,7 +585,7 @@ def test_the_table():
 def test_each_row_speaks_its_dialect(server, name):
     """Each provider is asked at its dialect's path, with the key in its dialect's header, below its base URL's path."""
     path, (header, value) = SPEAKS.get(name, (OPENAI, BEARER))
-    below = re.sub("https?://[^/]+", "", ROWS[name][0])
+    below = re.sub(r"https?://[^/]+|[{}]", "", ROWS[name][0])
     server.reply("ok")
     llm = llmlite.Client("m", provider=name, base_url=server.root + below, api_key="k-123456", retry=None)
     assert llm.chat("hi").text == "ok"

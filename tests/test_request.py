@@ -399,6 +399,24 @@ def test_a_cut_stream(server, llm, read):
     assert llm.ledger.failed == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_event_that_the_end_cut(server, llm, stream):
+    """Half of its JSON is no event, where nothing else tells that more was to come."""
+    server.body(b'data: {"a": 1}\n\ndata: {"a": ', framing="close")
+    events = llm.request("POST", "/x", json={}, stream=stream).events()
+    assert next(events).json() == {"a": 1}
+    with pytest.raises(llmlite.TruncatedStreamError, match='ended inside an event.*{"a":'):
+        next(events)
+    assert llm.ledger.failed == stream
+
+
+def test_an_event_that_is_no_json(server, llm):
+    server.body(b"data: ping\n\n")
+    event, = llm.request("POST", "/x", json={}, stream=True).events()
+    with pytest.raises(llmlite.ResponseError, match="^an event that is no JSON: ping$"):
+        event.json()
+
+
 def test_a_page_is_no_stream(server, llm):
     server.body(b"<html>Not here</html>", headers={"Content-Type": "text/html"})
     with pytest.raises(llmlite.ResponseError, match="200 but a stream without one event: text/html: Not here"):
