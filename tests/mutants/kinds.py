@@ -6,6 +6,7 @@ a `raise`, and formats of the log.  A line of the log may be lost as a whole, fo
 """
 import ast
 import bisect
+import functools
 import itertools
 import re
 from collections import defaultdict
@@ -34,8 +35,13 @@ class Mutant(NamedTuple):
     def described(self, source):
         """The change in one line, the same wherever in the file it stands."""
         old, new = (" ".join(text.decode().split()) for text in (source[self.start:self.end], self.new))
-        around = source.splitlines()[self.line - 1].decode().strip()
+        around = lines_of(source)[self.line - 1].decode().strip()
         return f"{self.where} | {around[:90]} | {old[:70]} -> {new[:70]}"
+
+
+@functools.lru_cache(maxsize=1)
+def lines_of(source):
+    return source.splitlines()
 
 
 class Finder:
