@@ -1,5 +1,8 @@
 """What every test starts from (no key, address or proxy in the environment) and what it leaves: no thread."""
+import contextlib
 import gc
+import glob
+import importlib
 import os
 import signal
 import sys
@@ -11,9 +14,14 @@ import pytest
 from tests import llmlite, testing
 from tests.beside import Beside
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 ENDINGS = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_CA_BUNDLE")
 OTHERS = {"LM_API_TOKEN", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
-
+KEYS = {name for _, _, names in llmlite.providers() for name in names.split()}
+# The files that take longest, the longest first: a process that came to one of them last would end long after the rest.
+LONG = ("fuzz", "security", "faults", "private_names", "deadlines", "socks", "truncation", "processes", "threads",
+        "cli", "leaks", "hooks", "retries", "module", "cooldown", "streams", "closing", "ledger", "sessions", "mutants")
+WORKER = "PYTEST_XDIST_WORKER"
 
 # The processes that tests start would compile client.py anew each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -30,17 +38,44 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """The whole suite, which waits much, is shared by four processes, a file at a time, unless -n says otherwise."""
-    whole = config.args_source is config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ
+    whole = config.args_source is config.ArgsSource.TESTPATHS and WORKER not in os.environ
     if whole and config.getoption("numprocesses", 0) is None and not config.getoption("usepdb"):
-        config.option.numprocesses, config.option.dist = 4, "loadfile"
+        config.option.numprocesses, config.option.dist, config.option.loadscopereorder = 4, "loadfile", False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Processes that share the suite begin to import it at different files: pytest's rewriting is kept, and done once.
+
+    What cannot be imported is told by the collection.
+    """
+    if WORKER in os.environ and list(session.config.args) == session.config.getini("testpaths"):
+        number, count = int(os.environ[WORKER].strip("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        names = sorted(os.path.basename(path)[:-3] for path in glob.glob(os.path.join(HERE, "test_*.py")))
+        first = len(names) * number // count
+        for name in names[first:] + names[:first]:
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(f"tests.{name}")
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first, where processes take a file each."""
+    if WORKER in os.environ:
+        place = {f"test_{name}.py": number for number, name in enumerate(LONG)}
+        items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 def pytest_collection_finish():
-    """What stands now stands to the end: the collector need not look at it, which many tests call."""
-    if "hypothesis" in sys.modules:  # at its first test it asks the collector who holds its generator of numbers
+    """At its first test hypothesis asks the collector who holds its generator of numbers: before that forgets it."""
+    if "hypothesis" in sys.modules:
         hypothesis = sys.modules["hypothesis"]
         first = hypothesis.given(hypothesis.strategies.none())(lambda _: None)
         hypothesis.settings(max_examples=1, derandomize=True, database=None)(first)()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_to_collect():
+    """What stands as a module's tests begin outlives them: the collector need not look at it, which many tests call."""
     gc.collect()
     gc.freeze()
 
@@ -60,10 +95,9 @@ def no_thread_left():
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     """Nothing of the developer's own environment reaches a client."""
-    keys = {name for _, _, names in llmlite.providers() for name in names.split()}
     for name in list(os.environ):
         ours = name.startswith("LLMLITE_") and name != "LLMLITE_UNDER_TEST"  # which processes of a test need too
-        if ours or name in keys or name in OTHERS or name.upper().endswith(ENDINGS):
+        if ours or name in KEYS or name in OTHERS or name.upper().endswith(ENDINGS):
             monkeypatch.delenv(name)
 
 
