@@ -125,7 +125,10 @@ class Renaming(ast.NodeTransformer):
 
 class Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname):
-        tree = Renaming().visit(ast.parse(self.get_data(self.path)))
+        source = self.get_data(self.path)
+        if NAME.encode() not in source:  # nothing to rename: what Python has compiled before will do
+            return super().get_code(fullname)
+        tree = Renaming().visit(ast.parse(source))
         return compile(tree, self.path, "exec", dont_inherit=True)
 
 
@@ -146,7 +149,7 @@ sys.meta_path.insert(0, Finder())
 ALL = r'''
 import json, threading, time
 from tests import llmlite
-from tests.beside import Lateness
+from tests.lateness import Lateness
 import requests
 
 def late(function, *args, **options):
