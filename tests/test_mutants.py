@@ -38,8 +38,10 @@ def test_what_is_mutated():
         "return False", "return None", "pass"}
 
 
-def test_a_survivor_and_a_kill(tmp_path):
+def test_a_survivor_and_a_kill(tmp_path, monkeypatch):
     """What a test notices is killed by it, what none notices survives; a second run asks the state alone."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which take longer than the toy's tests
+    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_timeout")
     (tmp_path / "kept").mkdir()
     root = tmp_path / "project" / "src"
     root.mkdir(parents=True)
