@@ -323,7 +323,6 @@ def test_connection_class_put_in_under_a_client(server, method):
 
 
 @METHODS
-@beside
 def test_pool_class_put_in_keeps_to_limits(server, method):
     """A pool class that a manager of urllib3's has been given is asked for each request, and limits hold."""
     asked = []
