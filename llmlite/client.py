@@ -4898,7 +4898,7 @@ def _provider_at(url: str) -> _Provider:
 
 
 _BLANK = r"\{\w+\}"
-_BLANK_OF = {"{region}": "[a-z]{2,}(?:-[a-z0-9]+)+"}  # such as eu-west-1: no name that somebody may have given to a bucket
+_BLANK_OF = {"{region}": "[a-z]{2,}(?:-[a-z0-9]+)+"}  # as eu-west-1: no name of somebody's bucket
 
 
 def _is_host(host: Optional[str], row: _Provider) -> bool:

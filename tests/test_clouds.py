@@ -107,7 +107,8 @@ def test_an_address_is_filled(monkeypatch, name, environment, url):
     ("vertex-anthropic", "each project .*ANTHROPIC_VERTEX_PROJECT_ID or GOOGLE_CLOUD_PROJECT"),
     ("bedrock", "each region .*AWS_REGION or AWS_DEFAULT_REGION"),
     ("bedrock-anthropic", "each region .*BEDROCK_ANTHROPIC_BASE_URL .*AWS_REGION"),
-    ("azure-anthropic", "each resource .*ANTHROPIC_FOUNDRY_RESOURCE"), ("databricks", "each workspace .*DATABRICKS_HOST"),
+    ("azure-anthropic", "each resource .*ANTHROPIC_FOUNDRY_RESOURCE"),
+    ("databricks", "each workspace .*DATABRICKS_HOST"),
     ("snowflake", "each account .*SNOWFLAKE_ACCOUNT"), ("cloudflare", "each account .*CLOUDFLARE_ACCOUNT_ID"),
     ("watsonx", "each region .*WATSONX_URL")])
 def test_an_address_that_lacks_something(name, words):
@@ -446,7 +447,7 @@ def test_what_is_a_token_already(watsonx, key, sent):
     assert set(ibm.seen) == {f"Bearer {sent}"} and ibm.tokens == 0
 
 
-# ------------------------------------------------------------------------------------------------ what only Responses do
+# ----------------------------------------------------------------------------------------------- what only Responses do
 
 
 @pytest.mark.parametrize("model, options, path", [
