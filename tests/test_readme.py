@@ -47,8 +47,18 @@ ANSWERS = {
     "21.5": WARM,
     "Which is the largest city of Italy?": testing.reply('{"name": "Rome", "people": 2750000}'),
     "What is in the pictures?": testing.reply("The sky and the sea."),
+    "What is due?": testing.reply("40 euros, on Friday."),
+    "Yes or no?": testing.json_body({"choices": [{
+        "message": {"content": "Yes"}, "finish_reason": "stop", "logprobs": {"content": [
+            {"token": "Yes", "logprob": -0.2, "top_logprobs": [{"token": "Yes"}, {"token": "No"}]}]}}]}),
     "Once upon": testing.reply(" a time"),
 }
+
+
+OTHERS = {
+    "/v1/moderations": testing.json_body({"results": [{"flagged": False}]}),
+    "/v1/audio/transcriptions": testing.json_body({"text": "Good morning."}),
+    "/v1/audio/speech": testing.body([b"ID3", b"..."], headers={"Content-Type": "audio/mpeg"})}
 
 
 def asked(request):
@@ -70,6 +80,8 @@ def provider():
             return None
         if request.path == "/v1/models":
             return testing.json_body({"data": [{"id": name} for name in ("a", "b", "c")]})
+        if request.path in OTHERS:
+            return OTHERS[request.path]
         if request.json.get("model") == "gpt-retired":
             return testing.error(404)
         if asked(request) == [9707, 11]:
@@ -88,10 +100,11 @@ def as_module(monkeypatch):
 def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
     """Every Python block runs, one after the other, against a server; each prints what its comments say."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "sky.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for name, data in (("sky.png", b"\x89PNG\r\n\x1a\n"), ("invoice.pdf", b"%PDF-1.7"), ("talk.wav", b"RIFF")):
+        (tmp_path / name).write_bytes(data)
     with testing.Server() as server:
         server.handle(provider())
-        for name in ("OPENAI", "ANTHROPIC", "GEMINI"):
+        for name in ("OPENAI", "ANTHROPIC", "GEMINI", "VERTEX_ANTHROPIC", "BEDROCK"):
             monkeypatch.setenv(name + "_API_KEY", "sk-test-key")
             monkeypatch.setenv(name + "_BASE_URL", server.url)
         monkeypatch.setenv("VLLM_BASE_URL", server.url)
@@ -103,10 +116,11 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
             for comment in re.findall(r"^ *print\(.*\) +# (.*)$", block, re.M):
                 _, found, printed = printed.partition(comment)
                 assert found, comment
-        for name in ("llm", "local", "raw"):
+        assert (tmp_path / "said.mp3").read_bytes() == b"ID3..."
+        for name in ("llm", "local", "raw", "claude", "signed", "session"):
             names[name].close()
-        assert len(blocks) == 19
-        assert len(server.requests) == 48
+        assert len(blocks) == 23
+        assert len(server.requests) == 55
         sent = server.requests[3].json
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
             "temperature": 0, "max_completion_tokens": 100, "service_tier": "flex"}
@@ -158,6 +172,33 @@ def test_providers_listed_are_the_known_ones():
     """The list of providers has every one, in the table's order."""
     listed = re.search(r"^::\n\n((?:    .*\n)+)", section_of(README, "Providers"), re.M)[1].split()
     assert listed == [name for name, _, _ in llmlite.providers()]
+
+
+def test_clouds_are_the_tables():
+    """Each cloud's variables, of its address and of its key, are those it has."""
+    rows = re.findall(r"^(``[a-z-]+``|  ) +(``.*)$", section_of(README, "Clouds"), re.M)
+    shown = {}
+    for name, rest in rows:
+        last = name.strip("`") if name.strip() else last  # noqa: F821
+        shown.setdefault(last, []).extend(re.findall("``([A-Z_]+)``", rest))
+    for name, variables in shown.items():
+        row = llmlite.client._PROVIDERS[name]
+        blanks = [word for words in row.blanks.values() for word in words.split() if word[0] != "="]
+        keys = row.keys if name != "vertex-anthropic" else ()  # "the same"
+        assert sorted(variables) == sorted([*blanks, *keys]), name
+    assert set(shown) == {name for name, row in llmlite.client._PROVIDERS.items() if row.blanks}
+
+
+def test_the_kinds_of_files_are_those_it_has():
+    """The table of what each wire format takes in a message."""
+    rows = re.findall(r"^(chat completions|[A-Z]\w+) +((?:yes|no|as text)[a-z ]+)$",
+                      section_of(README, "Images, documents, audio"), re.M)
+    dialects = {kind.speech: kind for kind in (llmlite.client._OpenAI, llmlite.client._Responses,
+                                               llmlite.client._Anthropic, llmlite.client._Gemini)}
+    kinds = ("images", "PDF", "text", "audio", "documents by URL")
+    assert {name: re.findall("yes|no|as text", cells) for name, cells in rows} == {
+        name: ["yes" if kind in dialect.kinds else "as text" if kind == "text" else "no" for kind in kinds]
+        for name, dialect in dialects.items()}
 
 
 def test_modules_shown_are_there():
