@@ -111,11 +111,14 @@ def test_cached_tokens(llama):
 
 def test_log_probabilities_of_a_chat(llama):
     """Those of a streamed chat are those of a whole one."""
-    args = {"extra": {"logprobs": True, "top_logprobs": 2}, "max_tokens": 6, "temperature": 0, "seed": 1}
+    args = {"logprobs": 2, "max_tokens": 6, "temperature": 0, "seed": 1}
     whole, streamed = llama.chat("Hi", **args), drained(llama.stream("Hi", **args))
-    assert [row["id"] for row in streamed.logprobs] == [row["id"] for row in whole.logprobs]
-    assert len(whole.logprobs) == 6 and len(streamed.logprobs[0]["top_logprobs"]) == 2
-    assert streamed.raw["choices"][0]["logprobs"]["content"] == streamed.logprobs
+    assert [row.token for row in streamed.logprobs] == [row.token for row in whole.logprobs]
+    assert len(whole.logprobs) == 6 and len(streamed.logprobs[0].top) == 2
+    assert all(row.logprob <= 0 and row.top[0].logprob >= row.top[1].logprob for row in streamed.logprobs)
+    assert len(streamed.raw["choices"][0]["logprobs"]["content"]) == 6
+    alone = llama.chat("Hi", **{**args, "logprobs": True}).logprobs
+    assert [row.logprob for row in alone] == pytest.approx([row.logprob for row in whole.logprobs], abs=0.01)
 
 
 @pytest.mark.parametrize("how", ["chat", "stream"])
@@ -187,3 +190,27 @@ def test_counts(llama):
         assert count == llama.chat(history, max_tokens=1, **options).usage.input_tokens
     ids = llama.tokenize("Hello there, \u03c9")
     assert len(ids) > 3 and llama.detokenize(ids) == "Hello there, \u03c9"
+
+
+def test_other_endpoints(llama):
+    """Below the base URL and beside it; a stream's events are those of its chat; a wrong path is the server's 404."""
+    assert llama.request("GET", URL + "/health").json() == {"status": "ok"}
+    body = {"messages": [llmlite.user("Hi")], "max_tokens": 5, "seed": 1, "temperature": 0}
+    whole = llama.request("POST", "/chat/completions", json=body).json()
+    with llama.request("POST", "/chat/completions", json={**body, "stream": True}, stream=True) as answer:
+        chunks = [event.json() for event in answer.events()]
+    pieces = [_["choices"][0]["delta"].get("content") or "" for _ in chunks if _["choices"]]
+    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
+    assert llama.request("POST", URL + "/tokenize", json={"content": "Hi", "add_special": False}).json()["tokens"] == (
+        llama.tokenize("Hi"))
+    with pytest.raises(llmlite.NotFoundError):
+        llama.request("GET", "/nowhere")
+
+
+def test_a_text_file(llama):
+    """It goes in as text, in chats and in Responses."""
+    message = llmlite.user("What is in it?", files=b"the water of the city")
+    with llmlite.Client("tiny", provider="llamacpp", base_url=URL + "/v1", api="responses", retry=None) as items:
+        counts = [llm.chat([message], max_tokens=1).usage.input_tokens for llm in (llama, items)]
+    alone = llama.chat([llmlite.user("What is in it?")], max_tokens=1).usage.input_tokens
+    assert min(counts) > alone
