@@ -9,9 +9,9 @@ This file works alone: copy it into a project under any name.  Its sections, top
 
     constants      limits and defaults, each with its reason
     errors         LLMError and everything below it
-    values         Usage, ToolCall, Token, Event, Response, RetryPolicy, RateLimit
-    messages       user(), system(), assistant(), tool_result(); images
-    client         Client, Ledger, Stream; chat() and stream() for one-liners
+    values         Usage, ToolCall, Token, Event, File, Response, RetryPolicy, RateLimit
+    messages       user(), system(), assistant(), tool_result(); images and other files
+    client         Client, Ledger, Stream, Answer; chat() and stream() for one-liners
     tools          tools from functions, schemas, and what a model made of them
     types          Python types as JSON schemas, and values held against a schema
     calls          one call of the user's, one request of it; what threads and forked processes share
@@ -28,7 +28,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
     json           what is sent as bytes; what came, which may be anything; pieces folded
     readers        what an answer means: models, vectors, finish reasons, the message of a reply
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
-    providers      the table: name, address, key variable, dialect, quirks
+    providers      the table: name, address and what fills it, key variables, dialect, quirks
 """
 from __future__ import annotations
 
@@ -4888,12 +4888,11 @@ def _provider_at(url: str) -> _Provider:
     parts = urlsplit(url)
 
     def nearness(row: _Provider) -> Tuple[bool, int]:
-        """A cloud's host has doors of many kinds: there the path counts as much as the host."""
         path = re.sub(_BLANK, "[^/]+", re.escape(urlsplit(row.base_url).path).replace(r"\{", "{").replace(r"\}", "}"))
         return bool(re.match(f"{path}/", parts.path.rstrip("/") + "/")), len(row.base_url)
 
     known = [row for row in _PROVIDERS.values() if row.keys and _is_host(parts.hostname, row)
-             and (nearness(row)[0] or "{region}" not in row.base_url)]
+             and (nearness(row)[0] or not row.by_path)]
     return max(known, key=nearness, default=_COMPATIBLE)
 
 
@@ -6941,6 +6940,7 @@ class _Provider(NamedTuple):
     items: JSON  # attributes of its Responses, where it has them
     blanks: Dict[str, str]  # of its address -> the variables that fill them; "": variables of the whole address
     hosts: Dict[str, str]  # that its address would have -> that it has instead
+    by_path: bool  # whether its host speaks in other ways too, so that the path alone tells it
     exchange: str  # where its key is exchanged for a token
     quirks: JSON
 
@@ -6960,10 +6960,10 @@ class _Provider(NamedTuple):
 
 def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, raw: Type[_Dialect] = _Completions,
          optional_keys: str = "", plain_ids: bool = False, items: Optional[JSON] = None,
-         blanks: Optional[Dict[str, str]] = None, hosts: Optional[Dict[str, str]] = None, exchange: str = "",
-         **quirks: Any) -> _Provider:
+         blanks: Optional[Dict[str, str]] = None, hosts: Optional[Dict[str, str]] = None, by_path: bool = False,
+         exchange: str = "", **quirks: Any) -> _Provider:
     return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids,
-                     items or {}, blanks or {}, hosts or {}, exchange, quirks)
+                     items or {}, blanks or {}, hosts or {}, by_path, exchange, quirks)
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
@@ -6988,23 +6988,23 @@ _PROVIDERS = {row.name: row for row in (
     _row("gemini-openai", "https://generativelanguage.googleapis.com/v1beta/openai", "GOOGLE_API_KEY GEMINI_API_KEY",
          voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("vertex", "https://{region}-aiplatform.googleapis.com/v1beta1/projects/{project}/locations/{region}/"
-         "publishers/google", _GOOGLE_TOKENS, _Gemini, blanks=_GOOGLE, hosts=_GOOGLE_HOSTS, plain_ids=True,
-         counts_plainly=True, **_BEARER),
+         "publishers/google", _GOOGLE_TOKENS, _Gemini, blanks=_GOOGLE, hosts=_GOOGLE_HOSTS, by_path=True,
+         plain_ids=True, counts_plainly=True, **_BEARER),
     _row("vertex-anthropic", "https://{region}-aiplatform.googleapis.com/v1/projects/{project}/locations/{region}/"
-         "publishers/anthropic", _GOOGLE_TOKENS, _VertexAnthropic, hosts=_GOOGLE_HOSTS, plain_ids=True, blanks={
+         "publishers/anthropic", _GOOGLE_TOKENS, _VertexAnthropic, hosts=_GOOGLE_HOSTS, by_path=True, plain_ids=True, blanks={
              "project": "ANTHROPIC_VERTEX_PROJECT_ID GOOGLE_CLOUD_PROJECT",
              "region": "CLOUD_ML_REGION GOOGLE_CLOUD_LOCATION =global"}, keeps_whole=False, **_BEARER),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY AZURE_OPENAI_AD_TOKEN",
          names=_NEW_CAP, auth_header="api-key", auth_scheme="", takes_tokens=True, plain_ids=True, items=_SEALS,
          counts="items", blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
     _row("azure-anthropic", "https://{resource}.services.ai.azure.com/anthropic", "ANTHROPIC_FOUNDRY_API_KEY",
-         _Anthropic, takes_tokens=True, plain_ids=True, blanks={
+         _Anthropic, takes_tokens=True, by_path=True, plain_ids=True, blanks={
              "resource": "ANTHROPIC_FOUNDRY_RESOURCE", "": "ANTHROPIC_FOUNDRY_BASE_URL"}),
     _row("bedrock", "https://bedrock-runtime.{region}.amazonaws.com/openai/v1", "AWS_BEARER_TOKEN_BEDROCK",
-         blanks=_AWS, plain_ids=True, names=_NEW_CAP,
+         blanks=_AWS, by_path=True, plain_ids=True, names=_NEW_CAP,
          items={"sealing": "gpt-[5-9]", "wanted": ("encrypted_content",), "counts_calls": True}),
     _row("bedrock-anthropic", "https://bedrock-mantle.{region}.api.aws/anthropic", "AWS_BEARER_TOKEN_BEDROCK",
-         _Anthropic, blanks=_AWS, plain_ids=True, keeps_whole=False, **_BEARER),
+         _Anthropic, blanks=_AWS, by_path=True, plain_ids=True, keeps_whole=False, **_BEARER),
     _row("databricks", "https://{workspace}/serving-endpoints", "DATABRICKS_TOKEN DATABRICKS_API_KEY", blanks={
         "workspace": "DATABRICKS_HOST", "": "DATABRICKS_API_BASE"}, plain_ids=True),
     _row("snowflake", "https://{account}.snowflakecomputing.com/api/v2/cortex/v1", "SNOWFLAKE_TOKEN",

@@ -138,6 +138,8 @@ def test_a_variable_that_is_no_such_thing(monkeypatch, value):
     ("https://bedrock-runtime.us-east-1.amazonaws.com/anthropic", "compatible"),
     ("https://bedrock-mantle.us-east-1.api.aws/v1", "compatible"),
     ("https://europe-west4-aiplatform.googleapis.com/v1/projects/p/locations/l/endpoints/openapi", "compatible"),
+    ("https://mine.services.ai.azure.com/openai/v1", "compatible"),
+    ("https://mine.openai.azure.com/openai/deployments/d", "azure"),
     ("https://bedrock-runtime.s3.amazonaws.com/openai/v1", "compatible"),
     ("https://bedrock-runtime.us-east-1.amazonaws.com.evil.example/openai/v1", "compatible"),
     ("https://evil.example-aiplatform.googleapis.com" + VERTEX.format("", "l")[8:], "compatible"),
