@@ -6991,9 +6991,9 @@ _PROVIDERS = {row.name: row for row in (
          "publishers/google", _GOOGLE_TOKENS, _Gemini, blanks=_GOOGLE, hosts=_GOOGLE_HOSTS, by_path=True,
          plain_ids=True, counts_plainly=True, **_BEARER),
     _row("vertex-anthropic", "https://{region}-aiplatform.googleapis.com/v1/projects/{project}/locations/{region}/"
-         "publishers/anthropic", _GOOGLE_TOKENS, _VertexAnthropic, hosts=_GOOGLE_HOSTS, by_path=True, plain_ids=True, blanks={
-             "project": "ANTHROPIC_VERTEX_PROJECT_ID GOOGLE_CLOUD_PROJECT",
-             "region": "CLOUD_ML_REGION GOOGLE_CLOUD_LOCATION =global"}, keeps_whole=False, **_BEARER),
+         "publishers/anthropic", _GOOGLE_TOKENS, _VertexAnthropic, hosts=_GOOGLE_HOSTS, by_path=True, plain_ids=True,
+         blanks={"project": "ANTHROPIC_VERTEX_PROJECT_ID GOOGLE_CLOUD_PROJECT",
+                 "region": "CLOUD_ML_REGION GOOGLE_CLOUD_LOCATION =global"}, keeps_whole=False, **_BEARER),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY AZURE_OPENAI_AD_TOKEN",
          names=_NEW_CAP, auth_header="api-key", auth_scheme="", takes_tokens=True, plain_ids=True, items=_SEALS,
          counts="items", blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
