@@ -27,7 +27,8 @@ seen = []
 def hook(event, args):
     if event.startswith(("socket.", "subprocess.", "os.system", "os.fork", "os.putenv", "signal.", "ctypes.")):
         seen.append(event)
-    if event == "open" and args[1] and set("wax+") & set(args[1]) and "__pycache__" not in str(args[0]):
+    if event == "open" and args[1] and set("wax+") & set(args[1]) and not (
+            isinstance(args[0], int) or "__pycache__" in str(args[0])):  # Python's own, of what it has compiled
         seen.append(f"open {args[0]}")
 def state():
     loggers = [logging.getLogger(), *map(logging.getLogger, ("llmlite", "urllib3", "requests"))]
