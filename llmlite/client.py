@@ -1406,7 +1406,7 @@ class Client:
         """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
             key: Any = self._key
-            return _Token(_checked_key(key.token(call.deadline) if isinstance(key, _Exchanged) else key()))
+            return _Token(_checked_key(key(call.deadline) if isinstance(key, _Exchanged) else key()))
         except ConfigurationError as error:
             _sealed(error, call)
             raise
@@ -4926,13 +4926,10 @@ class _Exchanged:
         # the key is known to be one, so that it shows nowhere, but goes out in the form alone
         self.client = Client(base_url=url, api_key=key, headers={"Authorization": None}, session=session)
 
-    def __call__(self) -> str:
-        return self.token(_Deadline())
-
     def forget(self) -> None:
         self.due = -math.inf
 
-    def token(self, deadline: Any) -> str:
+    def __call__(self, deadline: Any = _Deadline()) -> str:
         """The token, for a call that has so long."""
         if _now() >= self.due:
             form = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": self.key}
