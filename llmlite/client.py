@@ -4929,7 +4929,7 @@ class _Exchanged:
     def forget(self) -> None:
         self.due = -math.inf
 
-    def __call__(self, deadline: Any = _Deadline()) -> str:
+    def __call__(self, deadline: Any = _UNSET) -> str:
         """The token, for a call that has so long."""
         if _now() >= self.due:
             form = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": self.key}
