@@ -1176,7 +1176,7 @@ class Client:
             LLMError: as `chat` does; a status below 300 whose body is nothing but an error is an error too.
         """
         call = self._call(self._chat, None, timeout, deadline, headers)
-        call.model = _str(_dict(json or data).get("model")) or call.model
+        call.model = _str(_dict(data if json is None else json).get("model")) or call.model
         asked = _Request(_checked_method(method), _with_params(path, params), None, _content_of(json, data, files))
         call.asks_for(asked, _Anything(), _checked("stream", stream, (bool,)))
         reply = self._perform_alone(call)
@@ -7005,7 +7005,7 @@ _PROVIDERS = {row.name: row for row in (
     _row("databricks", "https://{workspace}/serving-endpoints", "DATABRICKS_TOKEN DATABRICKS_API_KEY", blanks={
         "workspace": "DATABRICKS_HOST", "": "DATABRICKS_API_BASE"}, plain_ids=True),
     _row("snowflake", "https://{account}.snowflakecomputing.com/api/v2/cortex/v1", "SNOWFLAKE_TOKEN",
-         blanks={"account": "SNOWFLAKE_ACCOUNT"}, plain_ids=True, names=_NEW_CAP),
+         blanks={"account": "SNOWFLAKE_ACCOUNT"}, plain_ids=True),
     _row("cloudflare", "https://api.cloudflare.com/client/v4/accounts/{account}/ai/v1",
          "CLOUDFLARE_API_KEY CLOUDFLARE_API_TOKEN", blanks={"account": "CLOUDFLARE_ACCOUNT_ID"}),
     _row("watsonx", "https://{region}.ml.cloud.ibm.com/ml/gateway/v1", "WATSONX_APIKEY",
