@@ -56,7 +56,7 @@ def target_http(pieces):
         token = client._CURRENT.set(attempt)
         try:
             answer.begin()
-            body = client._Body(answer.fp, *client._framing(answer.headers, answer.status))
+            body = client._Body(answer.fp, *client._framing(answer.headers, answer.status, "POST"))
             pieces = iter(body.read, b"")
             for _ in client._inflated(pieces, answer.headers.get("content-encoding", "identity")):
                 pass
