@@ -1130,6 +1130,8 @@ class Client:
         """
         asked, name = _checked_asked(dict(messages=messages, system=system, tools=tools)), self._model_for(model)
         dialect = self._dialect("_chat", name, asked)
+        if dialect.counts == "items" and self._responses is not None:
+            dialect = self._responses
         count: int = self._told(dialect.counting(name, asked), dialect, model, timeout, deadline, headers)
         return count
 
@@ -5040,10 +5042,11 @@ def _save(folder: str, call: _Call, error: LLMError) -> None:
 
 def _record(call: _Call, error: LLMError) -> JSON:
     """What is saved of a failed request: enough to send it again; no key."""
+    own = call.reader.task == "request"  # whose query is the user's; all of its answer is read, stream or not
     return {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
-        "path": call.path, "stream": call.streams and call.reader.task != "request",  # of that all is read anyhow
+        "path": _fit_to_save(call.path) if own else call.path, "stream": call.streams and not own,
         "task": call.reader.task, "method": call.method,
         **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
             "headers": _hidden(_request_headers(call)),
@@ -5519,6 +5522,7 @@ class _Dialect(_Reader):
     names: Dict[str, str] = {}  # our name of an option -> the provider's
     lacks: Tuple[str, ...] = ()  # options the provider has not
     keeps_whole = False  # whether a body may say of itself that it is to be kept
+    counts = ""  # where tokens are counted, if not by itself: "items" at Responses, "tokens" at /tokenize
     kinds: Tuple[str, ...] = ()  # of files in a message
 
     def __init__(self, **quirks: Any) -> None:
@@ -5736,7 +5740,6 @@ class _OpenAI(_Choices):
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
     modes: Dict[str, str] = {}  # our word for a tool choice -> the provider's
-    counts = ""  # where tokens are counted: "items" at Responses, "tokens" at /tokenize
     grows = {"logprobs": {"content": list, "refusal": list}, "token_ids": list}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
@@ -5783,8 +5786,6 @@ class _OpenAI(_Choices):
         return "/embeddings", {"model": model, "input": texts, "encoding_format": "float"}
 
     def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
-        if self.counts == "items":
-            return _Responses().counting(model, asked)
         if self.counts == "tokens":
             body = _without(self.build(model, dict(asked), False)[1], "stream")
             return _Request("POST", "/tokenize", body), _Value("count", at_root=True)

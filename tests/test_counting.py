@@ -44,6 +44,14 @@ def test_count(server, provider):
     assert {(request.method, request.path) for request in server.requests} == {("POST", path)}
 
 
+def test_files_are_counted_as_the_server_takes_them(server):
+    """llama.cpp's Responses take texts as text alone, and so does its count."""
+    server.json({"input_tokens": 3})
+    with client(server, "llamacpp") as llm:
+        assert llm.count_tokens([llmlite.user("hi", files=b"text")]) == 3
+    assert server.requests[0].json["input"][0]["content"][1] == {"type": "input_text", "text": "text"}
+
+
 @pytest.mark.parametrize("provider, call, asked, answer, found", [
     ("vllm", "tokenize", {"model": "m", "prompt": "hi", "add_special_tokens": False}, {"count": 2, "tokens": [7, 8]},
      [7, 8]),

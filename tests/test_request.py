@@ -493,6 +493,15 @@ def test_a_failed_request_is_saved_and_sent_again(server, tmp_path, options):
     assert first.headers.get("content-type") == second.headers.get("content-type")
 
 
+def test_secrets_in_a_query_are_not_saved(server, tmp_path):
+    """What looks like one is left out, as it is of the base URL's."""
+    server.error(400, "no")
+    with client(server, save_failed=tmp_path) as llm, pytest.raises(llmlite.BadRequestError):
+        llm.request("GET", "/x", params={"token": "my-own-1234", "page": "2"})
+    saved, = tmp_path.iterdir()
+    assert json.loads(saved.read_text())["path"] == "/x?page=2" and "my-own-1234" not in saved.read_text()
+
+
 def test_an_upload_is_not_saved(server, tmp_path):
     server.error(400, "no")
     with client(server, save_failed=tmp_path) as llm, pytest.raises(llmlite.BadRequestError):
