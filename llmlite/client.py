@@ -68,7 +68,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iter
 
 # isort: split
 from typing import Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin, get_type_hints
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import requests
 import urllib3
@@ -743,7 +743,8 @@ _NO_TEXT = r"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
 
 
 def _one_or_more(given: Any) -> List[Any]:
-    one = isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike)) or not isinstance(given, abc.Iterable)
+    one = isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(
+        given, "read") or not isinstance(given, abc.Iterable)
     return [given] if one and given is not None else list(given or ())
 
 
@@ -758,6 +759,9 @@ def _contents(what: str, given: Any) -> Tuple[str, bytes, str]:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"{name}: {why}: give a path, a URL or bytes") from error
+    elif hasattr(given, "read"):
+        data = given.read()
+        data = data.encode() if isinstance(data, str) else data
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ConfigurationError(f"{what} is a {type(given).__name__}: give a path, a URL or bytes")
     data = bytes(data)
@@ -782,20 +786,19 @@ def _image_part(image: Any) -> JSON:
 
 def _file_part(given: Any) -> JSON:
     """A file of any kind as a part of a message, as OpenAI's chat completions have it."""
-    path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
+    path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else getattr(given, "name", "")
     if isinstance(given, str) and re.match("https?:", given, re.I):
         is_image = _type_by_name(given)[:6] == "image/"
         return _image_part(given) if is_image else {"type": "file", "file": {"file_url": given}}
-    inline = re.match(_DATA_URI, given, re.I) if isinstance(given, str) else None
-    if inline:
-        path, given = "", _unbased(given[inline.end():])
+    if isinstance(given, str) and re.match("data:[^,]*,", given[:1000], re.I):
+        path, given = "", _data_of(given)
     name, data, kind = _contents("file", given)
     if kind in _IMAGES:
         return _image_part(data)
     if kind in ("WAV", "MP3"):
         audio = {"data": base64.b64encode(data).decode("ascii"), "format": kind.lower()}
         return {"type": "input_audio", "input_audio": audio}
-    base, type_ = os.path.basename(os.fsdecode(path)), "application/pdf"
+    base, type_ = os.path.basename(os.fsdecode(path)) if isinstance(path, (str, bytes)) else "", "application/pdf"
     if kind != "PDF":
         data, guess = _text_of(name, data, kind).encode(), _type_by_name(base)
         type_ = guess if guess[:5] == "text/" else "text/plain"
@@ -812,12 +815,23 @@ def _text_of(name: str, data: bytes, kind: str) -> str:
                              "and MP3")
 
 
+def _data_of(uri: str) -> bytes:
+    """What a data URI holds, in base64 or percent-encoded (RFC 2397)."""
+    head, _, text = uri.partition(",")
+    data = _unbased(text) if head.lower().endswith(";base64") else unquote_to_bytes(text)
+    if not data and text:
+        raise ConfigurationError("file is a data URI whose base64 cannot be read")
+    return data
+
+
 def _unbased(text: Any) -> bytes:
-    """What base64 says; of text that is none, nothing."""
-    try:
-        return base64.b64decode(text)
-    except (ValueError, TypeError):
-        return b""
+    """What base64 says: also that of URLs, without its padding, or percent-encoded; of what is none, nothing."""
+    with contextlib.suppress(ValueError, TypeError):
+        return base64.b64decode(text, validate=True)
+    with contextlib.suppress(ValueError, TypeError):
+        plain = re.sub(r"\s|=+$", "", unquote(text)).translate({ord("-"): "+", ord("_"): "/"})
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    return b""
 
 
 # --------------------------------------------------------------------------------------------------------------- client
@@ -1171,7 +1185,8 @@ class Client:
             json: sent as JSON.
             data, files, params: as in `requests`: a form or a body, a multipart form's files, the URL's query.  A body
                 from an iterator, or a file that cannot seek, is not sent again once it has been read.
-            stream: return when the answer's head is here; the body comes as it is read.
+            stream: return when the answer's head is here; the body comes as it is read.  From then on nothing is
+                tried again.
             headers, timeout, deadline: as on `Client`, for this call.
 
         Raises:
@@ -1179,8 +1194,11 @@ class Client:
         """
         call = self._call(self._chat, None, timeout, deadline, headers)
         call.model = _str(_dict(data if json is None else json).get("model")) or call.model
-        asked = _Request(_checked_method(method), _with_params(path, params), None, _content_of(json, data, files))
-        call.asks_for(asked, _Anything(), _checked("stream", stream, (bool,)))
+        content = _content_of(json, data, files)
+        if content.upload is not None and getattr(self._session, "auth", None) is not None:
+            content = content._replace(payload=b"".join(content.upload), upload=None)  # which is to be signed
+        asked = _Request(_checked_method(method), _with_params(path, params), None, content)
+        call.asks_for(asked, _Anything(self._chat), _checked("stream", stream, (bool,)))
         reply = self._perform_alone(call)
         answer: Answer = reply if isinstance(reply, Answer) else reply.parsed
         return answer
@@ -1378,6 +1396,7 @@ class Client:
                 self._report(call, _sealed(late, call))
                 raise
             if callable(self._key):
+                call.keys.append(call.key)
                 call.key = self._fresh_key(call)
             attempt = _Attempt(call)
             try:
@@ -1387,6 +1406,8 @@ class Client:
                     self._settle(attempt)
                 finally:  # Ctrl-C may have hit there
                     self._settle(attempt)
+                if call.upload is not None and call.upload.error is not None:
+                    raise call.upload.error from None  # the user's own
                 if not isinstance(caught, LLMError):
                     raise
                 call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
@@ -1563,6 +1584,7 @@ class Answer:
         self.elapsed: float = 0.0
         self._flow = flow
         self._content = content if flow is None else None
+        self._broken: Optional[Tuple[int, StreamError]] = None  # which of the events of a whole answer is an error
         if flow is not None:
             told = flow.told()
             self._pieces = flow.run()
@@ -1575,7 +1597,7 @@ class Answer:
         if self._content is None:
             if self._flow.by_event is not None:
                 raise RuntimeError("the body of this answer is being read, or has been")
-            self._content = b"".join(self.iter_content())
+            self._content = self._flow.whole(self._read(False))
         return self._content
 
     @property
@@ -1584,7 +1606,7 @@ class Answer:
         charset = re.search(r"(?i)charset\s*=\s*[\"']?([\w.:-]+)", self.headers.get("content-type", ""))
         try:
             return self.content.decode(charset[1] if charset else "utf-8-sig", "replace")
-        except LookupError:  # no character set that Python knows
+        except (LookupError, UnicodeError):  # no character set that Python knows, or none for this
             return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
@@ -1597,8 +1619,11 @@ class Answer:
         return value
 
     def iter_content(self) -> Iterator[bytes]:
-        """The body, piece by piece as it comes."""
-        return self._read(False) if self._content is None else iter([self._content] * bool(self._content))
+        """The body, piece by piece as it comes, however long it is."""
+        if self._content is not None:
+            return iter([self._content] * bool(self._content))
+        self._flow.answer.most = math.inf
+        return self._read(False)
 
     def events(self) -> Iterator[ServerSentEvent]:
         """The body's server-sent events as they come, up to "[DONE]", or its JSON values if it is a line each.
@@ -1606,11 +1631,21 @@ class Answer:
         Raises:
             StreamError: an event that is an error; `last_error` is the APIError that it stands for.
         """
-        if self._content is None:
-            return self._read(True)
-        return itertools.starmap(ServerSentEvent, _plain_events(_EventDecoder(), iter([self._content])))
+        return self._read(True) if self._content is None else self._kept_events(self._content)
+
+    def _kept_events(self, content: bytes) -> Iterator[ServerSentEvent]:
+        decoder, at = _EventDecoder(), -1
+        for at, event in enumerate(itertools.starmap(ServerSentEvent, _plain_events(decoder, iter([content])))):
+            if self._broken is not None and at == self._broken[0]:
+                raise self._broken[1]
+            yield event
+        if at < 0 and decoder.stray:
+            raise ResponseError(f"{self.status_code} but a stream without one event", status_code=self.status_code,
+                                headers=self.headers, request_id=self.request_id)
 
     def _read(self, by_event: bool) -> Iterator[Any]:
+        if self._flow.left or self._flow.done is not None and not self._flow.complete:
+            raise RuntimeError("this answer was closed, or broke off")
         if self._flow.by_event not in (None, by_event):
             raise RuntimeError("the body of this answer is read in another way")
         self._flow.by_event = by_event
@@ -1689,7 +1724,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         raise ConfigurationError(f"{path} is no saved request: {error}") from None
     dialects = {"completion": client._raw, "responses": client._responses}
     dialect = dialects.get(saved.get("task")) or client._chat
-    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList(), "request": _Anything(),
+    readers: Dict[Any, _Reader] = {"embeddings": _Vectors(), "models": _ModelList(), "request": _Anything(client._chat),
                                    **{name: _Value(name, request.path.endswith("tokenize")) for name in _VALUES}}
     reader = readers.get(saved.get("task"), dialect)
     with client:
@@ -1697,6 +1732,8 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
         if isinstance(result, Stream):
             deque(result.events(), maxlen=0)
             result = result.response
+        if isinstance(result.parsed, Answer):
+            result.text = result.parsed.text
         return result  # type: ignore[no-any-return]
 
 
@@ -2414,31 +2451,76 @@ class _Content(NamedTuple):
 
 
 class _Upload:
-    """A body that is read as it is sent: a file is rewound for each attempt, an iterator serves one."""
+    """A body that is read as it is sent, from an iterator: once."""
 
     def __init__(self, source: Any) -> None:
-        self.source, self.begun, self.start = source, False, None
-        if hasattr(source, "read"):
-            with contextlib.suppress(OSError, AttributeError, ValueError):
-                self.start = source.tell()
-                source.seek(self.start)
+        self.source, self.begun = source, False
+        self.error: Optional[BaseException] = None  # of the source
 
     @property
     def spent(self) -> bool:
         """Whether it has been read, and cannot be again."""
-        return self.begun and self.start is None
+        return self.begun
 
-    def body(self) -> Any:
-        """What requests is to send."""
-        if self.start is None:
-            return self
-        self.source.seek(self.start)
-        return self.source
+    def pieces(self) -> Iterator[Any]:
+        yield from self.source
 
     def __iter__(self) -> Iterator[bytes]:
         self.begun = True
-        read = getattr(self.source, "read", None)
-        yield from self.source if read is None else iter(functools.partial(read, _PIECE), b"")
+        try:
+            for piece in self.pieces():
+                piece = piece.encode() if isinstance(piece, str) else piece
+                if not isinstance(piece, (bytes, bytearray, memoryview)):
+                    raise ConfigurationError(f"data gives a {type(piece).__name__}: give bytes")
+                if len(piece):  # an empty chunk would be the last
+                    yield bytes(piece)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class _PipeUpload(_Upload):
+    """One from a file that cannot seek."""
+
+    def pieces(self) -> Iterator[Any]:
+        while True:
+            piece = self.source.read(_PIECE)
+            if piece is not None and not len(piece):
+                return
+            yield piece
+
+
+class _FileUpload(_PipeUpload):
+    """One from a file, which is rewound for each attempt; requests sees how long it is."""
+
+    def __init__(self, source: Any, start: int) -> None:
+        super().__init__(source)
+        self.start, self.size = start, source.seek(0, os.SEEK_END) - start
+        source.seek(start)
+
+    @property
+    def spent(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return max(0, int(self.size))
+
+    def pieces(self) -> Iterator[Any]:
+        self.source.seek(self.start)
+        return super().pieces()
+
+
+def _upload_of(source: Any) -> _Upload:
+    """What sends an iterator, or a file that is open for reading bytes."""
+    if not hasattr(source, "read"):
+        return _Upload(source)
+    try:
+        if not isinstance(source.read(0), bytes):
+            raise ConfigurationError("data is a file of text", hint='open it as bytes: open(path, "rb")')
+        start = source.tell()
+        return _FileUpload(source, start)
+    except (OSError, AttributeError):
+        return _PipeUpload(source)
 
 
 class _Call:
@@ -2457,6 +2539,7 @@ class _Call:
         self.asked: Optional[JSON] = None  # by the arguments of the method
         self.headers: Dict[str, Optional[str]] = {}
         self.key = ""
+        self.keys: List[str] = []  # of attempts before
         self.connect: Optional[float] = None
         self.read: Optional[float] = None
         self.idle: Optional[float] = None
@@ -2482,7 +2565,7 @@ class _Call:
         self.method, self.path, body, content = request
         self.url = _joined(self.base_url, self.path, reader.at_root)
         self.payload, self.kind, self.upload = content or _Content(None if body is None else _encode(body))
-        if self.payload is None and not self.upload and self.method not in ("GET", "HEAD"):
+        if self.payload is None and self.upload is None and self.method not in ("GET", "HEAD"):
             self.payload, self.kind = b"", None  # which says how long it is
         self.reader, self.streams = reader, streams
         if len(self.payload or b"") > reader.most:
@@ -2495,7 +2578,8 @@ class _Call:
         """What must show nowhere: the key, and the values of headers that are named like one."""
         named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
             re.fullmatch(_PLAIN_TEXT, value))]
-        return _Mask(word for value in [self.key, *named] for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
+        secrets = [self.key, *self.keys, *named]
+        return _Mask(word for value in secrets for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
 
     def quoted(self, text: Any) -> str:
         """The server's own words, fit for one line, without a key that it echoes."""
@@ -3171,7 +3255,15 @@ class _Flow:
 class _AnyFlow(_Flow):
     """The open answer to a request of the user's own: its pieces, or its events."""
 
-    by_event: Optional[bool] = None
+    by_event: Optional[bool] = None  # None: nobody has read it
+    complete = False
+
+    def whole(self, pieces: Iterator[bytes]) -> bytes:
+        """All of a body, if nobody closes it before."""
+        content = b"".join(pieces)
+        if self.left:
+            raise RuntimeError("this answer was closed before all of it was read")
+        return content
 
     def told(self) -> JSON:
         """What is known by the head."""
@@ -3182,19 +3274,26 @@ class _AnyFlow(_Flow):
     def _folded(self) -> Iterator[Any]:
         self.opened = True
         yield _OPENED
-        if not self.by_event:
-            for piece in self._received():
-                self.events += 1
-                yield piece
-            return
+        if self.attempt.idle is not None:  # a pause before the first piece is the reader's
+            self.attempt.idle_at = _now() + self.attempt.idle
+        yield from self._as_events() if self.by_event else self._as_pieces()
+        self.complete = True
+
+    def _as_pieces(self) -> Iterator[bytes]:
+        for piece in self._received():
+            self.events += 1
+            yield piece
+
+    def _as_events(self) -> Iterator[ServerSentEvent]:
         decoder = _EventDecoder()
         for type_, data in _plain_events(decoder, self._received()):
             self.events += 1
-            looks = type_ == "error" or '"error"' in data or '"usage"' in data
-            body = _dict(_json_or(None, data.encode())) if looks else {}
-            if type_ == "error" or _holds_error(body, self.call.reader):
-                raise _ErrorInside(body if "error" in body else {"error": body or data})
-            _put({name: body[name] for name in ("usage", "model") if body.get(name)}, self.body)
+            body = _dict(_json_or(None, data.encode())) if '"usage' in data else {}
+            if _error_of(type_, data, self.call.reader) is not None:
+                raise _ErrorInside(_error_of(type_, data, self.call.reader))
+            for told in (_dict(body.get("message")), _dict(body.get("response")), body):
+                _put(_dict(told.get("usage")), _under(self.body, "usage", dict))
+                _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, self.body)
             yield ServerSentEvent(type_, data)
         self.ended = True  # nothing is read after the end mark
         if not self.events and decoder.stray:
@@ -3202,6 +3301,17 @@ class _AnyFlow(_Flow):
 
     def _closing(self) -> Iterator[Any]:
         return iter(())
+
+    def _counts(self, why: str = "") -> str:
+        return f"{why}{'; ' if why else ''}{self.pieces} chunks had come in {_now() - self.attempt.started:.1f} s"
+
+
+def _error_of(type_: str, data: str, reader: _Reader) -> Optional[JSON]:
+    """The error that an event is, or None."""
+    body = _dict(_json_or(None, data.encode())) if type_ == "error" or '"error"' in data else {}
+    if type_ == "error" or _holds_error(body, reader):
+        return body if "error" in body else {"error": body or data}
+    return None
 
 
 def _plain_events(decoder: _EventDecoder, pieces: Iterator[bytes]) -> Iterator[Tuple[str, str]]:
@@ -3401,7 +3511,8 @@ class _Transport:
     def send(self, call: _Call, attempt: _Attempt) -> _Answer:
         """Send one request; the answer's head is here when this returns."""
         headers = _request_headers(call)
-        is_usual = self._own and not (call.upload or _replaces_ours(call, headers)) and _is_untouched(self._session)
+        is_usual = (self._own and call.upload is None and not _replaces_ours(call, headers)
+                    and _is_untouched(self._session))
         asked = (call.method, call.url, self._era()) if is_usual else None
         road = self._roads.get(asked)
         attempt.left(None)
@@ -3438,7 +3549,7 @@ class _Transport:
         """Send through all of requests; a user's session has settings, an adapter and hooks of its own."""
         session = self._session
         auth = session.auth or (lambda request: request)  # an auth of any kind keeps ~/.netrc from replacing the key
-        body = call.upload.body() if call.upload else call.payload
+        body = call.payload if call.upload is None else call.upload
         asked = requests.Request(call.method, call.url, headers, data=body, auth=auth)
         request, came = session.prepare_request(asked), []
 
@@ -3593,7 +3704,7 @@ def _request_headers(call: _Call) -> Dict[str, str]:
     headers: Dict[str, Optional[str]] = {
         "User-Agent": f"llmlite/{__version__}", "Accept-Encoding": "gzip, deflate",
         "Accept": call.reader.accept or ("text/event-stream" if call.streams else "application/json")}
-    if call.kind and (call.payload is not None or call.upload):
+    if call.kind and call.payload is not None:
         headers["Content-Type"] = call.kind
     headers.update(call.key_headers(call.key))
     headers = _with_headers(headers, call.headers)
@@ -3616,6 +3727,7 @@ class _Answer:
     def __init__(self, attempt: _Attempt, raw: Any, status: int, headers: Any,
                  response: Any = None) -> None:
         self._attempt, self._raw, self._response = attempt, raw, response  # requests', where it was asked
+        self.most: float = _MAX_BODY  # bytes of the body, decoded
         if status < 300:
             attempt.billed = SimpleNamespace(usage=_NO_USAGE, model=attempt.call.model)  # until it has said more
         self.status = attempt.status = status
@@ -3628,7 +3740,7 @@ class _Answer:
         total = 0
         for piece in self._decoded():
             total += len(piece)
-            if total > _MAX_BODY:
+            if total > self.most:
                 raise _TooLarge(f"a body of over {_MAX_BODY >> 20} MiB")
             self._attempt.left(None)
             yield piece
@@ -4541,8 +4653,24 @@ def _read_any(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     reply = _completed(call.reader.parse(_dict(body)), call, answer)
     found = Answer(content=payload, status_code=answer.status, headers=answer.headers, request_id=reply.request_id,
                    attempts=reply.attempts, elapsed=reply.elapsed)
-    reply.parsed, reply.text, attempt.billed = found, found.text, reply
+    found._broken = _first_error(payload, call, answer) if b"error" in payload and body is None else None
+    reply.parsed, attempt.billed = found, reply
     return reply
+
+
+def _first_error(payload: bytes, call: _Call, answer: _Answer) -> Optional[Tuple[int, StreamError]]:
+    """The first event of a whole answer that is an error, as the one it stands for."""
+    try:
+        for at, (type_, data) in enumerate(_plain_events(_EventDecoder(), iter([payload]))):
+            body = _error_of(type_, data, call.reader)
+            if body is not None:
+                error = _sealed(_api_error(call, None, answer.headers, body), call)
+                broken = StreamError(f"the provider broke the stream off with {error.args[0]}", why=error.why,
+                                     last_error=error)
+                return at, broken
+    except (TruncatedStreamError, _TooLarge):
+        pass  # told by events()
+    return None
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
@@ -4625,8 +4753,8 @@ class _Mask:
     """Replaces secrets by "***" wherever a server has echoed them: short ones as whole words only."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        def written(each: Any) -> str:  # as it is, and as JSON that nobody has decoded may have it
-            return rf"(?:\\?{re.escape(each[0])}|\\u{ord(each[0]):04x})"
+        def written(each: Any) -> str:  # as it is, and as JSON or a form that nobody has decoded may have it
+            return rf"(?:\\?{re.escape(each[0])}|\\u{ord(each[0]):04x}|%{ord(each[0]):02x})"
 
         found = {re.sub("[^A-Za-z0-9_-]", written, key): len(key) for key in keys if _is_secret(key)}
         self._longest = 6 * max(found.values(), default=0)  # "\u002f" for "/"
@@ -4723,7 +4851,7 @@ def _checked_method(method: Any) -> str:
 
 def _with_params(path: Any, params: Any) -> str:
     """A path with a query: pairs, or a dict whose values are lists or None, as requests takes them."""
-    if not isinstance(path, str) or not path or re.search(_NO_URL, path):
+    if not isinstance(path, str) or not path or re.search(_NO_URL + "|#", path):
         raise ConfigurationError(f"path={_shown(path)}: give a path below the base URL, such as /files")
     try:
         query = requests.Request("GET", "http://localhost/", params=params).prepare().path_url.partition("?")[2]
@@ -4738,13 +4866,17 @@ def _content_of(given: Any, data: Any, files: Any) -> _Content:
         raise ConfigurationError("json with data or files: give one body")
     if given is not None:
         return _Content(_encode(given))
-    if not files and (hasattr(data, "read") or isinstance(data, abc.Iterator)):
-        return _Content(None, None, _Upload(data))
     try:
+        if not files and (hasattr(data, "read") or isinstance(data, abc.Iterator)):
+            upload = _upload_of(data)
+            return _Content(b"", None) if isinstance(upload, _FileUpload) and not upload else _Content(
+                None, None, upload)
         made = requests.Request("POST", "http://localhost/", data=data, files=files).prepare()
         body: Any = made.body or b""
         payload = body.encode() if isinstance(body, str) else b"".join((body,))  # of anything else a TypeError
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, OSError, NotImplementedError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(f"{'files' if files else 'data'} cannot be sent: {error}",
                                  hint="give what requests takes") from None
     kind: Any = made.headers.get("Content-Type")
@@ -4791,7 +4923,7 @@ def _checked_options(options: JSON) -> JSON:
     """A call's options, if each is of its kind; numbers as Python's own."""
     for name, value in options.items():
         if name in _OPTIONS:
-            options[name] = _checked(name, value, _OPTIONS[name])
+            options[name] = _checked(name, value, _OPTIONS[name], *((0,) if name == "logprobs" else ()))
     _check_dicts("system", options.get("system"), (str,), '{"type": "text", "text": "..."}')
     _checked_prompt_cache(options.get("prompt_cache"))
     return options
@@ -4923,10 +5055,11 @@ class _Token(str):
 class _Exchanged:
     """A token that a key is exchanged for, asked for anew when it has expired (IBM's IAM)."""
 
-    def __init__(self, url: str, key: str, session: Optional[requests.Session]) -> None:
+    def __init__(self, name: str, url: str, key: str, session: Optional[requests.Session]) -> None:
         self.key, self.held, self.due = key, "", -math.inf
         # the key is known to be one, so that it shows nowhere, but goes out in the form alone
         self.client = Client(base_url=url, api_key=key, headers={"Authorization": None}, session=session)
+        self.client._provider = self.client._provider._replace(name=name)  # which errors are to name
 
     def forget(self) -> None:
         self.due = -math.inf
@@ -4936,7 +5069,9 @@ class _Exchanged:
         if _now() >= self.due:
             form = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": self.key}
             told = _dict(self.client.request("POST", self.client._base_url, data=form, deadline=deadline).json())
-            self.held, self.due = _str(told.get("access_token")), _now() + _int(told.get("expires_in")) * 0.9
+            if not _str(told.get("access_token")):
+                raise ResponseError("no access_token in the answer", provider=self.client._provider.name)
+            self.held, self.due = told["access_token"], _now() + _int(told.get("expires_in")) * 0.9
         return self.held
 
 
@@ -4951,7 +5086,7 @@ def _find_key(row: _Provider, url: str, api_key: Key,
         key = _checked_key(os.environ[variable] if variable else api_key)
         is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
         exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
-        return _Exchanged(row.exchange, key, session) if exchanges else _Token(key) if is_token else key
+        return _Exchanged(row.name, row.exchange, key, session) if exchanges else _Token(key) if is_token else key
     if getattr(session, "auth", None) is not None:  # which signs, or has a key of its own
         return ""
     if row is _COMPATIBLE and _is_local(url):
@@ -4967,6 +5102,9 @@ def _is_own_address(provider: Optional[str], url: str) -> bool:
     if provider is None or _is_local(url):
         return _is_local(url)
     own = urlsplit(_set(_base_url_variable(provider)))
+    with contextlib.suppress(ConfigurationError):
+        row = _PROVIDERS[provider]
+        own = own if own.hostname else urlsplit(_set(row.blanks.get("", "")) or _filled(row, ""))
     return (parts.scheme, parts.hostname) == (own.scheme, own.hostname) or parts.scheme == "https" and _is_host(
         parts.hostname, _PROVIDERS[provider])
 
@@ -5414,11 +5552,14 @@ _ENVELOPE = frozenset(("error", "message", "code", "type", "status", "status_cod
 
 
 class _Anything(_Reader):
-    """Whatever an endpoint answers that the user knows."""
+    """Whatever an endpoint answers that the user knows; what it cost is read as a dialect has it."""
 
     task = "request"
     accept = "*/*"
     opens = (Answer, _AnyFlow)
+
+    def __init__(self, dialect: _Dialect) -> None:
+        self.dialect = dialect
 
     def take(self, call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         return _read_any(call, attempt, answer)
@@ -5427,13 +5568,16 @@ class _Anything(_Reader):
         return True
 
     def fails(self, body: JSON) -> bool:
-        return _ENVELOPE.issuperset(body)  # a batch, say, has an error beside its id: that is what was asked for
+        # a batch, say, has an error beside its id, a job beside its status: that is what was asked for
+        return _ENVELOPE.issuperset(body) and not isinstance(body.get("status"), str)
 
     def parse(self, body: JSON) -> Response:
-        usage = body.get("usage")
-        read = _count(usage, "input_tokens", "prompt_tokens", "total_tokens")
-        return Response(parsed=body, raw=body, usage=Usage(read, _count(usage, "output_tokens", "completion_tokens")),
-                        model=_str(body.get("model")))
+        told, usage = self.dialect.parse(body).usage, body.get("usage")
+        if not told.input_tokens:  # another endpoint's
+            told = Usage(_count(usage, "input_tokens", "total_tokens"), _count(usage, "output_tokens"),
+                         _count(usage, "input_tokens_details.cached_tokens"),
+                         _count(usage, "output_tokens_details.reasoning_tokens"))
+        return Response(parsed=body, raw=body, usage=told, model=_str(body.get("model")))
 
 
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
@@ -5529,7 +5673,7 @@ class _Dialect(_Reader):
         self.__dict__.update(quirks)
 
     def headers(self, key: str) -> Dict[str, Optional[str]]:
-        if self.takes_tokens and isinstance(key, _Token):
+        if self.takes_tokens and key and isinstance(key, _Token):
             return {"Authorization": f"Bearer {key}", **self.fixed_headers}
         return {**({self.auth_header: self.auth_scheme + key} if key else {}), **self.fixed_headers}
 
@@ -5557,13 +5701,15 @@ class _Dialect(_Reader):
         file = _attached(part)
         if file is None:
             return self.worded(part)
-        if file.kind in self.kinds or "file_id" in file.inner:
+        far = file.url and file.kind != "images" and _BY_URL not in self.kinds  # and nobody to fetch it
+        if file.kind in self.kinds and not far or "file_id" in file.inner:
             return self.attachment(part, file)
         if file.kind == "text":
-            text = _unbased(file.data).decode("utf-8", "replace")
+            text = file.text()
             return self.worded({"type": "text", "text": f"{file.name}:\n\n{text}" if file.name else text})
-        raise ConfigurationError(f"a message to {self.speech} cannot hold {file.kind}",
-                                 why=f"it takes {', '.join(self.kinds)}", hint=_TAKERS.get(file.kind, ""))
+        kind = _BY_URL if far and file.kind in self.kinds else file.kind
+        raise ConfigurationError(f"a message to {self.speech} cannot hold {kind}",
+                                 why=f"it takes {', '.join(self.kinds)}", hint=_TAKERS.get(kind, ""))
 
     def worded(self, part: JSON) -> JSON:
         """A part that is no file."""
@@ -5579,6 +5725,8 @@ class _Dialect(_Reader):
     def models(self, page: str) -> _Request:
         """What asks for the list of models, or for a later page of it."""
         path = self.models_path
+        if not path:
+            raise _not_offered("models()")
         return _Request("GET", path + ("&" if "?" in path else "?") + page if page else path)
 
     def embeddings(self, model: str, texts: List[str], extra: JSON) -> _Request:
@@ -5628,6 +5776,13 @@ class _Attached(NamedTuple):
     name: str
     inner: JSON  # all that the part says of it
 
+    def text(self) -> str:
+        """What a file of text says."""
+        data = _unbased(self.data)
+        if self.data and not data:
+            raise ConfigurationError("a file in a message has base64 that cannot be read")
+        return data.decode("utf-8", "replace")
+
 
 _BY_URL, _OTHERS = "documents by URL", "other files"
 _TAKERS = {"audio": "chat completions and Gemini take it", _BY_URL: "Responses, Anthropic and Gemini take them",
@@ -5643,23 +5798,22 @@ def _attached(part: JSON) -> Optional[_Attached]:
     inner = {"url": inner} if isinstance(inner, str) else _dict(inner)
     if kind == "input_audio":
         return _Attached("audio", f"audio/{_str(inner.get('format'))}", _str(inner.get("data")), "", "", inner)
-    url, name = _str(_first(*map(inner.get, ("url", "file_data", "file_url")))), _str(inner.get("filename"))
+    url, name = _str(_first(*map(inner.get, ("url", "file_url", "file_data")))), _str(inner.get("filename"))
     name = "" if name in _UNNAMED.values() else name
     inline = re.match(_DATA_URI, url, re.I)
-    type_ = (inline.group(1) if inline else "") or _type_by_name(name or ("" if inline else url))
-    family = type_.partition("/")[0]
-    if kind == "image_url" or inline and family == "image":
-        what = "images"
-    elif inline and (type_ == "application/pdf" or family in ("audio", "text")):
-        what = "PDF" if family == "application" else family
-    else:
-        what = _OTHERS if inline or not url else "audio" if family == "audio" else _BY_URL
-    return _Attached(what, type_, url[inline.end():] if inline else "", "" if inline else url, name, inner)
+    bare = not inline and url == inner.get("file_data") and not re.match("https?:", url, re.I)  # base64 alone
+    data = url[inline.end():] if inline else url if bare else ""
+    type_ = (inline.group(1).lower() if inline else "") or _type_by_name(name or ("" if data else url)) or (
+        "application/pdf" if bare else "")
+    what = {"image": "images", "audio": "audio", "text": "text"}.get(type_.partition("/")[0], _OTHERS)
+    what = "images" if kind == "image_url" else "PDF" if type_ == "application/pdf" else what
+    what = _BY_URL if url and not data and what not in ("images", "audio") else what
+    return _Attached(what, type_, data, "" if data else url, name, inner)
 
 
 def _type_by_name(name: str) -> str:
     """The media type that the end of a path or a URL tells, or ""."""
-    return mimetypes.guess_type(re.split("[?#]", name)[0])[0] or ""
+    return mimetypes.guess_type(re.split("[?#]", name)[0].rpartition("/")[2])[0] or ""
 
 
 def _weights_asked(asked: JSON) -> Optional[int]:
@@ -5736,7 +5890,8 @@ class _OpenAI(_Choices):
     mark = "choices"
     path = "/chat/completions"
     speech = "chat completions"
-    kinds = ("images", "PDF", "audio")
+    kinds: Tuple[str, ...] = ("images", "PDF", "audio", _OTHERS)
+    url_key = ""  # where the URL of a document stands in a file's part
     stream_usage = True  # whether it knows stream_options.include_usage
     echo: Tuple[str, ...] = ()  # fields of an assistant message that the provider wants back verbatim
     modes: Dict[str, str] = {}  # our word for a tool choice -> the provider's
@@ -5770,6 +5925,17 @@ class _OpenAI(_Choices):
         if sent.get("tool_calls"):
             sent["tool_calls"] = [_with_text(call, "function") for call in sent["tool_calls"]]
         return _with_text(sent, "function_call")
+
+    def attachment(self, part: JSON, file: _Attached) -> JSON:
+        if part["type"] == "file" and file.data and file.kind == "images":
+            return {"type": "image_url", "image_url": {"url": file.inner["file_data"]}}
+        if part["type"] == "file" and file.data and file.kind == "audio":
+            known = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
+            format_ = file.mime_type.partition("/")[2]
+            return {"type": "input_audio", "input_audio": {"data": file.data, "format": known.get(format_, format_)}}
+        if self.url_key and "file_url" in file.inner:
+            return {**part, "file": {**_without(file.inner, "file_url"), self.url_key: file.url}}
+        return part
 
     def tool_choice(self, choice: Any) -> Any:
         return self.modes.get(choice, choice) if isinstance(choice, str) else choice
@@ -6144,8 +6310,9 @@ class _Responses(_Dialect):
 
     def serves_alone(self, model: str, asked: JSON) -> bool:
         """Whether no chat completion does what is asked of a model."""
-        return bool(re.search(self.alone, model) or asked.get("tools") and asked.get("reasoning_effort") not in (
-            None, "none") and re.search(self.alone_with_effort, model))
+        effort = asked.get("reasoning_effort") or _dict(asked.get("extra")).get("reasoning_effort")
+        return bool(re.search(self.alone, model) or asked.get("tools") and effort not in (None, "none") and re.search(
+            self.alone_with_effort, model))
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
         more = _dict(asked.get("extra")).get("include")
@@ -6287,8 +6454,8 @@ class _Responses(_Dialect):
         items = [_without(_dict(item), "index") for item in _list(body.get("output"))]
         raw = {**body, "output": items}
         if self.counts_calls:
-            items = [{**item, "call_id": f"{body.get('id')}:{item['call_id']}"} if "call_id" in item else item
-                     for item in items]
+            last = re.sub("[^A-Za-z0-9_-]", "_", _str(body.get("id")))[-16:]  # short, and fit for all dialects
+            items = [{**item, "call_id": f"{last}_{item['call_id']}"} if "call_id" in item else item for item in items]
         said = list(_parts_of(items, "message", "content"))
         status = _str(body.get("status"))
         raw_finish = None if not status or status in _NOT_YET else _at(body, "incomplete_details.reason") or status
@@ -6493,7 +6660,8 @@ class _Anthropic(_Dialect):
         elif schema is not None:
             prompts.append("Answer with one JSON object and nothing else.")
         if prompts:
-            body["system"] = _joined_prompts(prompts)
+            body["system"] = _joined_prompts([prompt if isinstance(prompt, str) else list(map(self.written, prompt))
+                                              for prompt in prompts])
         if "tools" in asked:
             asked["tools"] = [self.tool(tool) for tool in asked["tools"]]
         if "tool_choice" in asked:
@@ -6570,8 +6738,7 @@ class _Anthropic(_Dialect):
 
     def attachment(self, part: JSON, file: _Attached) -> JSON:
         if file.kind == "text":
-            data = _unbased(file.data).decode("utf-8", "replace")
-            source: JSON = {"type": "text", "media_type": "text/plain", "data": data}
+            source: JSON = {"type": "text", "media_type": "text/plain", "data": file.text()}
         elif file.data:
             source = {"type": "base64", "media_type": file.mime_type, "data": file.data}
         elif file.url:
@@ -6711,7 +6878,7 @@ class _Gemini(_Choices):
     mark = "candidates"
     finish = "finishReason"
     models_path = "/models?pageSize=1000"
-    counts_plainly = False  # whether what counts tokens takes a request as it is
+    at_vertex = False  # which counts a request as it is, and embeds in another way
     auth_header, auth_scheme = "x-goog-api-key", ""
     names = {"temperature": "temperature", "top_p": "topP", "top_k": "topK", "max_tokens": "maxOutputTokens",
              "stop": "stopSequences", "seed": "seed"}
@@ -6739,6 +6906,8 @@ class _Gemini(_Choices):
         return f"{kind}/{quote(name, safe='')}"
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
+        if self.at_vertex:
+            raise _not_offered("embed()")
         name = self.resource(model)
         requests_ = [{"model": name, "content": {"parts": [{"text": text}]}} for text in texts]
         return f"/{name}:batchEmbedContents", {"requests": requests_}
@@ -6746,7 +6915,7 @@ class _Gemini(_Choices):
     def counting(self, model: str, asked: JSON) -> Tuple[_Request, _Value]:
         name, (_, body) = self.resource(model), self.build(model, dict(asked), False)
         whole = {"generateContentRequest": {"model": unquote(name), **body}}  # it alone may hold system and tools
-        return _Request("POST", f"/{name}:countTokens", body if self.counts_plainly else whole), _Value("count")
+        return _Request("POST", f"/{name}:countTokens", body if self.at_vertex else whole), _Value("count")
 
     def config(self, model: str, asked: JSON) -> JSON:
         config = {self.names[name]: value for name, value in asked.items() if name in self.names}
@@ -6817,19 +6986,21 @@ class _Gemini(_Choices):
             id = str(message.get("tool_call_id"))
             same = [at for at, (known, _) in enumerate(calls) if known == id] or [len(calls)]
             at = next((at for at in same if at not in answers), same[0])  # of calls with one id, each in its turn
-            answers.setdefault(at, []).append(self.result(message, calls[at][1] if at < len(calls) else {}))
+            answers.setdefault(at, []).extend(self.result(message, calls[at][1] if at < len(calls) else {}))
         return [answer for at in sorted(answers) for answer in answers[at]]
 
-    @staticmethod
-    def result(message: JSON, call: JSON) -> JSON:
-        """The result of a tool's call; the call's id goes back only where Google had given one."""
-        content = message.get("content")
+    def result(self, message: JSON, call: JSON) -> List[JSON]:
+        """The result of a tool's call, and its files; the call's id goes back only where Google had given one."""
+        content, files = message.get("content"), []
+        if isinstance(content, list) and any(_attached(_dict(part)) for part in content):
+            files = [self.written(part) for part in content if _attached(_dict(part))]
+            content = "".join(_str(_dict(part).get("text")) for part in content)
         value = _json_or(content, content.encode("utf-8", "replace")) if isinstance(content, str) else content
         if isinstance(value, float) and not math.isfinite(value):  # "NaN" is JSON to Python only
             value = content
         response = {"error": content} if message.get("is_error") else {"output": value}
         answer = {"id": call.get("id"), "name": call.get("name") or message.get("name"), "response": response}
-        return {"functionResponse": {key: value for key, value in answer.items() if value is not None}}
+        return [{"functionResponse": {key: value for key, value in answer.items() if value is not None}}, *files]
 
     def parts(self, content: Any) -> List[JSON]:
         return list(map(self.written, content)) if isinstance(content, list) else [{"text": content or ""}]
@@ -6965,10 +7136,12 @@ def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenA
 
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
+_PDF_ALONE = ("images", "PDF", "audio")
 _SEALS = {"sealing": r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-daybreak|codex|computer-use)(?!.*-chat)",
           "wanted": ("encrypted_content",)}
+_BOTH = {"alone_with_effort": r"(?:^|[/.:])gpt-5\.6"}
 _ONLY_ITEMS = {**_SEALS, "alone": "-pro(-|$)|-codex|-deep-research|^computer-use-|^gpt-daybreak-",
-               "alone_with_effort": r"^gpt-5\.6"}
+               **_BOTH}
 _BEARER: JSON = {"auth_header": "Authorization", "auth_scheme": "Bearer "}
 _AWS = {"region": "AWS_REGION AWS_DEFAULT_REGION"}
 _GOOGLE = {"project": "GOOGLE_CLOUD_PROJECT", "region": "GOOGLE_CLOUD_LOCATION =global"}
@@ -6979,7 +7152,7 @@ _GOOGLE_TOKENS = "GOOGLE_OAUTH_ACCESS_TOKEN CLOUDSDK_AUTH_ACCESS_TOKEN"
 _COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True,
-         items=_ONLY_ITEMS, counts="items"),
+         items=_ONLY_ITEMS, counts="items", kinds=_PDF_ALONE),
     _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
     _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
          embeddings_at_once=100, plain_ids=True),
@@ -6987,20 +7160,22 @@ _PROVIDERS = {row.name: row for row in (
          voice="gemini-openai", echo=("tool_calls",), plain_ids=True),
     _row("vertex", "https://{region}-aiplatform.googleapis.com/v1beta1/projects/{project}/locations/{region}/"
          "publishers/google", _GOOGLE_TOKENS, _Gemini, blanks=_GOOGLE, hosts=_GOOGLE_HOSTS, by_path=True,
-         plain_ids=True, counts_plainly=True, **_BEARER),
+         plain_ids=True, at_vertex=True, models_path="", **_BEARER),
     _row("vertex-anthropic", "https://{region}-aiplatform.googleapis.com/v1/projects/{project}/locations/{region}/"
          "publishers/anthropic", _GOOGLE_TOKENS, _VertexAnthropic, hosts=_GOOGLE_HOSTS, by_path=True, plain_ids=True,
          blanks={"project": "ANTHROPIC_VERTEX_PROJECT_ID GOOGLE_CLOUD_PROJECT",
-                 "region": "CLOUD_ML_REGION GOOGLE_CLOUD_LOCATION =global"}, keeps_whole=False, **_BEARER),
+                 "region": "CLOUD_ML_REGION GOOGLE_CLOUD_LOCATION =global"},
+         keeps_whole=False, models_path="", **_BEARER),
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY AZURE_OPENAI_AD_TOKEN",
-         names=_NEW_CAP, auth_header="api-key", auth_scheme="", takes_tokens=True, plain_ids=True, items=_SEALS,
-         counts="items", blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
+         names=_NEW_CAP, auth_header="api-key", auth_scheme="", takes_tokens=True, plain_ids=True,
+         items={**_SEALS, **_BOTH},
+         counts="items", kinds=_PDF_ALONE, blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
     _row("azure-anthropic", "https://{resource}.services.ai.azure.com/anthropic", "ANTHROPIC_FOUNDRY_API_KEY",
          _Anthropic, takes_tokens=True, by_path=True, plain_ids=True, blanks={
              "resource": "ANTHROPIC_FOUNDRY_RESOURCE", "": "ANTHROPIC_FOUNDRY_BASE_URL"}),
     _row("bedrock", "https://bedrock-runtime.{region}.amazonaws.com/openai/v1", "AWS_BEARER_TOKEN_BEDROCK",
          blanks=_AWS, by_path=True, plain_ids=True, names=_NEW_CAP,
-         items={"sealing": "gpt-[5-9]", "wanted": ("encrypted_content",), "counts_calls": True}),
+         items={"sealing": "gpt-[5-9]", "wanted": ("encrypted_content",), "counts_calls": True, **_BOTH}),
     _row("bedrock-anthropic", "https://bedrock-mantle.{region}.api.aws/anthropic", "AWS_BEARER_TOKEN_BEDROCK",
          _Anthropic, blanks=_AWS, by_path=True, plain_ids=True, keeps_whole=False, **_BEARER),
     _row("databricks", "https://{workspace}/serving-endpoints", "DATABRICKS_TOKEN DATABRICKS_API_KEY", blanks={
@@ -7012,7 +7187,8 @@ _PROVIDERS = {row.name: row for row in (
     _row("watsonx", "https://{region}.ml.cloud.ibm.com/ml/gateway/v1", "WATSONX_APIKEY",
          blanks={"region": "WATSONX_URL"}, exchange="https://iam.cloud.ibm.com/identity/token"),
     _row("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY",
-         voice="openrouter", echo=("reasoning_details",), items=_SEALS, keeps_whole=True),
+         voice="openrouter", echo=("reasoning_details",), items=_SEALS, keeps_whole=True,
+         kinds=(*_PDF_ALONE, _BY_URL, _OTHERS), url_key="file_data"),
     _row("xai", "https://api.x.ai/v1", "XAI_API_KEY", plain_ids=True, items={**_SEALS, "sealing": "^grok-"}),
     _row("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", _DeepSeek, plain_ids=True),
     _row("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),

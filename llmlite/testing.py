@@ -670,7 +670,7 @@ class _Connection:
     def _body(self, headers: Mapping[str, str]) -> bytes:
         if headers.get("transfer-encoding", "").lower() != "chunked":
             return self._exactly(int(headers.get("content-length", 0)))
-        body = b""
+        body = bytearray()
         while True:
             size = int(self._until(b"\r\n").partition(b";")[0], 16)
             if size == 0:
@@ -678,7 +678,7 @@ class _Connection:
             body += self._exactly(size + 2)[:-2]
         while self._until(b"\r\n") != b"\r\n":  # trailers
             pass
-        return body
+        return bytes(body)
 
     def _until(self, mark: bytes) -> bytes:
         seen = 0

@@ -2,6 +2,7 @@
 import datetime
 import hashlib
 import hmac
+import io
 import json
 import time
 import urllib.parse
@@ -174,6 +175,23 @@ def test_a_token_of_entra(server, provider, header, api, given, is_token):
     assert headers.get(header) == (None if is_token else key)
 
 
+def test_an_empty_key_of_azure_is_none(server):
+    server.reply("ok")
+    with llmlite.Client("m", provider="azure", base_url=server.url, api_key=lambda: "") as llm:
+        llm.chat("hi")
+    assert "authorization" not in server.requests[0].headers and "api-key" not in server.requests[0].headers
+
+
+def test_tokens_of_attempts_before_show_nowhere(server):
+    keys = iter(["token-000000000001", "token-000000000002"])
+    server.error(401, "expired")
+    server.error(400, "you sent token-000000000001, then token-000000000002")
+    with llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=FAST) as llm:
+        with pytest.raises(llmlite.BadRequestError, match=r"you sent \*\*\*, then \*\*\*") as caught:
+            llm.chat("hi")
+    assert "token-0" not in repr(vars(caught.value))
+
+
 def test_azures_token_from_the_environment(server, monkeypatch):
     """A key goes first, where both are set."""
     monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", "short-lived")
@@ -252,6 +270,16 @@ def test_anthropic_at_vertex(server):
         {"name": "add", "description": "Adds.", "input_schema": PARAMETERS}]}
     assert count.json == {"model": "claude-opus-5@20260401", **version, "messages": [HI], "system": "s"}
     assert "anthropic-version" not in chat.headers and chat.headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("provider, ask", [
+    ("vertex", "models"), ("vertex-anthropic", "models"), ("vertex", "embed"), ("vertex-anthropic", "embed")])
+def test_what_vertex_has_elsewhere(server, provider, ask):
+    """It is not asked at an address that is another API's."""
+    with llmlite.Client("m", provider=provider, base_url=server.root, api_key=KEY) as llm:
+        with pytest.raises(llmlite.ConfigurationError, match=rf"^{ask}\(\) asks for what this provider does not offer"):
+            llm.models() if ask == "models" else llm.embed("hi")
+    assert server.requests == []
 
 
 def test_gemini_at_vertex_counts_a_request_as_it_is(server):
@@ -333,6 +361,16 @@ def test_a_session_that_signs(server, session, provider, base, ask):
     assert all(request.headers["authorization"].startswith("AWS4-HMAC-SHA256 ") for request in server.requests)
 
 
+@pytest.mark.parametrize("data", [iter([b"a", b"b"]), io.BytesIO(b"ab")])
+def test_what_is_read_as_it_is_sent_is_signed_too(server, session, data):
+    """It is read before, for the signature is of all of it."""
+    session.auth, found = AWS4Auth(ACCESS, SECRET, "us-east-1", "bedrock"), []
+    server.handle(lambda request: found.append(signature(request, "us-east-1", "bedrock")) or testing.json_body({}))
+    with llmlite.Client("m", provider="bedrock", base_url=server.root, session=session) as llm:
+        llm.request("POST", "/files", data=data)
+    assert server.requests[0].body == b"ab" and found[0][0] == found[0][1]
+
+
 def test_a_session_with_auth_needs_no_key(session):
     """A session without is told what is missing."""
     with pytest.raises(llmlite.ConfigurationError, match="no key for bedrock.*AWS_BEARER_TOKEN_BEDROCK"):
@@ -366,7 +404,7 @@ def test_responses_of_bedrock(server):
         history += [second.message, *(llmlite.tool_result(one, "2") for one in second.tool_calls)]
         llm.chat(json.loads(json.dumps(history)), tools=[ADD])
     ids = [one.id for one in first.tool_calls + second.tool_calls]
-    assert ids == ["resp_1:call_0", "resp_1:call_1", "resp_2:call_0"]
+    assert ids == ["resp_1_call_0", "resp_1_call_1", "resp_2_call_0"]  # fit for Anthropic too
     items = server.requests[2].json["input"]
     assert [item["call_id"] for item in items if "call_id" in item] == [*ids[:2], *ids[:2], ids[2], ids[2]]
     assert first.raw["output"][0]["call_id"] == "call_0"
@@ -436,9 +474,17 @@ def test_ibms_token_is_asked_for_anew_when_it_is_refused(watsonx):
 def test_ibms_key_that_is_refused(watsonx):
     """The error is IAM's, without the key; nothing was asked of watsonx."""
     ibm = IBM(refuse=1)
-    with watsonx(ibm) as llm, pytest.raises(llmlite.BadRequestError, match="could not be found") as caught:
+    with watsonx(ibm) as llm, pytest.raises(llmlite.BadRequestError, match="^watsonx: 400 .*could not be") as caught:
         llm.chat("hi")
     assert KEY not in str(caught.value) + repr(caught.value.body) and ibm.seen == [] and llm.ledger.failed == 1
+
+
+def test_iam_that_gives_no_token(watsonx):
+    """Nothing is asked without one."""
+    seen = []
+    with watsonx(lambda request: (200, {})) as llm, pytest.raises(llmlite.ResponseError, match="no access_token"):
+        llm.chat("hi")
+    assert seen == [] and llm.ledger.attempts == 0
 
 
 @pytest.mark.parametrize("key, sent", [(JWT, JWT), (lambda: "own-token", "own-token")], ids=["jwt", "callable"])
@@ -455,13 +501,15 @@ def test_what_is_a_token_already(watsonx, key, sent):
 @pytest.mark.parametrize("model, options, path", [
     ("gpt-5.6", {"tools": [ADD], "reasoning_effort": "low"}, "/v1/responses"),
     ("gpt-5.6-mini", {"tools": [ADD], "reasoning_effort": "low"}, "/v1/responses"),
+    ("ft:gpt-5.6:mine", {"tools": [ADD], "extra": {"reasoning_effort": "low"}}, "/v1/responses"),
     ("gpt-5.6", {"tools": [ADD], "reasoning_effort": "none"}, "/v1/chat/completions"),
     ("gpt-5.6", {"tools": [ADD]}, "/v1/chat/completions"),
     ("gpt-5.6", {"reasoning_effort": "low"}, "/v1/chat/completions"),
     ("gpt-5.5", {"tools": [ADD], "reasoning_effort": "low"}, "/v1/chat/completions")])
-def test_tools_with_an_effort(server, model, options, path):
+@pytest.mark.parametrize("provider, prefix", [("openai", ""), ("azure", ""), ("bedrock", "openai.")])
+def test_tools_with_an_effort(server, provider, prefix, model, options, path):
     """GPT-5.6 takes both in Responses only."""
     server.reply("ok", times=2)
-    with llmlite.Client(model, provider="openai", base_url=server.url, api_key=KEY) as llm:
+    with llmlite.Client(prefix + model, provider=provider, base_url=server.url, api_key=KEY) as llm:
         assert llm.chat("hi", **options).text == "ok" == drained(llm.stream("hi", **options)).text
     assert [request.path for request in server.requests] == [path] * 2

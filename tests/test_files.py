@@ -1,8 +1,11 @@
 """Files in messages, files that models make, and what they cite: each provider's own words for them."""
 import base64
+import contextlib
 import copy
+import io
 import pathlib
 import pickle
+import urllib.parse
 
 import pytest
 
@@ -88,8 +91,9 @@ SENT = {  # (what, wire) -> the part that goes out after the text
 GIVEN = {"pdf": PDF, "text": TEXT.encode(), "image": PNG, "wav": WAV, "mp3": MP3, "url": URL,
          "image-url": "https://x.example/A.PNG", "audio-url": "https://x.example/a.wav"}
 REFUSED = {
+    "audio-url": {"chat": "documents by URL", "responses": "audio", "anthropic": "audio"},
     "wav": {"responses": "audio", "anthropic": "audio"}, "mp3": {"responses": "audio", "anthropic": "audio"},
-    "audio-url": {"responses": "audio", "anthropic": "audio"}, "url": {"chat": "documents by URL"}}
+    "url": {"chat": "documents by URL"}}
 
 
 @pytest.mark.parametrize("what, wire", SENT, ids="-".join)
@@ -166,7 +170,17 @@ def test_one_or_several():
     assert llmlite.user("look", files=(each for each in (PNG, PNG)))["content"] == [
         *image["content"], image["content"][1]]
     assert llmlite.user("hi", images=None, files=[]) == {"role": "user", "content": "hi"}
-    assert llmlite.user("hi", files=uri("application/pdf", PDF)) == llmlite.user("hi", files=PDF)
+    assert llmlite.user("hi", files=io.BytesIO(b"line\nline\n")) == llmlite.user("hi", files=b"line\nline\n")
+    assert llmlite.user("hi", files=io.StringIO("line\nline\n")) == llmlite.user("hi", files=b"line\nline\n")
+
+
+@pytest.mark.parametrize("given", [
+    uri("application/pdf", PDF), uri("application/pdf", PDF).upper().replace(coded(PDF).upper(), coded(PDF)),
+    "data:application/pdf;base64," + base64.urlsafe_b64encode(PDF).decode().rstrip("="),
+    "data:application/pdf;x=y;base64," + urllib.parse.quote(coded(PDF), safe=""),
+    "data:application/pdf," + urllib.parse.quote(PDF)])
+def test_data_uris_of_every_form(given):
+    assert llmlite.user("hi", files=given) == llmlite.user("hi", files=PDF)
 
 
 @pytest.mark.parametrize("given, words", [
@@ -174,7 +188,8 @@ def test_one_or_several():
     (b"a\0b", r"^file is of unknown type \(.*\): models"), (b"\xff\xfea\0", "^file is of unknown type"),
     ("nowhere.pdf", "^file 'nowhere.pdf': No such file or directory: give a path, a URL or bytes$"),
     (5, "^file is a int: give a path, a URL or bytes$"), ([None], "^file is a NoneType: give a path"),
-    ("data:text/plain;base64,a", "^file is empty"), ("data:text/plain,hi", "^file 'data:text/plain,hi': No such")])
+    ("data:text/plain;base64,a", "^file is a data URI whose base64 cannot be read$"),
+    ("data:text/plain;base64,", "^file is empty"), ("data:text", "^file 'data:text': No such")])
 def test_what_is_no_file(given, words):
     """One line that says which file, and what would do."""
     with pytest.raises(llmlite.ConfigurationError, match=words) as caught:
@@ -200,6 +215,15 @@ def test_text_is_text_whatever_it_begins_with(data):
      {"type": "input_file", "file_data": uri("application/vnd.ms-excel", b"x"), "filename": "a.xls"}),
     ("responses", {"file_data": uri("image/png", PNG)}, SENT["image", "responses"]),
     ("chat", {"file_id": "f1"}, {"type": "file", "file": {"file_id": "f1"}}),
+    ("chat", {"file_data": uri("image/png", PNG), "filename": "a.png"}, SENT["image", "chat"]),
+    ("chat", {"file_data": uri("audio/mpeg", MP3)}, SENT["mp3", "chat"]),
+    ("chat", {"file_data": coded(PDF), "filename": "a.pdf"}, {"type": "file", "file": {
+        "file_data": coded(PDF), "filename": "a.pdf"}}),
+    ("chat", {"file_data": uri("APPLICATION/PDF", PDF)}, {"type": "file", "file": {
+        "file_data": uri("APPLICATION/PDF", PDF)}}),
+    ("anthropic", {"file_data": coded(PDF)}, document(type="base64", media_type="application/pdf", data=coded(PDF))),
+    ("anthropic", {"file_data": "DATA:Image/PNG;BASE64," + coded(PNG)}, SENT["image", "anthropic"]),
+    ("gemini", {"file_data": coded(PDF), "filename": "a.pdf"}, inline("application/pdf", PDF)),
     ("gemini", {"file_id": "https://g.example/files/1"},
      {"fileData": {"fileUri": "https://g.example/files/1", "mimeType": "application/pdf"}}),
     ("gemini", {"file_data": "data:text/x-own;charset=utf-8;base64,YQ=="}, inline("text/x-own", b"a")),
@@ -226,8 +250,65 @@ def test_responses_of_servers_that_take_no_files(server, provider, content):
     assert [parts(request.json)[1] for request in server.requests] == [content]
 
 
+@pytest.mark.parametrize("provider, sent", [
+    ("openrouter", {"type": "file", "file": {"file_data": URL}}), ("together", None), ("openai", None)])
+def test_documents_by_url_in_chats(server, provider, sent):
+    """OpenRouter fetches them; elsewhere they are refused here."""
+    server.reply("ok")
+    with client(server, provider, api="chat") as llm:
+        if sent is None:
+            with pytest.raises(llmlite.ConfigurationError, match="cannot hold documents by URL"):
+                llm.chat([llmlite.user("look", files=URL)])
+        else:
+            llm.chat([llmlite.user("look", files=URL)])
+            assert parts(server.requests[0].json)[1] == sent
+
+
+@pytest.mark.parametrize("provider, passes", [("together", True), ("openai", False)])
+def test_other_kinds_in_chats(server, provider, passes):
+    """A compatible server is asked, for who knows what it takes; OpenAI takes PDF alone."""
+    server.reply("ok")
+    part = {"type": "file", "file": {"filename": "a.xls", "file_data": uri("application/vnd.ms-excel", b"x")}}
+    with client(server, provider, api="chat") as llm:
+        if passes:
+            llm.chat([{"role": "user", "content": [part]}])
+            assert parts(server.requests[0].json) == [part]
+        else:
+            with pytest.raises(llmlite.ConfigurationError, match=r"other files: .*\(Responses and Gemini take"):
+                llm.chat([{"role": "user", "content": [part]}])
+
+
+@pytest.mark.parametrize("url", ["http://[bad/a.pdf", "https://x.example/a.pdf?b=http://[", "http://[bad"])
+@pytest.mark.parametrize("wire", WIRES)
+def test_urls_that_are_none(server, url, wire):
+    """They go out, or are refused with a ConfigurationError: whoever fetches them judges."""
+    provider, api = WIRES[wire]
+    server.reply("ok", times=None)
+    with client(server, provider, api=api) as llm:
+        llm.chat([llmlite.user("look", images=url)])
+        for part in (llmlite.user("look", files=url)["content"][1], {"type": "file", "file": {"file_url": url}}):
+            with contextlib.suppress(llmlite.ConfigurationError):
+                llm.chat([{"role": "user", "content": [part]}])
+
+
+def test_a_text_whose_base64_is_broken(server):
+    """Nothing empty is sent in its place."""
+    part = {"type": "file", "file": {"file_data": "data:text/plain;base64,%%%"}}
+    for provider in ("openai", "anthropic"):
+        with client(server, provider, api="chat") as llm, pytest.raises(llmlite.ConfigurationError, match="base64"):
+            llm.chat([{"role": "user", "content": [part]}])
+    assert server.requests == []
+
+
+def test_files_in_a_system_prompt_of_anthropic(server):
+    server.reply("ok")
+    with client(server, "anthropic") as llm:
+        llm.chat("hi", system=llmlite.user("Know this", files=PDF)["content"])
+    assert server.requests[0].json["system"] == [{"type": "text", "text": "Know this"}, SENT["pdf", "anthropic"]]
+
+
 def test_files_as_results_of_tools(server):
-    """Anthropic and Responses take them there."""
+    """Anthropic and Responses take them there; Gemini beside the result."""
     result = {"role": "tool", "tool_call_id": "c1", "content": llmlite.user("seen", files=[PNG, PDF])["content"]}
     server.reply("ok", times=2)
     with client(server, "anthropic") as llm, client(server, "openai", api="responses") as items:
@@ -236,6 +317,11 @@ def test_files_as_results_of_tools(server):
     first, second = (request.json for request in server.requests)
     assert first["messages"][0]["content"][0]["content"][1:] == [SENT["image", "anthropic"], SENT["pdf", "anthropic"]]
     assert second["input"][0]["output"][1:] == [SENT["image", "responses"], SENT["pdf", "responses"]]
+    server.reply("ok")
+    with client(server, "gemini") as llm:
+        llm.chat([result])
+    assert server.requests[2].json["contents"][0]["parts"] == [
+        {"functionResponse": {"response": {"output": "seen"}}}, SENT["image", "gemini"], SENT["pdf", "gemini"]]
 
 
 def test_thoughts_and_custom_calls_of_another_dialect(server):
@@ -302,6 +388,7 @@ def test_images_of_gemini(server):
 
 @pytest.mark.parametrize("said, kind", [({"output_format": "webp"}, "image/webp"), ({}, "image/png")])
 def test_images_of_responses(server, said, kind):
+    """Whatever form of base64 they are in."""
     item = {"id": "ig_1", "type": "image_generation_call", "status": "completed", "result": coded(PNG), **said}
     server.json(items_body(item))
     server.sse([*start(), event("response.output_item.added", output_index=0, item={**item, "result": None}),
@@ -319,6 +406,13 @@ def test_an_image_alone_is_no_empty_answer(server):
     with llmlite.Client("m", provider="gemini", base_url=server.root + "/v1beta", api_key=KEY,
                         retry=llmlite.RetryPolicy(retry_empty=True)) as llm:
         assert llm.chat("draw").files == MADE and llm.ledger.empty == 0
+
+
+@pytest.mark.parametrize("data", ["iVBORw0KGgo", "iVBO\nRw0KGgo=", "iVBORw0KGgo%3D"])
+def test_base64_of_other_forms(server, data):
+    server.json(gemini_body({"inlineData": {"mimeType": "image/png", "data": data}}))
+    with client(server, "gemini") as llm:
+        assert llm.chat("draw").files == MADE
 
 
 @pytest.mark.parametrize("data", [None, "", "%%%", 5, "a"])

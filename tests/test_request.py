@@ -5,7 +5,9 @@ import gc
 import io
 import json
 import os
+import pickle
 import socket
+import sys
 import threading
 import time
 
@@ -131,6 +133,7 @@ def test_head(server, llm, how, answer):
 
 @pytest.mark.parametrize("how", [
     {"method": "GET /"}, {"method": 5}, {"path": ""}, {"path": None}, {"path": "/a b"}, {"path": "/a\n"},
+    {"path": "/a#b"}, {"data": iter([b""]), "files": {"a": b""}},
     {"json": {}, "data": b""}, {"json": {}, "files": {}}, {"json": {"a": {1}}}, {"data": 5}, {"data": object()},
     {"files": {"a": object()}},
     {"params": 5}, {"stream": "yes"}, {"headers": {"a": 1}}, {"timeout": "x"}, {"deadline": 0}])
@@ -196,6 +199,72 @@ def test_what_cannot_be_read_again_is_not_retried(server, llm, make, fault):
     assert len(server.requests) == before + 1 and caught.value.attempts == 1
 
 
+@pytest.mark.parametrize("make, error", [
+    (lambda: io.StringIO("caf\u00e9"), "data is a file of text"), (lambda: iter([b"a", 5]), "data gives a int"),
+    (lambda: Blocked(b""), "data gives a NoneType"), (lambda: closed(), "cannot be sent: I/O operation on closed")])
+def test_data_that_gives_no_bytes(server, llm, make, error):
+    """One line says so; it neither hangs nor sends another text than it seems."""
+    with pytest.raises(llmlite.ConfigurationError, match=error):
+        llm.request("POST", "/x", data=make(), deadline=5)
+    server.json({"ok": 1})
+    assert llm.request("GET", "/y").json() == {"ok": 1}
+
+
+class Blocked(Pipe):
+    """A file that has nothing now."""
+
+    def read(self, size=-1):
+        return b"" if size == 0 else None
+
+
+def closed():
+    file = io.BytesIO(b"a")
+    file.close()
+    return file
+
+
+def test_empty_pieces_end_nothing(server, llm):
+    """Nor does a text among them: it goes out in UTF-8."""
+    server.json({})
+    llm.request("POST", "/x", data=iter([b"ab", b"", "caf\u00e9", bytearray(b"cd"), memoryview(b"e")]))
+    assert server.requests[0].body == b"abcaf\xc3\xa9cde"
+
+
+@pytest.mark.parametrize("data", [io.BytesIO(b""), iter([]), Pipe(b"")])
+def test_nothing_to_send(server, llm, data):
+    server.json({}, times=2)
+    llm.request("POST", "/x", data=data)
+    llm.request("GET", "/y")
+    assert [request.body for request in server.requests] == [b"", b""] and server.connections == 1
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), TimeoutError("mine"), ConnectionResetError("me"), KeyError("k")])
+@pytest.mark.parametrize("kind", ["iterator", "pipe", "file"])
+def test_what_a_source_raises_is_its_owners(server, llm, error, kind):
+    """It is no trouble of the provider's, whatever it looks like."""
+    def broken():
+        yield b"a"
+        raise error
+
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            if size:
+                raise error
+            return b""
+
+        def seekable(self):
+            return kind == "file"
+
+        def tell(self):
+            if kind == "pipe":
+                raise OSError("no seeking")
+            return super().tell()
+
+    with pytest.raises(type(error)) as caught:
+        llm.request("POST", "/x", data=broken() if kind == "iterator" else Broken(b"abc"), deadline=10)
+    assert caught.value is error
+
+
 def test_what_was_not_read_is_there():
     """A refused connection has taken nothing of it, however often it was tried."""
     with socket.socket() as sock:
@@ -239,7 +308,8 @@ def test_an_answer(server, llm):
 @pytest.mark.parametrize("content, kind, text", [
     (b"caf\xe9", "text/plain; charset=latin-1", "caf\u00e9"), (b"\xef\xbb\xbfcaf\xc3\xa9", "text/plain", "caf\u00e9"),
     (b"\xff", "text/vtt", "\ufffd"), (b"a", "text/plain; charset=nonsense", "a"), (b"", "text/plain", ""),
-    (b"caf\xe9", 'text/plain; Charset="ISO-8859-1"', "caf\u00e9"), (b"a", None, "a")])
+    (b"caf\xe9", 'text/plain; Charset="ISO-8859-1"', "caf\u00e9"), (b"a", None, "a"),
+    (b"a\xff..", "text/plain; charset=idna", "a\ufffd.."), (b"a", "text/plain; charset=undefined", "a")])
 def test_text(server, llm, content, kind, text):
     server.body(content, headers={"Content-Type": kind})
     answer = llm.request("GET", "/x")
@@ -253,7 +323,7 @@ def test_answers_without_a_body(server, llm):
 
 
 @pytest.mark.parametrize("usage, found", [
-    ({"input_tokens": 7, "output_tokens": 2}, (7, 2)), ({"prompt_tokens": 7, "total_tokens": 9}, (7, 0)),
+    ({"input_tokens": 7, "output_tokens": 2}, (7, 2)), ({"prompt_tokens": 7, "total_tokens": 7}, (7, 0)),
     ({"total_tokens": 9}, (9, 0)), ({"type": "duration", "seconds": 3}, (0, 0)), (None, (0, 0))])
 def test_usage_is_in_the_ledger(server, llm, usage, found):
     server.json({"text": "a", "usage": usage, "model": "served"})
@@ -283,7 +353,8 @@ def test_a_redirect_is_not_followed(server, llm):
 @pytest.mark.parametrize("body, fails", [
     ({"error": {"message": "no", "code": 502}}, True), ({"error": "no", "code": "x"}, True),
     ([{"error": {"message": "no", "code": 502}}], True), ({"error": None, "id": "b1"}, False), ({"error": ""}, False),
-    ({"id": "b1", "object": "batch", "error": {"message": "line 3"}}, False), ({"message": "fine"}, False)])
+    ({"id": "b1", "object": "batch", "error": {"message": "line 3"}}, False), ({"message": "fine"}, False),
+    ({"status": "failed", "error": "bad file"}, False), ({"status": 502, "error": "no"}, True)])
 def test_an_error_inside_a_200(server, body, fails):
     """One that is nothing else is raised; a job that tells of its own is what was asked for."""
     server.json(body)
@@ -366,6 +437,40 @@ def test_a_stream_is_read_once(server, llm, read):
     server.json({})
     llm.request("GET", "/y")
     assert server.connections == 1  # read to its end, its connection serves again
+
+
+def test_an_error_in_a_whole_answer(server, llm):
+    """It stands where it stood among the events; nothing that came before it is lost."""
+    server.body(b'data: {"a": 1}\n\nevent: error\ndata: {"error": {"message": "no room for %b", "code": 503}}\n\n'
+                % KEY.encode(), headers={"Content-Type": "text/event-stream"})
+    answer = llm.request("POST", "/x", json={})
+    events = answer.events()
+    assert next(events).json() == {"a": 1}
+    with pytest.raises(llmlite.StreamError, match=r"broke the stream off .*no room for \*\*\*") as caught:
+        next(events)
+    assert type(caught.value.last_error) is llmlite.OverloadedError
+    assert KEY not in str(pickle.dumps(caught.value)) and pickle.loads(pickle.dumps(answer)).status_code == 200
+    server.body(b"<html>")
+    with pytest.raises(llmlite.ResponseError, match="^200 but a stream without one event"):
+        list(llm.request("POST", "/x", json={}).events())
+
+
+@pytest.mark.parametrize("provider, body, found", [
+    ("anthropic", {"type": "message", "usage": {"input_tokens": 3, "cache_read_input_tokens": 100, "output_tokens": 5}},
+     (103, 5, 100)),
+    ("gemini", {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5}}, (3, 5, 0)),
+    ("openai", {"usage": {"input_tokens": 3, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 2}}},
+     (3, 5, 2))])
+@pytest.mark.parametrize("stream", [False, True])
+def test_usage_as_each_provider_has_it(server, provider, body, found, stream):
+    events = [{"type": "message_start", "message": {"usage": {"input_tokens": 3, "cache_read_input_tokens": 100}}},
+              {"type": "message_delta", "usage": {"output_tokens": 5}}] if provider == "anthropic" else [
+                  {"type": "response.completed", "response": body} if provider == "openai" else body]
+    server.sse(events) if stream else server.json(body)
+    with client(server, provider=provider) as llm:
+        answer = llm.request("POST", "/x", json={}, stream=stream)
+        list(answer.events())
+        assert llm.ledger.usage[:3] == found
 
 
 @pytest.mark.parametrize("event, error, words", [
@@ -457,7 +562,56 @@ def test_close_frees_a_blocked_reader_of_bytes(server, llm):
     assert soon(lambda: found == [b"x" * 9])
     answer.close()
     reader.join(5)
-    assert not reader.is_alive() and list(answer.iter_content()) == []
+    assert not reader.is_alive()
+    with pytest.raises(RuntimeError, match="closed, or broke off"):
+        answer.iter_content()
+
+
+@pytest.mark.parametrize("read", ["content", "text", "json", "events", "iter_content"])
+def test_what_was_closed_does_not_look_empty(server, llm, read):
+    server.body(b'{"a": 1}')
+    with llm.request("GET", "/x", stream=True) as answer:
+        pass
+    with pytest.raises(RuntimeError, match="this answer was closed"):
+        found = getattr(answer, read)
+        found()
+
+
+def test_content_that_another_thread_closes(server, llm):
+    """Half of it is not handed out as the whole."""
+    server.body(b"x" * 9, headers={"Content-Length": "99"}, end="stall")
+    answer, found = llm.request("GET", "/x", stream=True), []
+
+    def read():
+        try:
+            found.append(answer.content)
+        except RuntimeError as error:
+            found.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert soon(lambda: answer._flow.pieces)
+    answer.close()
+    reader.join(5)
+    assert found == ["this answer was closed before all of it was read"]
+
+
+def test_a_pause_before_the_first_piece_is_the_readers(server):
+    server.body(b'data: {"a": 1}\n\n', framing="chunked")
+    with client(server, idle_timeout=0.2) as llm:
+        answer = llm.request("GET", "/x", stream=True)
+        time.sleep(0.3)
+        assert [event.json() for event in answer.events()] == [{"a": 1}]
+
+
+def test_pieces_have_no_limit_a_whole_has(server, llm, monkeypatch):
+    """What is read piece by piece may be longer than what is kept as a whole."""
+    monkeypatch.setattr(sys.modules[llmlite.Client.__module__], "_MAX_BODY", 1000)
+    server.body(b"x" * 2000, times=None)
+    assert sum(map(len, llm.request("GET", "/x", stream=True).iter_content())) == 2000
+    for stream in (True, False):
+        with pytest.raises(llmlite.ResponseError, match="answer refused: .*a body of over"):
+            llm.request("GET", "/x", stream=stream).content  # noqa: B018
 
 
 def test_idle_timeout(server):

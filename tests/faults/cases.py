@@ -164,8 +164,9 @@ add("connect", "plain HTTP to a TLS port", None, LOST._replace(requests=0, attem
     **ALONE)
 add("connect", "reset before the request", None, LOST._replace(requests=0, attempts=-1, unknown=-1),
     peer=peers.Resetting, **ALONE)
-silent("connect", "server neither reads nor answers", None, LATE._replace(requests=0, attempts=1), peer=peers.Deaf,
-       options={"prompt": "x" * (16 * MB)}, alone=True, **ALONE)
+add("connect", "server neither reads nor answers", None, LATE._replace(  # to make such a request takes time, too
+    requests=0, attempts=1, says="deadline of 1.2 s"), peer=peers.Deaf, deadline=2 * QUIET,
+    options={"prompt": "x" * (8 * MB)}, alone=True, **ALONE)
 
 # ----------------------------------------------------------------------------------------------------- lost connections
 
