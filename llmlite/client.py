@@ -826,9 +826,10 @@ def _data_of(uri: str) -> bytes:
 
 def _unbased(text: Any) -> bytes:
     """What base64 says: also that of URLs, without its padding, or percent-encoded; of what is none, nothing."""
-    with contextlib.suppress(ValueError, TypeError):
+    text = _str(text)
+    with contextlib.suppress(ValueError):
         return base64.b64decode(text, validate=True)
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError):
         plain = re.sub(r"\s|=+$", "", unquote(text)).translate({ord("-"): "+", ord("_"): "/"})
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     return b""
@@ -5775,6 +5776,7 @@ class _Attached(NamedTuple):
     url: str
     name: str
     inner: JSON  # all that the part says of it
+    given: str = ""  # its URL, of data too
 
     def text(self) -> str:
         """What a file of text says."""
@@ -5808,7 +5810,7 @@ def _attached(part: JSON) -> Optional[_Attached]:
     what = {"image": "images", "audio": "audio", "text": "text"}.get(type_.partition("/")[0], _OTHERS)
     what = "images" if kind == "image_url" else "PDF" if type_ == "application/pdf" else what
     what = _BY_URL if url and not data and what not in ("images", "audio") else what
-    return _Attached(what, type_, data, "" if data else url, name, inner)
+    return _Attached(what, type_, data, "" if data else url, name, inner, url)
 
 
 def _type_by_name(name: str) -> str:
@@ -5928,7 +5930,7 @@ class _OpenAI(_Choices):
 
     def attachment(self, part: JSON, file: _Attached) -> JSON:
         if part["type"] == "file" and file.data and file.kind == "images":
-            return {"type": "image_url", "image_url": {"url": file.inner["file_data"]}}
+            return {"type": "image_url", "image_url": {"url": file.given}}
         if part["type"] == "file" and file.data and file.kind == "audio":
             known = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
             format_ = file.mime_type.partition("/")[2]
@@ -6417,9 +6419,7 @@ class _Responses(_Dialect):
         if file.kind != "images":
             return {**_flat(part), "type": "input_file"}
         detail = {"detail": file.inner["detail"]} if file.inner.get("detail") else {}
-        if part["type"] == "image_url":
-            return {"type": "input_image", "image_url": _str(file.inner.get("url")), **detail}
-        return {"type": "input_image", "image_url": _str(file.inner.get("file_data")), **detail}
+        return {"type": "input_image", "image_url": file.given, **detail}
 
     def output(self, content: Any) -> Any:
         """What a tool gave: text, or parts."""

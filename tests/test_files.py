@@ -217,6 +217,8 @@ def test_text_is_text_whatever_it_begins_with(data):
     ("chat", {"file_id": "f1"}, {"type": "file", "file": {"file_id": "f1"}}),
     ("chat", {"file_data": uri("image/png", PNG), "filename": "a.png"}, SENT["image", "chat"]),
     ("chat", {"file_data": uri("audio/mpeg", MP3)}, SENT["mp3", "chat"]),
+    ("chat", {"url": uri("image/png", PNG)}, SENT["image", "chat"]),
+    ("responses", {"url": uri("image/png", PNG)}, SENT["image", "responses"]),
     ("chat", {"file_data": coded(PDF), "filename": "a.pdf"}, {"type": "file", "file": {
         "file_data": coded(PDF), "filename": "a.pdf"}}),
     ("chat", {"file_data": uri("APPLICATION/PDF", PDF)}, {"type": "file", "file": {
@@ -289,6 +291,24 @@ def test_urls_that_are_none(server, url, wire):
         for part in (llmlite.user("look", files=url)["content"][1], {"type": "file", "file": {"file_url": url}}):
             with contextlib.suppress(llmlite.ConfigurationError):
                 llm.chat([{"role": "user", "content": [part]}])
+
+
+ODD = [None, 5, [], {}, "", "data:", "data:,", "data:image/png;base64,", "data:image/png;base64,\udce9", "\x00",
+       [PNG.hex()], {"url": 5}, {"file_data": []}, {"data": 5, "format": []}, {"file_id": {}}]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("kind", ["file", "input_audio", "image_url"])
+def test_parts_of_wrong_types(server, wire, kind):
+    """They go out as they are, or are refused with a ConfigurationError."""
+    provider, api = WIRES[wire]
+    server.reply("ok", times=None)
+    inner = [*ODD, *({name: odd} for name in ("url", "file_data", "file_url", "file_id", "filename", "data", "format")
+                     for odd in ODD)]
+    with client(server, provider, api=api) as llm:
+        for odd in inner:
+            with contextlib.suppress(llmlite.ConfigurationError):
+                assert llm.chat([{"role": "user", "content": [{"type": kind, kind: odd}]}]).text == "ok"
 
 
 def test_a_text_whose_base64_is_broken(server):
@@ -415,7 +435,7 @@ def test_base64_of_other_forms(server, data):
         assert llm.chat("draw").files == MADE
 
 
-@pytest.mark.parametrize("data", [None, "", "%%%", 5, "a"])
+@pytest.mark.parametrize("data", [None, "", "%%%", 5, "a", "\u00e9", ["x"], {"a": 1}])
 def test_what_is_no_base64(server, data):
     """No file is made of it; it is in `raw`."""
     server.json(gemini_body({"inlineData": {"mimeType": "image/png", "data": data}}, {"text": "a"}))
