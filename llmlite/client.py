@@ -830,7 +830,7 @@ def _unbased(text: Any) -> bytes:
     with contextlib.suppress(ValueError):
         return base64.b64decode(text, validate=True)
     with contextlib.suppress(ValueError):
-        plain = re.sub(r"\s|=+$", "", unquote(text)).translate({ord("-"): "+", ord("_"): "/"})
+        plain = "".join(unquote(text).split()).rstrip("=").translate({ord("-"): "+", ord("_"): "/"})
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     return b""
 
@@ -3289,9 +3289,10 @@ class _AnyFlow(_Flow):
         decoder = _EventDecoder()
         for type_, data in _plain_events(decoder, self._received()):
             self.events += 1
+            error = _error_of(type_, data, self.call.reader)
+            if error is not None:
+                raise _ErrorInside(error)
             body = _dict(_json_or(None, data.encode())) if '"usage' in data else {}
-            if _error_of(type_, data, self.call.reader) is not None:
-                raise _ErrorInside(_error_of(type_, data, self.call.reader))
             for told in (_dict(body.get("message")), _dict(body.get("response")), body):
                 _put(_dict(told.get("usage")), _under(self.body, "usage", dict))
                 _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, self.body)

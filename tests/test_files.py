@@ -5,6 +5,7 @@ import copy
 import io
 import pathlib
 import pickle
+import time
 import urllib.parse
 
 import pytest
@@ -442,6 +443,14 @@ def test_what_is_no_base64(server, data):
     with client(server, "gemini") as llm:
         reply = llm.chat("draw")
     assert reply.files == [] and reply.text == "a"
+
+
+def test_padding_alone_costs_no_more_than_reading_it(server):
+    """A server that sends what looks like base64 without end holds nobody up."""
+    server.json(gemini_body({"inlineData": {"mimeType": "image/png", "data": "=" * 1_000_000 + "x"}}))
+    with client(server, "gemini") as llm:
+        started = time.process_time()
+        assert llm.chat("draw").files == [] and time.process_time() - started < 5
 
 
 def test_a_file_saves_and_copies(tmp_path):
