@@ -5103,12 +5103,11 @@ def _is_own_address(provider: Optional[str], url: str) -> bool:
     parts = urlsplit(url)
     if provider is None or _is_local(url):
         return _is_local(url)
-    own = urlsplit(_set(_base_url_variable(provider)))
+    row, own = _PROVIDERS[provider], urlsplit(_set(_base_url_variable(provider)))
     with contextlib.suppress(ConfigurationError):
-        row = _PROVIDERS[provider]
         own = own if own.hostname else urlsplit(_set(row.blanks.get("", "")) or _filled(row, ""))
-    return (parts.scheme, parts.hostname) == (own.scheme, own.hostname) or parts.scheme == "https" and _is_host(
-        parts.hostname, _PROVIDERS[provider])
+    named = bool(own.hostname) and (parts.scheme, parts.hostname) == (own.scheme, own.hostname)
+    return named or parts.scheme == "https" and _is_host(parts.hostname, row)
 
 
 def _base_url_variable(provider: str) -> str:
@@ -6313,9 +6312,8 @@ class _Responses(_Dialect):
 
     def serves_alone(self, model: str, asked: JSON) -> bool:
         """Whether no chat completion does what is asked of a model."""
-        effort = asked.get("reasoning_effort") or _dict(asked.get("extra")).get("reasoning_effort")
-        return bool(re.search(self.alone, model) or asked.get("tools") and effort not in (None, "none") and re.search(
-            self.alone_with_effort, model))
+        both = asked.get("tools") and asked.get("reasoning_effort") not in (None, "none")
+        return bool(re.search(self.alone, model) or both and re.search(self.alone_with_effort, model))
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
         more = _dict(asked.get("extra")).get("include")

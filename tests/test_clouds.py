@@ -411,6 +411,29 @@ def test_responses_of_bedrock(server):
     assert server.requests[0].json["include"] == ["reasoning.encrypted_content"]
 
 
+@pytest.mark.parametrize("name, environment, url, own", [
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "https://own.gateway.example"}, "https://own.gateway.example/openai/v1", True),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "https://own.gateway.example"}, "https://other.example/openai/v1", False),
+    ("azure", {"AZURE_BASE_URL": "http://own.example/v1"}, "http://own.example/v1", True),
+    ("azure", {}, "https://mine.openai.azure.com/openai/v1", True),
+    ("azure", {}, "http://mine.openai.azure.com/", False),
+    ("databricks", {"DATABRICKS_HOST": "https://adb.example"}, "https://adb.example/serving-endpoints", True),
+    ("databricks", {}, "https://adb.example/serving-endpoints", False),
+    ("bedrock", {}, "https://bedrock-runtime.eu-west-1.amazonaws.com/openai/v1", True), ("databricks", {}, "", False)])
+def test_a_saved_request_goes_where_its_key_is_meant_for(monkeypatch, tmp_path, name, environment, url, own):
+    """A file that names another address does not get the key of the environment."""
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    variables, = (keys for row, _, keys in llmlite.providers() if row == name)
+    monkeypatch.setenv(variables.split()[0], KEY)
+    path = tmp_path / "saved.json"
+    path.write_text(json.dumps({"provider": name, "model": "m", "base_url": url, "path": "/x", "method": "GET",
+                                "body": None, "task": "models", "given": {"Content-Length": 5}}))
+    words = r"headers\['Content-Length'\]" if own else "names an address of its own"
+    with pytest.raises(llmlite.ConfigurationError, match=words):
+        llmlite.replay(str(path))
+
+
 # -------------------------------------------------------------------------------------------------------------- watsonx
 
 
@@ -501,7 +524,8 @@ def test_what_is_a_token_already(watsonx, key, sent):
 @pytest.mark.parametrize("model, options, path", [
     ("gpt-5.6", {"tools": [ADD], "reasoning_effort": "low"}, "/v1/responses"),
     ("gpt-5.6-mini", {"tools": [ADD], "reasoning_effort": "low"}, "/v1/responses"),
-    ("ft:gpt-5.6:mine", {"tools": [ADD], "extra": {"reasoning_effort": "low"}}, "/v1/responses"),
+    ("ft:gpt-5.6:mine", {"tools": [ADD], "reasoning_effort": "low"}, "/v1/responses"),
+    ("gpt-5.6", {"tools": [ADD], "extra": {"reasoning_effort": "low"}}, "/v1/chat/completions"),  # a chat's own words
     ("gpt-5.6", {"tools": [ADD], "reasoning_effort": "none"}, "/v1/chat/completions"),
     ("gpt-5.6", {"tools": [ADD]}, "/v1/chat/completions"),
     ("gpt-5.6", {"reasoning_effort": "low"}, "/v1/chat/completions"),
