@@ -1184,9 +1184,9 @@ class Client:
             method: GET, POST, ...
             path: below the base URL, or a whole URL on the same host.
             json: sent as JSON.
-            data, files, params: as in `requests`: a form or a body, a multipart form's files, the URL's query.  A form's
-                files are read before anything is sent.  A body that is read as it is sent, from an iterator or a file
-                that cannot seek, is not sent again.
+            data, files, params: as in `requests`: a form or a body, a multipart form's files, the URL's query.  Files
+                of a form are read before anything is sent.  A body that is read as it is sent, from an iterator or a
+                file that cannot seek, is not sent again.
             stream: return when the answer's head is here; the body comes as it is read.  From then on nothing is
                 tried again.
             headers, timeout, deadline: as on `Client`, for this call.
