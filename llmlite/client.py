@@ -5938,7 +5938,7 @@ class _OpenAI(_Choices):
             return {"type": "input_audio", "input_audio": {"data": file.data, "format": known.get(format_, format_)}}
         if self.url_key and "file_url" in file.inner:
             return {**part, "file": {**_without(file.inner, "file_url"), self.url_key: file.url}}
-        return part
+        return super().attachment(part, file)
 
     def tool_choice(self, choice: Any) -> Any:
         return self.modes.get(choice, choice) if isinstance(choice, str) else choice

@@ -455,6 +455,19 @@ def test_an_error_in_a_whole_answer(server, llm):
         list(llm.request("POST", "/x", json={}).events())
 
 
+@pytest.mark.parametrize("end, raises", [(b'data: {"error": {"mess', True), (b'data: {"b": 2}', False)])
+def test_the_word_error_in_a_whole_answer(server, llm, end, raises):
+    """Where no event is an error, or its end is cut, what came before comes."""
+    server.body(b'data: {"a": "no error"}\n\n' + end)
+    events = llm.request("POST", "/x", json={}).events()
+    assert next(events).json() == {"a": "no error"}
+    if raises:
+        with pytest.raises(llmlite.TruncatedStreamError, match="ended inside an event"):
+            next(events)
+    else:
+        assert [event.json() for event in events] == [{"b": 2}]
+
+
 @pytest.mark.parametrize("provider, body, found", [
     ("anthropic", {"type": "message", "usage": {"input_tokens": 3, "cache_read_input_tokens": 100, "output_tokens": 5}},
      (103, 5, 100)),
@@ -612,6 +625,12 @@ def test_pieces_have_no_limit_a_whole_has(server, llm, monkeypatch):
     for stream in (True, False):
         with pytest.raises(llmlite.ResponseError, match="answer refused: .*a body of over"):
             llm.request("GET", "/x", stream=stream).content  # noqa: B018
+
+
+def test_no_timeout_at_all(server):
+    server.body(b"abc", split=1, gap=0.01)
+    with client(server, timeout=None) as llm:
+        assert llm.request("GET", "/x", stream=True).content == b"abc"
 
 
 def test_idle_timeout(server):
