@@ -471,6 +471,9 @@ class _Deadline(NamedTuple):
         return DeadlineExceededError(f"deadline of {_brief(self.limit)} s {what}", why=why, **said)
 
 
+_NO_DEADLINE = _Deadline()
+
+
 class Embeddings(NamedTuple):
     """The vectors of texts, in the texts' order."""
 
@@ -999,7 +1002,8 @@ class Client:
         self._prompt_cache = _checked_prompt_cache(prompt_cache)
         if not _is_host(urlsplit(self._base_url).hostname, self._provider):
             self._chat.keeps_whole = False
-        self._key = _find_key(self._provider, self._base_url, api_key, session)
+        self._key = _find_key(self._provider, self._base_url, api_key, dict(
+            session=session, retry=retry, timeout=timeout))
         self._timeout = _checked_timeout(timeout)
         self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
         self._deadline = _checked_seconds("deadline", deadline)
@@ -1326,9 +1330,9 @@ class Client:
         dialect: _Dialect = getattr(self, way)
         return dialect
 
-    def _ask_otherwise(self, call: _Call, error: LLMError) -> bool:
+    def _ask_otherwise(self, call: _Call) -> bool:
         """Have the call ask for the same in another way, if that is why it was refused."""
-        responses, reader = self._responses, call.reader
+        responses, reader, error = self._responses, call.reader, call.last_error
         if not isinstance(error, APIError) or error.status_code not in (400, 404) or call.asked is None:
             return False
         if (reader is self._chat and self._api == "auto" and responses is not None and error.status_code == 404
@@ -1400,7 +1404,7 @@ class Client:
             if callable(self._key):
                 call.keys.append(call.key)
                 call.key = self._fresh_key(call)
-            attempt = _Attempt(call)
+            attempt, mine = _Attempt(call), None
             try:
                 return self._attempt(call, attempt)
             except BaseException as caught:
@@ -1408,16 +1412,22 @@ class Client:
                     self._settle(attempt)
                 finally:  # Ctrl-C may have hit there
                     self._settle(attempt)
-                if call.upload is not None and call.upload.error is not None:
-                    raise call.upload.error from None  # the user's own
-                if not isinstance(caught, LLMError):
+                mine = call.upload.error if call.upload is not None else None
+                if not isinstance(caught, LLMError) and mine is None:
                     raise
-                call.last_error = _sealed(caught, call).with_traceback(None)  # no frame of it is to hold it in a cycle
-            if not (self._ask_otherwise(call, call.last_error) or self._renews_key(call, call.last_error)):
+                if isinstance(caught, LLMError):
+                    call.last_error = _sealed(caught, call).with_traceback(None)  # no frame is to hold it in a cycle
+            if mine is not None:
+                try:
+                    raise mine  # what the user's own source raised
+                finally:
+                    del mine
+            if not (self._ask_otherwise(call) or self._renews_key(call)):
                 self._wait_to_retry(call)
 
-    def _renews_key(self, call: _Call, error: LLMError) -> bool:
+    def _renews_key(self, call: _Call) -> bool:
         """Whether to ask once more with a new token, as the last one was refused."""
+        error = call.last_error
         stale = isinstance(error, AuthenticationError) and callable(self._key) and "token" not in call.retries
         if not stale or self._retry is None or call.upload is not None and call.upload.spent:
             return False
@@ -1600,6 +1610,7 @@ class Answer:
             if self._flow.by_event is not None:
                 raise RuntimeError("the body of this answer is being read, or has been")
             self._content = self._flow.whole(self._read(False))
+            self._broken = self._flow.broken
         return self._content
 
     @property
@@ -1637,10 +1648,13 @@ class Answer:
 
     def _kept_events(self, content: bytes) -> Iterator[ServerSentEvent]:
         decoder, at = _EventDecoder(), -1
-        for at, event in enumerate(itertools.starmap(ServerSentEvent, _plain_events(decoder, iter([content])))):
-            if self._broken is not None and at == self._broken[0]:
-                raise self._broken[1]
-            yield event
+        try:
+            for at, event in enumerate(itertools.starmap(ServerSentEvent, _plain_events(decoder, iter([content])))):
+                if self._broken is not None and at == self._broken[0]:
+                    raise self._broken[1]
+                yield event
+        except _TooLarge as error:
+            raise StreamError("a part of the answer is refused", why=str(error)) from None
         if at < 0 and decoder.stray:
             raise ResponseError(f"{self.status_code} but a stream without one event", status_code=self.status_code,
                                 headers=self.headers, request_id=self.request_id)
@@ -1657,6 +1671,9 @@ class Answer:
         """Close the connection of a stream; a thread that is reading it comes to its end."""
         if self._flow is not None:
             self._flow.leave(self._pieces)
+
+    def __getstate__(self) -> JSON:
+        return self.__dict__ if self._content is None else {**_without(self.__dict__, "_pieces"), "_flow": None}
 
     def __enter__(self) -> Answer:
         return self
@@ -2497,7 +2514,8 @@ class _FileUpload(_PipeUpload):
 
     def __init__(self, source: Any, start: int) -> None:
         super().__init__(source)
-        self.start, self.size = start, source.seek(0, os.SEEK_END) - start
+        source.seek(0, os.SEEK_END)
+        self.start, self.size = start, max(0, source.tell() - start)
         source.seek(start)
 
     @property
@@ -2505,11 +2523,17 @@ class _FileUpload(_PipeUpload):
         return False
 
     def __len__(self) -> int:
-        return max(0, int(self.size))
+        return int(self.size)
 
     def pieces(self) -> Iterator[Any]:
         self.source.seek(self.start)
-        return super().pieces()
+        left = self.size  # what a file gains meanwhile does not belong to this request
+        while left:
+            piece = self.source.read(min(_PIECE, left))
+            if not piece:
+                raise ConfigurationError(f"the file in data ended {left} bytes before its end: who cut it?")
+            left -= len(piece)
+            yield piece
 
 
 def _upload_of(source: Any) -> _Upload:
@@ -3258,14 +3282,26 @@ class _AnyFlow(_Flow):
     """The open answer to a request of the user's own: its pieces, or its events."""
 
     by_event: Optional[bool] = None  # None: nobody has read it
-    complete = False
+    complete = kept = False
+    broken: Optional[Tuple[int, StreamError]] = None
 
     def whole(self, pieces: Iterator[bytes]) -> bytes:
         """All of a body, if nobody closes it before."""
+        self.kept = True
         content = b"".join(pieces)
         if self.left:
             raise RuntimeError("this answer was closed before all of it was read")
         return content
+
+    def _as_one(self) -> Iterator[bytes]:
+        """The body in one piece, read as that of an answer which was not to stream."""
+        content = b"".join(self._as_pieces())
+        body = _value_of(content)
+        if _holds_error(body, self.call.reader):
+            raise _ErrorInside(_dict(body[0] if isinstance(body, list) else body))
+        self.body.update(_spent_in(content, body))
+        self.broken = _first_error(content, self.call, self.answer) if body is None else None
+        yield content
 
     def told(self) -> JSON:
         """What is known by the head."""
@@ -3278,7 +3314,7 @@ class _AnyFlow(_Flow):
         yield _OPENED
         if self.attempt.idle is not None:  # a pause before the first piece is the reader's
             self.attempt.idle_at = _now() + self.attempt.idle
-        yield from self._as_events() if self.by_event else self._as_pieces()
+        yield from self._as_events() if self.by_event else self._as_one() if self.kept else self._as_pieces()
         self.complete = True
 
     def _as_pieces(self) -> Iterator[bytes]:
@@ -3293,10 +3329,7 @@ class _AnyFlow(_Flow):
             error = _error_of(type_, data, self.call.reader)
             if error is not None:
                 raise _ErrorInside(error)
-            body = _dict(_json_or(None, data.encode())) if '"usage' in data else {}
-            for told in (_dict(body.get("message")), _dict(body.get("response")), body):
-                _put(_dict(told.get("usage")), _under(self.body, "usage", dict))
-                _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, self.body)
+            _fold_usage(data, self.body)
             yield ServerSentEvent(type_, data)
         self.ended = True  # nothing is read after the end mark
         if not self.events and decoder.stray:
@@ -4649,20 +4682,46 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
 def _read_any(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     """The reply to a request of the user's own: its `parsed` is the `Answer`, whatever that holds."""
     payload = answer.read()
-    body = _json_or(None, payload) if payload[:1] in (b"{", b"[") else None
+    body = _value_of(payload)
     if _holds_error(body, call.reader):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
-    reply = _completed(call.reader.parse(_dict(body)), call, answer)
+    reply = _completed(call.reader.parse(_spent_in(payload, body)), call, answer)
     found = Answer(content=payload, status_code=answer.status, headers=answer.headers, request_id=reply.request_id,
                    attempts=reply.attempts, elapsed=reply.elapsed)
-    found._broken = _first_error(payload, call, answer) if b"error" in payload and body is None else None
+    found._broken = _first_error(payload, call, answer) if body is None else None
     reply.parsed, attempt.billed = found, reply
     return reply
 
 
+def _value_of(payload: bytes) -> Any:
+    """What a body of whatever kind says, if it is JSON: an object or a list."""
+    return _json_or(None, payload) if payload[:1000].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") else None
+
+
+def _spent_in(payload: bytes, body: Any) -> JSON:
+    """What a body, or the events that it holds, says of the tokens it cost."""
+    if body is not None or b'"usage' not in payload:
+        return _dict(body)
+    kept: JSON = {}
+    with contextlib.suppress(TruncatedStreamError, _TooLarge):  # told by events()
+        for _, data in _plain_events(_EventDecoder(), iter([payload])):
+            _fold_usage(data, kept)
+    return kept
+
+
+def _fold_usage(data: str, kept: JSON) -> None:
+    """Keep what an event says of the tokens that its stream has cost."""
+    body = _dict(_json_or(None, data.encode())) if '"usage' in data else {}
+    for told in (_dict(body.get("message")), _dict(body.get("response")), body):
+        _put(_dict(told.get("usage")), _under(kept, "usage", dict))
+        _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, kept)
+
+
 def _first_error(payload: bytes, call: _Call, answer: _Answer) -> Optional[Tuple[int, StreamError]]:
     """The first event of a whole answer that is an error, as the one it stands for."""
+    if b"error" not in payload:
+        return None
     try:
         for at, (type_, data) in enumerate(_plain_events(_EventDecoder(), iter([payload]))):
             body = _error_of(type_, data, call.reader)
@@ -4972,9 +5031,14 @@ def _filled(row: _Provider, variable: str) -> str:
         if not value:
             raise ConfigurationError(f"{row.name} has an address for each {blank}", hint="give base_url=, or set "
                                      f"{variable} to {row.base_url} or {' or '.join(names)}")
-        if "://" in value:  # where the provider's tools have the whole host in it
-            url = value.rstrip("/") + urlsplit(url).path
-        elif not re.fullmatch(r"[\w.:-]+", value):
+        host, path = urlsplit(url).netloc, urlsplit(url).path
+        tail = host.partition(f"{{{blank}}}")[2]
+        if "://" in value and f"{{{blank}}}" in host:  # where the provider's tools have the whole address in it
+            whole = value.partition("?")[0].rstrip("/")
+            url = whole if whole.endswith(path) else whole + path
+            continue
+        value = value[:-len(tail)] if tail and value.endswith(tail) else value
+        if not re.fullmatch(r"[\w.:-]+", value):
             raise ConfigurationError(f"{' or '.join(names)}: {_shown(value)} is no {blank}")
         url = url.replace(f"{{{blank}}}", value)
     host = urlsplit(url).hostname or ""
@@ -5058,28 +5122,38 @@ class _Token(str):
 class _Exchanged:
     """A token that a key is exchanged for, asked for anew when it has expired (IBM's IAM)."""
 
-    def __init__(self, name: str, url: str, key: str, session: Optional[requests.Session]) -> None:
-        self.key, self.held, self.due = key, "", -math.inf
+    def __init__(self, row: _Provider, key: str, how: JSON) -> None:
+        self.key, self.held, self.due, self.section = key, "", -math.inf, _Section()
         # the key is known to be one, so that it shows nowhere, but goes out in the form alone
-        self.client = Client(base_url=url, api_key=key, headers={"Authorization": None}, session=session)
-        self.client._provider = self.client._provider._replace(name=name)  # which errors are to name
+        self.client = Client(base_url=row.exchange, api_key=key, headers={"Authorization": None}, **how)
+        self.client._provider = self.client._provider._replace(name=row.name)  # which errors are to name
 
     def forget(self) -> None:
         self.due = -math.inf
 
-    def __call__(self, deadline: Any = _UNSET) -> str:
-        """The token, for a call that has so long."""
-        if _now() >= self.due:
-            form = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": self.key}
-            told = _dict(self.client.request("POST", self.client._base_url, data=form, deadline=deadline).json())
-            if not _str(told.get("access_token")):
-                raise ResponseError("no access_token in the answer", provider=self.client._provider.name)
-            self.held, self.due = told["access_token"], _now() + _int(told.get("expires_in")) * 0.9
+    def __call__(self, deadline: _Deadline = _NO_DEADLINE) -> str:
+        """The token, for a call that has so long; one thread asks for it, the others wait."""
+        if not self.section.lock.acquire(timeout=min(max(0.0, deadline.end - _now()), 3600.0)):
+            raise deadline.error("another call waits for a token", provider=self.client._provider.name)
+        try:
+            if _now() >= self.due:
+                self.held, seconds = self._asked(deadline)
+                self.due = _now() + seconds * 0.9
+        finally:
+            self.section.lock.release()
         return self.held
 
+    def _asked(self, deadline: _Deadline) -> Tuple[str, int]:
+        form = {"grant_type": "urn:ibm:params:oauth:grant-type:apikey", "apikey": self.key}
+        name, url = self.client._provider.name, self.client._base_url
+        answer = self.client.request("POST", url, data=form, deadline=deadline)  # type: ignore[arg-type]
+        told = _dict(_json_or(None, answer.content))
+        if not _str(told.get("access_token")):
+            raise ResponseError("no access_token in the answer", why=_quoted(url), provider=name)
+        return told["access_token"], _int(told.get("expires_in"))
 
-def _find_key(row: _Provider, url: str, api_key: Key,
-              session: Optional[requests.Session]) -> Union[str, Callable[[], str]]:
+
+def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, Callable[[], str]]:
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
     if callable(api_key):
         return api_key
@@ -5089,8 +5163,8 @@ def _find_key(row: _Provider, url: str, api_key: Key,
         key = _checked_key(os.environ[variable] if variable else api_key)
         is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
         exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
-        return _Exchanged(row.name, row.exchange, key, session) if exchanges else _Token(key) if is_token else key
-    if getattr(session, "auth", None) is not None:  # which signs, or has a key of its own
+        return _Exchanged(row, key, how) if exchanges else _Token(key) if is_token else key
+    if getattr(how["session"], "auth", None) is not None:  # which signs, or has a key of its own
         return ""
     if row is _COMPATIBLE and _is_local(url):
         return "local"
@@ -5186,7 +5260,7 @@ def _record(call: _Call, error: LLMError) -> JSON:
     return {
         "llmlite": __version__, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provider": call.provider.name, "model": call.model, "base_url": _fit_to_save(call.base_url),
-        "path": _fit_to_save(call.path) if own else call.path, "stream": call.streams and not own,
+        "path": call.mask().of(_fit_to_save(call.path)) if own else call.path, "stream": call.streams and not own,
         "task": call.reader.task, "method": call.method,
         **call.mask().of({  # of all else what a server said is masked, and what we say needs no mask
             "headers": _hidden(_request_headers(call)),
@@ -5571,7 +5645,7 @@ class _Anything(_Reader):
 
     def fails(self, body: JSON) -> bool:
         # a batch, say, has an error beside its id, a job beside its status: that is what was asked for
-        return _ENVELOPE.issuperset(body) and not isinstance(body.get("status"), str)
+        return _ENVELOPE.issuperset(body) and _str(body.get("status")) in ("", "error")
 
     def parse(self, body: JSON) -> Response:
         told, usage = self.dialect.parse(body).usage, body.get("usage")
@@ -5703,8 +5777,11 @@ class _Dialect(_Reader):
         file = _attached(part)
         if file is None:
             return self.worded(part)
+        if not (file.data or file.url or file.inner.get("file_id")):
+            raise ConfigurationError(f"a part of a message is a {part['type']} without data", hint="give file_data, "
+                                     "file_url or file_id, or let user(files=) write it")
         far = file.url and file.kind != "images" and _BY_URL not in self.kinds  # and nobody to fetch it
-        if file.kind in self.kinds and not far or "file_id" in file.inner:
+        if file.kind in self.kinds and not far or file.inner.get("file_id"):
             return self.attachment(part, file)
         if file.kind == "text":
             text = file.text()
@@ -5781,10 +5858,11 @@ class _Attached(NamedTuple):
 
     def text(self) -> str:
         """What a file of text says."""
-        data = _unbased(self.data)
-        if self.data and not data:
-            raise ConfigurationError("a file in a message has base64 that cannot be read")
-        return data.decode("utf-8", "replace")
+        data, charset = _unbased(self.data), re.match(r"(?i)data:[^,]*charset=([\w.:-]+)", self.given[:1000])
+        with contextlib.suppress(LookupError, UnicodeError):
+            if data:
+                return data.decode(charset[1] if charset else "utf-8")
+        raise ConfigurationError("a file in a message is a text that cannot be read", hint="give base64 of UTF-8")
 
 
 _BY_URL, _OTHERS = "documents by URL", "other files"
@@ -5803,6 +5881,8 @@ def _attached(part: JSON) -> Optional[_Attached]:
         return _Attached("audio", f"audio/{_str(inner.get('format'))}", _str(inner.get("data")), "", "", inner)
     url, name = _str(_first(*map(inner.get, ("url", "file_url", "file_data")))), _str(inner.get("filename"))
     name = "" if name in _UNNAMED.values() else name
+    if re.match("data:[^,]*,", url[:1000], re.I) and not re.match(_DATA_URI, url, re.I):
+        url = _data_uri(url[5:1000].partition(",")[0] or "text/plain", _data_of(url))  # it was percent-encoded
     inline = re.match(_DATA_URI, url, re.I)
     bare = not inline and url == inner.get("file_data") and not re.match("https?:", url, re.I)  # base64 alone
     data = url[inline.end():] if inline else url if bare else ""
@@ -5930,7 +6010,7 @@ class _OpenAI(_Choices):
         return _with_text(sent, "function_call")
 
     def attachment(self, part: JSON, file: _Attached) -> JSON:
-        if part["type"] == "file" and file.data and file.kind == "images":
+        if part["type"] == "file" and file.given and file.kind == "images":
             return {"type": "image_url", "image_url": {"url": file.given}}
         if part["type"] == "file" and file.data and file.kind == "audio":
             known = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
@@ -6416,8 +6496,11 @@ class _Responses(_Dialect):
         return {**part, "type": "input_text"} if kind == "text" else part
 
     def attachment(self, part: JSON, file: _Attached) -> JSON:
-        if file.kind != "images":
-            return {**_flat(part), "type": "input_file"}
+        if file.url and file.kind != "images":
+            return {"type": "input_file", "file_url": file.url}
+        if file.kind != "images" or not file.given:
+            kind = "input_image" if file.kind == "images" else "input_file"
+            return {**_without(_flat(part), *(("filename",) if kind == "input_image" else ())), "type": kind}
         detail = {"detail": file.inner["detail"]} if file.inner.get("detail") else {}
         return {"type": "input_image", "image_url": file.given, **detail}
 
@@ -6455,7 +6538,8 @@ class _Responses(_Dialect):
         raw = {**body, "output": items}
         if self.counts_calls:
             last = re.sub("[^A-Za-z0-9_-]", "_", _str(body.get("id")))[-16:]  # short, and fit for all dialects
-            items = [{**item, "call_id": f"{last}_{item['call_id']}"} if "call_id" in item else item for item in items]
+            items = [{**item, "call_id": f"{last}_{item['call_id']}"} if _str(item.get("call_id")) else item
+                     for item in items]
         said = list(_parts_of(items, "message", "content"))
         status = _str(body.get("status"))
         raw_finish = None if not status or status in _NOT_YET else _at(body, "incomplete_details.reason") or status
@@ -6737,7 +6821,7 @@ class _Anthropic(_Dialect):
         return _blocks(content) + calls if calls else content
 
     def attachment(self, part: JSON, file: _Attached) -> JSON:
-        if file.kind == "text":
+        if file.kind == "text" and file.data:
             source: JSON = {"type": "text", "media_type": "text/plain", "data": file.text()}
         elif file.data:
             source = {"type": "base64", "media_type": file.mime_type, "data": file.data}
@@ -6987,15 +7071,18 @@ class _Gemini(_Choices):
             same = [at for at, (known, _) in enumerate(calls) if known == id] or [len(calls)]
             at = next((at for at in same if at not in answers), same[0])  # of calls with one id, each in its turn
             answers.setdefault(at, []).extend(self.result(message, calls[at][1] if at < len(calls) else {}))
-        return [answer for at in sorted(answers) for answer in answers[at]]
+        parts = [part for at in sorted(answers) for part in answers[at]]
+        return sorted(parts, key=lambda part: "functionResponse" not in part)  # the files after all results
 
     def result(self, message: JSON, call: JSON) -> List[JSON]:
         """The result of a tool's call, and its files; the call's id goes back only where Google had given one."""
         content, files = message.get("content"), []
+        value = _json_or(content, content.encode("utf-8", "replace")) if isinstance(content, str) else content
         if isinstance(content, list) and any(_attached(_dict(part)) for part in content):
             files = [self.written(part) for part in content if _attached(_dict(part))]
-            content = "".join(_str(_dict(part).get("text")) for part in content)
-        value = _json_or(content, content.encode("utf-8", "replace")) if isinstance(content, str) else content
+            rest = [part for part in content if not _attached(_dict(part))]
+            is_text = all(_dict(part).get("type") == "text" for part in rest)
+            content = value = "".join(_str(part.get("text")) for part in rest) if is_text else rest
         if isinstance(value, float) and not math.isfinite(value):  # "NaN" is JSON to Python only
             value = content
         response = {"error": content} if message.get("is_error") else {"output": value}

@@ -4,8 +4,8 @@ import hashlib
 import hmac
 import io
 import json
-import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -34,10 +34,11 @@ class Answers(BaseAdapter):
 
     def __init__(self, answer):
         super().__init__()
-        self.answer, self.sent = answer, []
+        self.answer, self.sent, self.limits = answer, [], []
 
-    def send(self, request, **options):
+    def send(self, request, timeout=None, **options):
         self.sent.append(request)
+        self.limits.append(timeout)
         response = requests.Response()
         status, body = self.answer(request)
         response.status_code, response.url, response.request = status, request.url, request
@@ -80,6 +81,15 @@ def hi(request):
      "https://bedrock-runtime.us-gov-west-1.amazonaws.com/openai/v1"),
     ("bedrock-anthropic", {"AWS_REGION": "us-east-1"}, "https://bedrock-mantle.us-east-1.api.aws/anthropic"),
     ("azure", {"AZURE_OPENAI_ENDPOINT": "mine"}, "https://mine.openai.azure.com/openai/v1"),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "mine.openai.azure.com"}, "https://mine.openai.azure.com/openai/v1"),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/openai/v1/?api-version=preview"},
+     "https://mine.openai.azure.com/openai/v1"),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "https://gateway.example/azure"}, "https://gateway.example/azure/openai/v1"),
+    ("databricks", {"DATABRICKS_HOST": "https://adb.example/serving-endpoints/"},
+     "https://adb.example/serving-endpoints"),
+    ("snowflake", {"SNOWFLAKE_ACCOUNT": "org-acc.snowflakecomputing.com"},
+     "https://org-acc.snowflakecomputing.com/api/v2/cortex/v1"),
+    ("watsonx", {"WATSONX_URL": "eu-de.ml.cloud.ibm.com"}, "https://eu-de.ml.cloud.ibm.com/ml/gateway/v1"),
     ("azure-anthropic", {"ANTHROPIC_FOUNDRY_RESOURCE": "mine"}, "https://mine.services.ai.azure.com/anthropic"),
     ("azure-anthropic", {"ANTHROPIC_FOUNDRY_BASE_URL": "https://own.example/a/", "ANTHROPIC_FOUNDRY_RESOURCE": "x"},
      "https://own.example/a"),
@@ -124,6 +134,9 @@ def test_a_variable_that_is_no_such_thing(monkeypatch, value):
     monkeypatch.setenv("AWS_REGION", value)
     with pytest.raises(llmlite.ConfigurationError, match="^AWS_REGION or AWS_DEFAULT_REGION: .* is no region"):
         llmlite.Client("bedrock/m", api_key=KEY)
+    monkeypatch.setenv("CLOUDFLARE_ACCOUNT_ID", f"https://{value}")
+    with pytest.raises(llmlite.ConfigurationError, match="^CLOUDFLARE_ACCOUNT_ID: .* is no account"):
+        llmlite.Client("cloudflare/m", api_key=KEY)
 
 
 @pytest.mark.parametrize("url, name", [
@@ -204,6 +217,7 @@ def test_azures_token_from_the_environment(server, monkeypatch):
     assert (second.get("authorization"), second["api-key"]) == (None, KEY)
 
 
+SLOW = llmlite.RetryPolicy(backoff=4, rate_limit_backoff=4)
 CALLS = {"chat": lambda llm: llm.chat("hi"), "stream": lambda llm: drained(llm.stream("hi")),
          "models": lambda llm: llm.models(), "request": lambda llm: llm.request("POST", "/x", json={}),
          "embed": lambda llm: llm.embed("hi")}
@@ -222,10 +236,9 @@ def test_a_refused_token_is_asked_for_once_more(server, ask):
         return testing.stream(["Hi"]) if ask == "stream" else testing.json_body(good)
 
     server.handle(answer)
-    with llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=llmlite.RetryPolicy()) as llm:
-        started = time.monotonic()
+    with llmlite.Client("m", base_url=server.url, api_key=lambda: next(keys), retry=SLOW) as llm:
         CALLS[ask](llm)
-        assert time.monotonic() - started < 5
+        assert server.requests[1].time - server.requests[0].time < 1.5  # of a backoff of two seconds and more
         assert (llm.ledger.attempts, llm.ledger.calls, llm.ledger.failed, llm.ledger.retries) == (2, 1, 0, 1)
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer old-token", "Bearer new-token"]
 
@@ -389,7 +402,8 @@ def test_responses_of_bedrock(server):
     def answer(id, *items):
         return {"id": id, "object": "response", "status": "completed", "output": list(items)}
 
-    server.json(answer("resp_1", call(0), call(1)))
+    long = "resp_" + "0" * 40
+    server.json(answer(long + "/1", call(0), call(1), {**call(2), "call_id": None}))
     whole = answer("resp_2", call(0))
     server.body(b"".join([
         event("response.created", response={**whole, "output": [], "status": "in_progress"}),
@@ -403,10 +417,11 @@ def test_responses_of_bedrock(server):
         second = drained(llm.stream(history, tools=[ADD]))
         history += [second.message, *(llmlite.tool_result(one, "2") for one in second.tool_calls)]
         llm.chat(json.loads(json.dumps(history)), tools=[ADD])
-    ids = [one.id for one in first.tool_calls + second.tool_calls]
-    assert ids == ["resp_1_call_0", "resp_1_call_1", "resp_2_call_0"]  # fit for Anthropic too
+    ids = [one.id for one in first.tool_calls[:2] + second.tool_calls]
+    assert ids == ["00000000000000_1_call_0", "00000000000000_1_call_1", "resp_2_call_0"]  # fit for Anthropic too
     items = server.requests[2].json["input"]
-    assert [item["call_id"] for item in items if "call_id" in item] == [*ids[:2], *ids[:2], ids[2], ids[2]]
+    assert [item["call_id"] for item in items if "call_id" in item] == [
+        *ids[:2], "fc_2", *ids[:2], "fc_2", ids[2], ids[2]]
     assert first.raw["output"][0]["call_id"] == "call_0"
     assert server.requests[0].json["include"] == ["reasoning.encrypted_content"]
 
@@ -415,6 +430,9 @@ def test_responses_of_bedrock(server):
     ("azure", {"AZURE_OPENAI_ENDPOINT": "https://own.gateway.example"}, "https://own.gateway.example/openai/v1", True),
     ("azure", {"AZURE_OPENAI_ENDPOINT": "https://own.gateway.example"}, "https://other.example/openai/v1", False),
     ("azure", {"AZURE_BASE_URL": "http://own.example/v1"}, "http://own.example/v1", True),
+    ("azure", {"AZURE_BASE_URL": "https://own.example/v1"}, "http://own.example/v1", False),
+    ("azure", {"AZURE_BASE_URL": "https://own.example/v1", "AZURE_OPENAI_ENDPOINT": "https://x.example"},
+     "https://own.example/v1", True),
     ("azure", {}, "https://mine.openai.azure.com/openai/v1", True),
     ("azure", {}, "http://mine.openai.azure.com/", False),
     ("databricks", {"DATABRICKS_HOST": "https://adb.example"}, "https://adb.example/serving-endpoints", True),
@@ -502,12 +520,44 @@ def test_ibms_key_that_is_refused(watsonx):
     assert KEY not in str(caught.value) + repr(caught.value.body) and ibm.seen == [] and llm.ledger.failed == 1
 
 
-def test_iam_that_gives_no_token(watsonx):
+@pytest.mark.parametrize("answer", [{}, {"access_token": 5}, [], "<html>"])
+def test_iam_that_gives_no_token(watsonx, answer):
     """Nothing is asked without one."""
     seen = []
-    with watsonx(lambda request: (200, {})) as llm, pytest.raises(llmlite.ResponseError, match="no access_token"):
+    with watsonx(lambda request: seen.append(request.url) or (200, answer)) as llm:
+        with pytest.raises(llmlite.ResponseError, match="^watsonx: no access_token in the answer: https://iam"):
+            llm.chat("hi")
+    assert seen == ["https://iam.cloud.ibm.com/identity/token"] and llm.ledger.attempts == 0
+
+
+def test_iam_keeps_to_the_clients_terms(session, monkeypatch):
+    """Its retries and the call's deadline."""
+    monkeypatch.setenv("WATSONX_URL", "us-south")
+    answers = Answers(lambda request: (503, {"errorMessage": "busy"}))
+    session.mount("https://", answers)
+    with llmlite.Client("watsonx/m", api_key=KEY, session=session, retry=None) as llm:
+        with pytest.raises(llmlite.OverloadedError, match="^watsonx: 503 .*busy"):
+            llm.chat("hi", deadline=3)
+    assert len(answers.sent) == 1 and all(0 < limit <= 3 for limit in answers.limits[0])
+
+
+def test_many_threads_ask_iam_once(watsonx):
+    """The others wait for the one that asks."""
+    ibm = IBM()
+    with watsonx(ibm) as llm, ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: llm.chat("hi").text, range(16))) == {"Hi"}
+    assert ibm.tokens == 1
+
+
+def test_ibms_key_stays_with_a_gateway(session, monkeypatch):
+    """At another host the key is what that host is to have: IAM hears nothing of it."""
+    answers = Answers(hi)
+    session.mount("https://", answers)
+    url = "https://gateway.example/v1"
+    with llmlite.Client("m", provider="watsonx", base_url=url, api_key=KEY, session=session) as llm:
         llm.chat("hi")
-    assert seen == [] and llm.ledger.attempts == 0
+    assert [request.url for request in answers.sent] == ["https://gateway.example/v1/chat/completions"]
+    assert answers.sent[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize("key, sent", [(JWT, JWT), (lambda: "own-token", "own-token")], ids=["jwt", "callable"])

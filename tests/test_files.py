@@ -216,6 +216,19 @@ def test_text_is_text_whatever_it_begins_with(data):
      {"type": "input_file", "file_data": uri("application/vnd.ms-excel", b"x"), "filename": "a.xls"}),
     ("responses", {"file_data": uri("image/png", PNG)}, SENT["image", "responses"]),
     ("chat", {"file_id": "f1"}, {"type": "file", "file": {"file_id": "f1"}}),
+    ("chat", {"file_url": "https://x.example/a.png"}, {"type": "image_url", "image_url": {
+        "url": "https://x.example/a.png"}}),
+    ("chat", {"file_data": "data:audio/x-wav;base64," + coded(WAV)}, SENT["wav", "chat"]),
+    ("anthropic", {"file_id": "f1", "filename": "a.csv"}, {**document(type="file", file_id="f1"), "title": "a.csv"}),
+    ("anthropic", {"file_data": uri("application/pdf", PDF), "filename": "a.pdf", "title": "T"},
+     {**document(type="base64", media_type="application/pdf", data=coded(PDF)), "title": "T"}),
+    ("anthropic", {"file_data": "data:text/plain,hello%20you"}, document(
+        type="text", media_type="text/plain", data="hello you")),
+    ("anthropic", {"file_data": "data:text/plain;charset=iso-8859-1;base64," + coded(b"caf\xe9")}, document(
+        type="text", media_type="text/plain", data="caf\u00e9")),
+    ("responses", {"file_id": "f1", "filename": "a.png"}, {"type": "input_image", "file_id": "f1"}),
+    ("responses", {"file_data": URL}, {"type": "input_file", "file_url": URL}),
+    ("gemini", {"file_data": "data:,hello%20you"}, inline("text/plain", b"hello you")),
     ("chat", {"file_data": uri("image/png", PNG), "filename": "a.png"}, SENT["image", "chat"]),
     ("chat", {"file_data": uri("audio/mpeg", MP3)}, SENT["mp3", "chat"]),
     ("chat", {"url": uri("image/png", PNG)}, SENT["image", "chat"]),
@@ -301,7 +314,7 @@ ODD = [None, 5, [], {}, "", "data:", "data:,", "data:image/png;base64,", "data:i
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("kind", ["file", "input_audio", "image_url"])
 def test_parts_of_wrong_types(server, wire, kind):
-    """They go out as they are, or are refused with a ConfigurationError."""
+    """They go out as they are, or are refused with a ConfigurationError; nothing is sent that says null for them."""
     provider, api = WIRES[wire]
     server.reply("ok", times=None)
     inner = [*ODD, *({name: odd} for name in ("url", "file_data", "file_url", "file_id", "filename", "data", "format")
@@ -310,6 +323,9 @@ def test_parts_of_wrong_types(server, wire, kind):
         for odd in inner:
             with contextlib.suppress(llmlite.ConfigurationError):
                 assert llm.chat([{"role": "user", "content": [{"type": kind, kind: odd}]}]).text == "ok"
+    assert any(b"null" not in request.body for request in server.requests)
+    for word in (b'"file_id":null', b'"fileUri":null', b'"url":""', b'"image_url":""', b'"data":""'):
+        assert not [request.body for request in server.requests if word in request.body], word
 
 
 def test_a_text_whose_base64_is_broken(server):
@@ -343,6 +359,21 @@ def test_files_as_results_of_tools(server):
         llm.chat([result])
     assert server.requests[2].json["contents"][0]["parts"] == [
         {"functionResponse": {"response": {"output": "seen"}}}, SENT["image", "gemini"], SENT["pdf", "gemini"]]
+
+
+@pytest.mark.parametrize("rest, output", [
+    ([{"type": "text", "text": "1"}, {"type": "text", "text": "2"}], "12"), ([], ""),
+    ([{"type": "json", "json": {"a": 1}}], [{"type": "json", "json": {"a": 1}}])])
+def test_what_stands_beside_a_file_in_a_result(server, rest, output):
+    """It is Gemini's output as it was; the files of all results follow them."""
+    image = {"type": "image_url", "image_url": {"url": uri("image/png", PNG)}}
+    results = [{"role": "tool", "tool_call_id": id, "name": id, "content": [*rest, image]} for id in ("c1", "c2")]
+    server.reply("ok")
+    with client(server, "gemini") as llm:
+        llm.chat(results)
+    assert server.requests[0].json["contents"][0]["parts"] == [
+        *({"functionResponse": {"name": name, "response": {"output": output}}} for name in ("c1", "c2")),
+        SENT["image", "gemini"], SENT["image", "gemini"]]
 
 
 def test_thoughts_and_custom_calls_of_another_dialect(server):

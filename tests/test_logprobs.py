@@ -61,7 +61,7 @@ def test_anthropic_has_none(server):
     assert server.requests == []
 
 
-@pytest.mark.parametrize("given", ["2", 1.5])
+@pytest.mark.parametrize("given", ["2", 1.5, -1])
 def test_what_is_no_number(server, given):
     with client(server, "openai") as llm, pytest.raises(llmlite.ConfigurationError, match="^logprobs="):
         llm.chat("hi", logprobs=given)

@@ -1,4 +1,5 @@
 """`request()`: any other endpoint with the client's key, retries, limits and errors."""
+import base64
 import email.parser
 import email.policy
 import gc
@@ -230,12 +231,64 @@ def test_empty_pieces_end_nothing(server, llm):
     assert server.requests[0].body == b"abcaf\xc3\xa9cde"
 
 
-@pytest.mark.parametrize("data", [io.BytesIO(b""), iter([]), Pipe(b"")])
-def test_nothing_to_send(server, llm, data):
+def past_its_end():
+    file = io.BytesIO(b"abc")
+    file.seek(10)
+    return file
+
+
+@pytest.mark.parametrize("data, sized", [
+    (io.BytesIO(b""), True), (past_its_end(), True), (iter([]), False), (Pipe(b""), False)])
+def test_nothing_to_send(server, llm, data, sized):
+    """A file says how little it is; what is read as it is sent ends at once."""
     server.json({}, times=2)
     llm.request("POST", "/x", data=data)
     llm.request("GET", "/y")
     assert [request.body for request in server.requests] == [b"", b""] and server.connections == 1
+    assert server.requests[0].headers.get("content-length") == ("0" if sized else None)
+
+
+def test_a_file_that_grows_as_it_is_sent(server, llm):
+    """What it gains is no part of this request, nor of the next one over the connection."""
+    class Growing(io.BytesIO):
+        def read(self, size=-1):
+            if size > 0 and len(self.getvalue()) < 400_000:
+                at = self.tell()
+                self.seek(0, io.SEEK_END)
+                self.write(b"GET /smuggled HTTP/1.1\r\n\r\n" * 3000)
+                self.seek(at)
+            return super().read(size)
+
+    server.json({"ok": 1}, times=None)
+    llm.request("POST", "/x", data=Growing(b"x" * 100_000))
+    llm.request("GET", "/y")
+    assert [request.path for request in server.requests] == ["/v1/x", "/v1/y"]
+    assert server.requests[0].body == b"x" * 100_000
+
+
+def test_a_file_that_shrinks_as_it_is_sent(server, llm):
+    """It is said at once: the server would wait for the rest."""
+    class Shrinking(io.BytesIO):
+        def read(self, size=-1):
+            if size > 0:
+                self.truncate(70_000)
+            return super().read(size)
+
+    with pytest.raises(llmlite.ConfigurationError, match="the file in data ended 30000 bytes before its end"):
+        llm.request("POST", "/x", data=Shrinking(b"x" * 100_000), deadline=10)
+
+
+def test_the_cause_of_what_a_source_raises_stays(server, llm):
+    def broken():
+        yield b"a"
+        try:
+            1 / 0  # noqa: B018
+        except ZeroDivisionError as error:
+            raise OSError("disk") from error
+
+    with pytest.raises(OSError, match="disk") as caught:
+        llm.request("POST", "/x", data=broken())
+    assert type(caught.value.__cause__) is ZeroDivisionError and llm.ledger.failed == 1
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), TimeoutError("mine"), ConnectionResetError("me"), KeyError("k")])
@@ -354,17 +407,21 @@ def test_a_redirect_is_not_followed(server, llm):
     ({"error": {"message": "no", "code": 502}}, True), ({"error": "no", "code": "x"}, True),
     ([{"error": {"message": "no", "code": 502}}], True), ({"error": None, "id": "b1"}, False), ({"error": ""}, False),
     ({"id": "b1", "object": "batch", "error": {"message": "line 3"}}, False), ({"message": "fine"}, False),
-    ({"status": "failed", "error": "bad file"}, False), ({"status": 502, "error": "no"}, True)])
-def test_an_error_inside_a_200(server, body, fails):
+    ({"status": "failed", "error": "bad file"}, False), ({"status": 502, "error": "no"}, True),
+    ({"status": "error", "error": "no"}, True)])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("before", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_an_error_inside_a_200(server, body, fails, stream, before):
     """One that is nothing else is raised; a job that tells of its own is what was asked for."""
-    server.json(body)
+    server.body(before + json.dumps(body).encode())
     with client(server, retry=None) as llm:
         if fails:
-            with pytest.raises(llmlite.APIError, match="inside a 200: no"):
-                llm.request("GET", "/batches/b1")
+            with pytest.raises(llmlite.LLMError, match="inside a 200: no|with 50. .*no") as caught:
+                llm.request("GET", "/batches/b1", stream=stream).json()
+            assert isinstance(caught.value.last_error if stream else caught.value, llmlite.APIError)
         else:
-            assert llm.request("GET", "/batches/b1").json() == body
-        assert llm.ledger.calls == (not fails)
+            assert llm.request("GET", "/batches/b1", stream=stream).json() == body
+        assert llm.ledger.calls == (stream or not fails) and llm.ledger.failed == fails
 
 
 def test_a_cool_down_holds_it_back(server, llm):
@@ -399,7 +456,7 @@ def test_events(server, llm):
              for stream in (False, True)]
     assert found == [expected, expected] and found[1][1].json() == SPEECH[1]
     assert found[1][0].event == "message" and found[1][1].event == "done"
-    assert llm.ledger.usage[:2] == (7, 2) and llm.ledger.calls == 2
+    assert llm.ledger.usage[:2] == (14, 4) and llm.ledger.calls == 2
 
 
 def test_each_event_comes_at_once(server, llm):
@@ -455,6 +512,33 @@ def test_an_error_in_a_whole_answer(server, llm):
         list(llm.request("POST", "/x", json={}).events())
 
 
+def test_an_error_in_a_stream_that_is_read_as_one(server, llm):
+    """Its content is there; its events are as they are of any."""
+    server.body(b'data: {"a": 1}\n\nevent: error\ndata: {"error": {"message": "no room", "code": 503}}\n\n')
+    with llm.request("POST", "/x", json={}, stream=True) as answer:
+        assert answer.content.startswith(b"data: ")
+        events = answer.events()
+    assert next(events).json() == {"a": 1}
+    with pytest.raises(llmlite.StreamError, match="no room"):
+        next(events)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_line_without_end_in_an_answer(server, llm, monkeypatch, stream):
+    monkeypatch.setattr(sys.modules[llmlite.Client.__module__], "_MAX_LINE", 1000)
+    server.body(b"data: " + b"x" * 2000)
+    with pytest.raises(llmlite.LLMError, match="a line of over"):
+        list(llm.request("POST", "/x", json={}, stream=stream).events())
+
+
+def test_the_end_mark_ends_it(server, llm):
+    """What follows it is not waited for; the connection serves again."""
+    server.body(b'data: {"a": 1}\n\ndata: [DONE]\n\n', framing="chunked")
+    server.json({})
+    assert len(list(llm.request("POST", "/x", json={}, stream=True).events())) == 1
+    llm.request("GET", "/y")
+    assert server.connections == 1
+
 @pytest.mark.parametrize("end, raises", [(b'data: {"error": {"mess', True), (b'data: {"b": 2}', False)])
 def test_the_word_error_in_a_whole_answer(server, llm, end, raises):
     """Where no event is an error, or its end is cut, what came before comes."""
@@ -474,16 +558,21 @@ def test_the_word_error_in_a_whole_answer(server, llm, end, raises):
     ("gemini", {"usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5}}, (3, 5, 0)),
     ("openai", {"usage": {"input_tokens": 3, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 2}}},
      (3, 5, 2))])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", ["", "events", "content", "whole"])
 def test_usage_as_each_provider_has_it(server, provider, body, found, stream):
+    """From a body, and from events: read as such, as one piece, or as an answer that was not to stream."""
     events = [{"type": "message_start", "message": {"usage": {"input_tokens": 3, "cache_read_input_tokens": 100}}},
               {"type": "message_delta", "usage": {"output_tokens": 5}}] if provider == "anthropic" else [
                   {"type": "response.completed", "response": body} if provider == "openai" else body]
     server.sse(events) if stream else server.json(body)
     with client(server, provider=provider) as llm:
-        answer = llm.request("POST", "/x", json={}, stream=stream)
-        list(answer.events())
+        answer = llm.request("POST", "/x", json={}, stream=stream in ("events", "content"))
+        if stream == "content":
+            assert answer.content
+        assert len(list(answer.events())) == (len(events) if stream else 0 if provider == "x" else 1)
         assert llm.ledger.usage[:3] == found
+        kept = pickle.loads(pickle.dumps(answer)) if stream != "events" else answer
+        assert kept.status_code == 200
 
 
 @pytest.mark.parametrize("event, error, words", [
@@ -514,6 +603,8 @@ def test_a_cut_stream(server, llm, read):
     assert read == "content" or found
     with pytest.raises(RuntimeError):
         answer.content  # noqa: B018
+    with pytest.raises(RuntimeError, match="closed, or broke off"):
+        getattr(answer, "iter_content" if read == "content" else read)()
     assert llm.ledger.failed == 1
 
 
@@ -611,9 +702,9 @@ def test_content_that_another_thread_closes(server, llm):
 
 def test_a_pause_before_the_first_piece_is_the_readers(server):
     server.body(b'data: {"a": 1}\n\n', framing="chunked")
-    with client(server, idle_timeout=0.2) as llm:
+    with client(server, idle_timeout=0.5) as llm:
         answer = llm.request("GET", "/x", stream=True)
-        time.sleep(0.3)
+        time.sleep(0.6)
         assert [event.json() for event in answer.events()] == [{"a": 1}]
 
 
@@ -635,15 +726,15 @@ def test_no_timeout_at_all(server):
 
 def test_idle_timeout(server):
     """Pings do not count where events are read; each piece does where bytes are."""
-    server.body([b'data: {"a": 1}\n\n', *[b": ping\n\n"] * 99], gap=0.05)
-    with client(server, idle_timeout=0.4) as llm:
+    server.body([b'data: {"a": 1}\n\n', *[b": ping\n\n"] * 60], gap=0.05)
+    with client(server, idle_timeout=1) as llm:
         found = []
         with pytest.raises(llmlite.APITimeoutError):
             for event in llm.request("GET", "/x", stream=True).events():
                 found.append(event.json())
         assert found == [{"a": 1}]
-        server.body([b"x"] * 20, gap=0.05)
-        assert llm.request("GET", "/x", stream=True).content == b"x" * 20
+        server.body([b"x"] * 24, gap=0.05)
+        assert llm.request("GET", "/x", stream=True).content == b"x" * 24
 
 
 # ------------------------------------------------------------------------------------------------- saved and sent again
@@ -664,6 +755,17 @@ def test_a_failed_request_is_saved_and_sent_again(server, tmp_path, options):
     first, second = server.requests
     assert (first.method, first.path, first.body) == (second.method, second.path, second.body)
     assert first.headers.get("content-type") == second.headers.get("content-type")
+
+
+@pytest.mark.parametrize("key", ["sk-own/key+with=signs", KEY])
+def test_the_key_in_a_form_or_path_is_not_saved(server, tmp_path, key):
+    """Nor as forms have it, percent-encoded."""
+    server.error(400, "no")
+    with client(server, api_key=key, save_failed=tmp_path) as llm, pytest.raises(llmlite.BadRequestError):
+        llm.request("POST", f"/x/{key}", data={"apikey": key})
+    saved, = tmp_path.iterdir()
+    record = json.loads(saved.read_text())
+    assert base64.b64decode(record["content"]) == b"apikey=***" and record["path"] == "/x/***"
 
 
 def test_secrets_in_a_query_are_not_saved(server, tmp_path):
