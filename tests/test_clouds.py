@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import io
 import json
+import threading
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
@@ -547,6 +548,24 @@ def test_many_threads_ask_iam_once(watsonx):
     with watsonx(ibm) as llm, ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: llm.chat("hi").text, range(16))) == {"Hi"}
     assert ibm.tokens == 1
+
+
+def test_a_call_waits_for_another_ones_token_within_its_deadline(watsonx):
+    asked, go, ibm = threading.Event(), threading.Event(), IBM()
+
+    def slow(request):
+        if "iam" in request.url:
+            asked.set()
+            go.wait(20)
+        return ibm(request)
+
+    with watsonx(slow) as llm, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(llm.chat, "hi")
+        assert asked.wait(20)
+        with pytest.raises(llmlite.DeadlineExceededError, match="^watsonx: .* another call waits for a token"):
+            llm.chat("hi", deadline=0.2)
+        go.set()
+        assert first.result().text == "Hi" and ibm.tokens == 1
 
 
 def test_ibms_key_stays_with_a_gateway(session, monkeypatch):
