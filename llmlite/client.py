@@ -1249,7 +1249,7 @@ class Client:
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
         self._transport().close()
-        if isinstance(self._key, _Exchanged):
+        if isinstance(self._key, _TokenSource):
             self._key.client.close()
         for given, client in zip(self._options["fallbacks"], self._fallbacks):
             if client is not given:
@@ -1432,7 +1432,7 @@ class Client:
         if not stale or self._retry is None or call.upload is not None and call.upload.spent:
             return False
         call.retries["token"] = 1
-        if isinstance(self._key, _Exchanged):
+        if isinstance(self._key, _TokenSource):
             self._key.forget()
         _log.warning("%s %s: asked once more with a new token: %s", call.provider.name, call.model, error)
         return True
@@ -1441,7 +1441,7 @@ class Client:
         """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
             key: Any = self._key
-            return _Token(_checked_key(key(call.deadline) if isinstance(key, _Exchanged) else key()))
+            return _Token(_checked_key(key(call.deadline) if isinstance(key, _TokenSource) else key()))
         except ConfigurationError as error:
             _sealed(error, call)
             raise
@@ -5119,7 +5119,7 @@ class _Token(str):
     """A key that expires."""
 
 
-class _Exchanged:
+class _TokenSource:
     """A token that a key is exchanged for, asked for anew when it has expired (IBM's IAM)."""
 
     def __init__(self, row: _Provider, key: str, how: JSON) -> None:
@@ -5163,7 +5163,7 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
         key = _checked_key(os.environ[variable] if variable else api_key)
         is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
         exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
-        return _Exchanged(row, key, how) if exchanges else _Token(key) if is_token else key
+        return _TokenSource(row, key, how) if exchanges else _Token(key) if is_token else key
     if getattr(how["session"], "auth", None) is not None:  # which signs, or has a key of its own
         return ""
     if row is _COMPATIBLE and _is_local(url):
