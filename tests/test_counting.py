@@ -9,7 +9,7 @@ TEXT = [{"type": "text", "text": "hi"}]
 
 
 def client(server, provider, **options):
-    base = {"anthropic": server.root, "gemini": server.root + "/v1beta"}.get(provider, server.url)
+    base = {"gemini": server.root + "/v1beta"}.get(provider, server.root if "anthropic" in provider else server.url)
     return llmlite.Client("m", provider=provider, base_url=base, api_key=KEY, retry=None, **options)
 
 
@@ -27,6 +27,7 @@ COUNTED = {  # provider -> path, what is sent of a prompt, what more of system a
         "messages": [{"role": "system", "content": "s"}, HI], "tools": [ADD]},
         {"count": 51, "max_model_len": 4096, "tokens": [1, 2]})}
 COUNTED["azure"] = COUNTED["openai"]
+COUNTED["bedrock-anthropic"] = COUNTED["azure-anthropic"] = COUNTED["anthropic"]
 COUNTED["llamacpp"] = COUNTED["openai"]
 
 

@@ -186,7 +186,9 @@ def test_clouds_are_the_tables():
         blanks = [word for words in row.blanks.values() for word in words.split() if word[0] != "="]
         keys = row.keys if name != "vertex-anthropic" else ()  # "the same"
         assert sorted(variables) == sorted([*blanks, *keys]), name
-    assert set(shown) == {name for name, row in llmlite.client._PROVIDERS.items() if row.blanks}
+    clouds = {name: row.base_url for name, row in llmlite.client._PROVIDERS.items() if row.blanks}
+    addresses = re.findall(r"^    (\S+) +(https://\S+)$", section_of(README, "Clouds"), re.M)
+    assert set(shown) == set(clouds) and dict(addresses) == clouds
 
 
 def test_the_kinds_of_files_are_those_it_has():
