@@ -686,7 +686,7 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
 
 def _checked_messages(messages: Messages) -> List[JSON]:
     if isinstance(messages, str):
-        return [user(messages)]
+        return [{"role": "user", "content": messages}]
     if not isinstance(messages, (list, tuple)):
         raise ConfigurationError(f"messages is a {type(messages).__name__}: give a str or a list of message dicts")
     if not messages:
@@ -2590,12 +2590,15 @@ class _Call:
         """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
         self.method, self.path, body, content = request
         self.url = _joined(self.base_url, self.path, reader.at_root)
-        self.payload, self.kind, self.upload = content or _Content(None if body is None else _encode(body))
-        if self.payload is None and self.upload is None and self.method not in ("GET", "HEAD"):
-            self.payload, self.kind = b"", None  # which says how long it is
         self.reader, self.streams = reader, streams
-        if len(self.payload or b"") > reader.most:
-            raise ConfigurationError(f"a request of {len(self.payload or b'') >> 20} MiB",
+        if body is not None:
+            self.payload, self.kind, self.upload = _encode(body), "application/json", None
+        else:
+            self.payload, self.kind, self.upload = content or _Content(None)
+            if self.payload is None and self.upload is None and self.method not in ("GET", "HEAD"):
+                self.payload, self.kind = b"", None  # which says how long it is
+        if self.payload and len(self.payload) > reader.most:
+            raise ConfigurationError(f"a request of {len(self.payload) >> 20} MiB",
                                      why=f"{self.provider.name} takes {reader.most >> 20} MiB",
                                      hint="a file by its URL or id takes no room in it")
         return self
@@ -5071,14 +5074,14 @@ def _joined(base_url: str, path: str, at_root: bool) -> str:
     """
     base, _, query = base_url.partition("?")
     base = base.rstrip("/")
-    if re.match("[a-z][a-z+]*://", path, re.I):
+    if path[:1] != "/" and not re.match("[a-z][a-z+]*://", path, re.I):
+        path = "/" + path
+    if path[:1] != "/":
         ours, theirs = (re.match(r"[^/]*//[^/?#]*", url) for url in (base, path))
         if not ours or not theirs or ours[0].lower() != theirs[0].lower():
             raise ConfigurationError(f"{_without_userinfo(path)} is not at {_without_userinfo(base)}",
                                      why="the key is for that host alone", hint="give a path, or ask with requests")
         base = ""
-    elif path[:1] != "/":
-        path = "/" + path
     if (at_root or path.startswith("/v1/")) and base.endswith("/v1"):
         base = base[:-3]
     return base + path + (("&" if "?" in path else "?") + query if query else "")
@@ -5706,14 +5709,21 @@ def _files(made: Iterable[Tuple[Any, Any]]) -> List[File]:
     return [file for file in files if file.data]
 
 
+def _made_images(images: Any) -> List[File]:
+    """Images as OpenRouter has them, which are parts of a message."""
+    found = filter(None, map(_attached, map(_dict, _list(images))))
+    return _files((image.mime_type, image.data) for image in found)
+
+
 def _logprobs(said: Any) -> List[Logprob]:
     """What log probabilities tell of tokens: a list of rows (chats), or lists side by side (raw completions)."""
-    rows = _list(_at(said, "content"))
-    if rows:
-        return _weighed_rows(rows)
-    weights, tops = (_list(_at(said, name)) for name in ("token_logprobs", "top_logprobs"))
-    return [Logprob(_str(word), weight, tuple(itertools.starmap(Logprob, _dict(top).items()))) for word, weight, top in
-            itertools.zip_longest(_list(_at(said, "tokens")), weights, tops)]
+    if type(said) is not dict:
+        return []
+    if said.get("content"):
+        return _weighed_rows(said["content"])
+    words, weights, tops = (_list(said.get(name)) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    return [Logprob(_str(word), weight, tuple(itertools.starmap(Logprob, _dict(top).items())))
+            for word, weight, top in itertools.zip_longest(words, weights, tops)]
 
 
 def _weighed_rows(rows: Any) -> List[Logprob]:
@@ -6055,8 +6065,7 @@ class _OpenAI(_Choices):
                            reasoning=_str(thoughts) or _content_text(message.get("content"))[1],
                            finish_reason="content_filter" if message.get("refusal") and finish == "stop" else finish,
                            citations=_list(_first(body.get("citations"), message.get("annotations"))),
-                           files=_files((image.mime_type, image.data) for image in map(
-                               _attached, map(_dict, _list(message.get("images")))) if image))
+                           files=_made_images(message["images"]) if "images" in message else [])
         calls = [_without(_dict(call), "index") for call in _list(message.get("tool_calls"))]
         words = {**message, "tool_calls": calls}
         return _finished(reply, self.voice, {key: words[key] for key in self.echo if message.get(key)},
