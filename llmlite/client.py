@@ -1576,6 +1576,9 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
+_Broken = Tuple[int, StreamError]  # which of the events of a whole answer is an error, and which it is
+
+
 class Answer:
     """The answer to `Client.request`.
 
@@ -1596,7 +1599,7 @@ class Answer:
         self.elapsed: float = 0.0
         self._flow = flow
         self._content = content if flow is None else None
-        self._broken: Optional[Tuple[int, StreamError]] = None  # which of the events of a whole answer is an error
+        self._broken: Optional[_Broken] = None
         if flow is not None:
             told = flow.told()
             self._pieces = flow.run()
@@ -3286,7 +3289,7 @@ class _AnyFlow(_Flow):
 
     by_event: Optional[bool] = None  # None: nobody has read it
     complete = kept = False
-    broken: Optional[Tuple[int, StreamError]] = None
+    broken: Optional[_Broken] = None
 
     def whole(self, pieces: Iterator[bytes]) -> bytes:
         """All of a body, if nobody closes it before."""
@@ -3302,8 +3305,8 @@ class _AnyFlow(_Flow):
         body = _value_of(content)
         if _holds_error(body, self.call.reader):
             raise _ErrorInside(_dict(body[0] if isinstance(body, list) else body))
-        self.body.update(_spent_in(content, body))
-        self.broken = _first_error(content, self.call, self.answer) if body is None else None
+        told, self.broken = _looked_into(content, body, self.call, self.answer)
+        self.body.update(told)
         yield content
 
     def told(self) -> JSON:
@@ -4689,28 +4692,38 @@ def _read_any(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
     if _holds_error(body, call.reader):
         attempt.billed = None
         raise _api_error(call, None, answer.headers, body)
-    reply = _completed(call.reader.parse(_spent_in(payload, body)), call, answer)
+    told, broken = _looked_into(payload, body, call, answer)
+    reply = _completed(call.reader.parse(told), call, answer)
     found = Answer(content=payload, status_code=answer.status, headers=answer.headers, request_id=reply.request_id,
                    attempts=reply.attempts, elapsed=reply.elapsed)
-    found._broken = _first_error(payload, call, answer) if body is None else None
+    found._broken = broken
     reply.parsed, attempt.billed = found, reply
     return reply
 
 
+_BLANKS = b"\xef\xbb\xbf \t\r\n"  # what may stand before a body
+_EVENTS = rb"(?:data|event|id|retry)?:|[{[]"  # how a body of events, or of JSON a line each, begins
+
+
 def _value_of(payload: bytes) -> Any:
     """What a body of whatever kind says, if it is JSON: an object or a list."""
-    return _json_or(None, payload) if payload[:1000].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") else None
+    return _json_or(None, payload) if payload[:1000].lstrip(_BLANKS)[:1] in (b"{", b"[") else None
 
 
-def _spent_in(payload: bytes, body: Any) -> JSON:
-    """What a body, or the events that it holds, says of the tokens it cost."""
-    if body is not None or b'"usage' not in payload:
-        return _dict(body)
-    kept: JSON = {}
+def _looked_into(payload: bytes, body: Any, call: _Call, answer: _Answer) -> Tuple[JSON, Optional[_Broken]]:
+    """What a whole body, or the events that it holds, says of the tokens it cost; the first event that is an error."""
+    kept: JSON = _dict(body)
+    if body is not None or not re.match(_EVENTS, payload[:1000].lstrip(_BLANKS)):
+        return kept, None
     with contextlib.suppress(TruncatedStreamError, _TooLarge):  # told by events()
-        for _, data in _plain_events(_EventDecoder(), iter([payload])):
+        for at, (type_, data) in enumerate(_plain_events(_EventDecoder(), iter([payload]))):
             _fold_usage(data, kept)
-    return kept
+            said = _error_of(type_, data, call.reader)
+            if said is not None:
+                error = _sealed(_api_error(call, None, answer.headers, said), call)
+                what = f"the provider broke the stream off with {error.args[0]}"
+                return kept, (at, StreamError(what, why=error.why, last_error=error))
+    return kept, None
 
 
 def _fold_usage(data: str, kept: JSON) -> None:
@@ -4719,23 +4732,6 @@ def _fold_usage(data: str, kept: JSON) -> None:
     for told in (_dict(body.get("message")), _dict(body.get("response")), body):
         _put(_dict(told.get("usage")), _under(kept, "usage", dict))
         _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, kept)
-
-
-def _first_error(payload: bytes, call: _Call, answer: _Answer) -> Optional[Tuple[int, StreamError]]:
-    """The first event of a whole answer that is an error, as the one it stands for."""
-    if b"error" not in payload:
-        return None
-    try:
-        for at, (type_, data) in enumerate(_plain_events(_EventDecoder(), iter([payload]))):
-            body = _error_of(type_, data, call.reader)
-            if body is not None:
-                error = _sealed(_api_error(call, None, answer.headers, body), call)
-                broken = StreamError(f"the provider broke the stream off with {error.args[0]}", why=error.why,
-                                     last_error=error)
-                return at, broken
-    except (TruncatedStreamError, _TooLarge):
-        pass  # told by events()
-    return None
 
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
@@ -4885,6 +4881,7 @@ _OPTIONS: Dict[str, Tuple[type, ...]] = {
     "temperature": (float,), "top_p": (float,), "min_p": (float,), "top_k": (int,), "max_tokens": (int,),
     "seed": (int,), "priority": (int,), "logprobs": (int, bool), "system": (str, list), "stop": (str, list, tuple),
     "tool_choice": (str, dict), "reasoning_effort": (str,), "extra": (dict,)}
+_LEAST = {"logprobs": 0}
 
 
 def _checked_fallbacks(fallbacks: Any) -> Tuple[Union[str, Client], ...]:
@@ -4988,7 +4985,7 @@ def _checked_options(options: JSON) -> JSON:
     """A call's options, if each is of its kind; numbers as Python's own."""
     for name, value in options.items():
         if name in _OPTIONS:
-            options[name] = _checked(name, value, _OPTIONS[name], *((0,) if name == "logprobs" else ()))
+            options[name] = _checked(name, value, _OPTIONS[name], _LEAST.get(name, -_LARGEST))
     _check_dicts("system", options.get("system"), (str,), '{"type": "text", "text": "..."}')
     _checked_prompt_cache(options.get("prompt_cache"))
     return options

@@ -5,6 +5,7 @@ import hmac
 import io
 import json
 import threading
+import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
@@ -502,6 +503,15 @@ def test_ibms_key_is_exchanged_for_a_token(watsonx):
     with watsonx(ibm) as llm:
         assert [llm.chat("hi").text for _ in range(2)] == ["Hi"] * 2
     assert ibm.seen == ["Bearer token-1", "Bearer token-2"]
+
+
+def test_a_token_is_not_held_to_its_very_end(watsonx):
+    """One that is good for a second is asked for anew before that is over."""
+    ibm = IBM(expires_in=1)
+    with watsonx(ibm) as llm:
+        llm.chat("hi")
+        time.sleep(0.95)
+        assert llm.chat("hi").text == "Hi" and ibm.seen == ["Bearer token-1", "Bearer token-2"]
 
 
 def test_ibms_token_is_asked_for_anew_when_it_is_refused(watsonx):
