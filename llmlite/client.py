@@ -15,6 +15,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
     tools          tools from functions, schemas, and what a model made of them
     types          Python types as JSON schemas, and values held against a schema
     calls          one call of the user's, one request of it; what threads and forked processes share
+    many calls     map: who calls, in which order results come, how far it is
     waiting        which failure is retried, after how long; the cool-down all threads share
     events         bytes -> lines -> server-sent events
     streams        what an event is, the reply folded from them, the life of an open stream
@@ -917,6 +918,13 @@ class Ledger:
         self._book(object(), _FAILURE)
         self._tidy()
 
+    def _add(self, spent: JSON) -> None:
+        """Count what another ledger's snapshot says."""
+        self._book(object(), _Booking(tuple(spent[name] for name in _COUNTED)))
+        for model, usage in spent["by_model"].items():
+            self._book(object(), _Booking((0,) * len(_COUNTED), model, usage))
+        self._tidy()
+
     def _tidy(self) -> None:
         if len(self._booked) > _MAX_BOOKED:
             self._sum_up()
@@ -1013,7 +1021,8 @@ class Client:
         self._skip_bad_events = _checked("skip_bad_events", skip_bad_events, (bool, _NONE))
         self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
         self.ledger: Ledger = Ledger()
-        self._gate = _Gate(_checked("rate_limit", rate_limit, (RateLimit, _NONE)))
+        self._rate_limit = _checked("rate_limit", rate_limit, (RateLimit, _NONE))
+        self._gates: Dict[object, _Gate] = {}  # by process: a forked child learns its own pace
         self._transports: Dict[object, _Transport] = {}  # by process: a forked child makes its own
         self._transport()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
@@ -1246,6 +1255,47 @@ class Client:
                     raise until.error(provider=self._provider.name)
                 history += [_answered(call, functions) for call in reply.tool_calls]
 
+    def map(self, prompts: Iterable[Any], *, workers: int = 8, executor: Any = None, ordered: bool = True,
+            errors: str = "return", progress: Union[bool, Callable[[int, int, Usage], Any]] = False,
+            total: Optional[int] = None, **options: Any) -> Iterator[Any]:
+        """Chat about many prompts at once; yields what comes of each, in their order.
+
+            for reply in llm.map(prompts, workers=16, system="One word.", temperature=0):
+                print(reply if isinstance(reply, LLMError) else reply.text)
+
+        Args:
+            prompts: any iterable, read as room is there, at most `2 * workers` ahead; each a str, a list of message
+                dicts, or a dict of `chat`'s arguments, which win over `options`.
+            workers: how many calls are under way at once.
+            executor: any `concurrent.futures.Executor` (processes, Dask's `client.get_executor()`) to call from
+                instead of own threads; the client is pickled to other processes, what they spend is in this ledger.
+            ordered: False yields (index, result) as they end.
+            errors: "return" yields an `LLMError` in the place of its reply, "raise" raises it there.
+            progress: True shows a bar (tqdm's if it is there) or a count on stderr; a callable gets (done, failed,
+                usage) after each.
+            total: how many prompts there are, for the bar.  Default: their `len()`.
+            options: those of `chat`, for each call.
+
+        Closing the iterator (its `close()`, dropping it, an exception where it is used) cuts the calls under way and
+        sends nothing more; those in other processes run to their end.
+
+        Raises:
+            ConfigurationError: a bad argument, at once; a bad prompt is an error in its place.
+        """
+        if (_finite(workers, int) or 0) < 1:
+            raise ConfigurationError(f"workers={workers!r}: give a whole number, 1 or more")
+        if errors not in ("return", "raise"):
+            raise ConfigurationError(f"errors={errors!r}", hint='give "return" or "raise"')
+        if isinstance(prompts, (str, bytes, abc.Mapping)) or not isinstance(prompts, abc.Iterable):
+            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint="give a list or another iterable")
+        unknown = set(options) - _CHAT_OPTIONS
+        if unknown:
+            raise TypeError(f"map() got an unexpected keyword argument {min(unknown)!r}")
+        crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
+        if total is None and isinstance(prompts, abc.Sized):
+            total = len(prompts)
+        return _mapped(crew, iter(prompts), 2 * workers, ordered, errors == "raise", _Progress(progress, total))
+
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
         self._transport().close()
@@ -1395,6 +1445,7 @@ class Client:
         """Attempt after attempt until one holds: the only place that retries."""
         while True:
             try:
+                call.check()
                 if _now() >= call.deadline.end:
                     raise call.deadline.error()
                 self._gate.enter(call)
@@ -1412,6 +1463,7 @@ class Client:
                     self._settle(attempt)
                 finally:  # Ctrl-C may have hit there
                     self._settle(attempt)
+                call.check()
                 mine = call.upload.error if call.upload is not None else None
                 if not isinstance(caught, LLMError) and mine is None:
                     raise
@@ -1459,6 +1511,7 @@ class Client:
                 body = _json_of(payload, call)
                 raise _api_error(call, answer.status, answer.headers,
                                  payload.decode("utf-8", "replace") if body is _UNSET else body)
+            self._gate.told(call, answer.headers)
             if call.streams:
                 opened, flow = call.reader.opens
                 return opened(flow(call, attempt, answer, self._skip_bad_events, self._settle, self._break_off))
@@ -1478,8 +1531,8 @@ class Client:
     def _settle(self, attempt: _Attempt) -> None:
         """An attempt has ended: book it, once, and give its connection back."""
         try:
-            if attempt.end() and attempt.billed is not None:
-                self._gate.spent(attempt.billed.usage)
+            if attempt.end():
+                self._gate.answered(attempt.call, attempt.billed.usage if attempt.billed else None)
         finally:  # last, for it may take a while
             attempt.give_back()
 
@@ -1492,10 +1545,13 @@ class Client:
     def _wait_to_retry(self, call: _Call) -> None:
         """Wait as long as the policy or the server says, or raise what is final."""
         error: Any = call.last_error
-        wait, policy = error.retry_after, self._retry
-        if policy is not None and error._kind and wait is not None and wait <= policy.retry_after_max:
-            self._gate.pause(wait)  # for the client's other threads too, whatever becomes of this call
-        final, delay, hint = _decide(policy, call, error)
+        wait, policy, paced = error.retry_after, self._retry, False
+        if policy is not None and error._kind and (wait is None or wait <= policy.retry_after_max):
+            if isinstance(error, RateLimitError):
+                paced = self._gate.refused(call, wait)  # the client's other threads wait too, whatever becomes of this
+            elif wait is not None:
+                self._gate.pause(wait)
+        final, delay, hint = _decide(policy, call, error, paced)
         if final is not None:
             call.last_error, final.hint = None, hint
             try:
@@ -1516,6 +1572,12 @@ class Client:
     def _book_failure(self, call: _Call) -> None:
         if call.after is None or self.ledger not in call.after.ledgers:  # else the client before counts it
             self.ledger._book_failure()
+
+    @property
+    def _gate(self) -> _Gate:
+        here = _Process.here
+        longest = math.inf if self._retry is None else self._retry.retry_after_max
+        return self._gates.get(here) or self._gates.setdefault(here, _Gate(self._rate_limit, longest))
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
@@ -2581,6 +2643,9 @@ class _Call:
         self.deadline = _Deadline()
         self.retries: Dict[str, int] = {}  # by the kind of failure
         self.due = -math.inf  # when its next attempt is, by its own backoff
+        self.turn, self.turned = 0, -math.inf  # of its attempt, among all of the client; when
+        self.tokens: Optional[Tuple[float, float]] = None  # of what is sent, and of its answer at the most
+        self.stop = _STOP.get()
         self.last_error: Optional[LLMError] = None
 
     def follows(self, after: Optional[_Call]) -> None:
@@ -2606,6 +2671,28 @@ class _Call:
                                      hint="a file by its URL or id takes no room in it")
         return self
 
+    def check(self) -> None:
+        """Raises `_Stopped` if nobody wants the answer any more."""
+        if self.stop is not None and self.stop.event.is_set():
+            raise _Stopped
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, at most until nobody wants the answer any more."""
+        if self.stop is None:
+            time.sleep(seconds)
+        else:
+            self.stop.event.wait(seconds)
+            self.check()
+
+    def cost(self, name: str, usual: float) -> float:
+        """What it takes, as far as can be told beforehand, of a limit of this name: requests, or tokens in and out."""
+        if "token" not in name:
+            return 1.0
+        if self.tokens is None:
+            words = re.sub(rb"[\w+/=]{1000,}", b"", self.payload or b"")  # files have far fewer tokens than bytes
+            self.tokens = len(words) / 4, float((self.asked or {}).get("max_tokens") or usual)
+        return self.tokens[0] * ("output" not in name) + self.tokens[1] * ("input" not in name)
+
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
         named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
@@ -2616,6 +2703,26 @@ class _Call:
     def quoted(self, text: Any) -> str:
         """The server's own words, fit for one line, without a key that it echoes."""
         return _quoted(self.mask().of(text, room=_MAX_MESSAGE))
+
+
+class _Stopped(Exception):
+    """Nobody wants the answer of a call any more."""
+
+
+class _Stop:
+    """Ends all calls of a kind at once, from another thread: those under way are cut, nothing more is sent."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.attempts: Any = weakref.WeakSet()
+
+    def __call__(self) -> None:
+        self.event.set()
+        for attempt in list(self.attempts):
+            attempt.cut()
+
+
+_STOP: ContextVar[Optional[_Stop]] = ContextVar("llmlite stop", default=None)
 
 
 class _Attempt:
@@ -2632,6 +2739,9 @@ class _Attempt:
         self.process = _Process.look()
         self.lock = threading.RLock()  # none cuts the connection of an attempt that has ended: it may be another's
         self.key = object()  # in the ledger
+        if call.stop is not None:
+            call.stop.attempts.add(self)
+            call.check()
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
         self.sent_at = -math.inf
@@ -2659,6 +2769,14 @@ class _Attempt:
         if len(self.call.payload or b"") in range(1, _PIECE) and data[-4:] == b"\r\n\r\n" and data[:8] != b"CONNECT ":
             self.head = data
         return self.head is data
+
+    def cut(self) -> None:
+        """End it, in whatever step another thread is with it."""
+        with self.lock:
+            if not self.ended:
+                self.deadline_at = -math.inf
+                if self.wire is not None:
+                    self.wire.cut()
 
     def is_stale(self) -> bool:
         """Whether a pooled connection died at once, before one byte of an answer, as a closed one (RFC 9112, 9.3.1)."""
@@ -2694,6 +2812,242 @@ class _Attempt:
             answer, self.answer, self.wire = self.answer, None, None
         if answer is not None:
             answer.release()
+
+
+# ----------------------------------------------------------------------------------------------------------- many calls
+
+_Result = Union[Response, Exception]
+_Results = Dict[int, _Result]  # by the number of the prompt, in the order in which they came
+
+
+def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raises: bool, progress: _Progress
+            ) -> Iterator[Any]:
+    """What `Client.map` yields: of those that were read at most so many have not been."""
+    results: _Results = {}
+    read = given = 0
+    more = True
+    try:
+        while more or given < read:
+            waits = True
+            if more and read - given < most and crew.has_room():
+                try:
+                    crew.give(read, next(prompts))
+                    read += 1
+                except StopIteration:
+                    more = False
+                waits = False
+            nth = given if ordered else next(iter(results), None)
+            crew.collect(results, waits and nth not in results)
+            nth = given if ordered else next(iter(results), None)
+            if nth in results:
+                result = results.pop(nth)
+                given += 1
+                progress.count(result)
+                if isinstance(result, Exception) and (raises or not isinstance(result, LLMError)):
+                    try:
+                        raise result
+                    finally:
+                        del result
+                yield result if ordered else (nth, result)
+    finally:
+        crew.end()
+        progress.end()
+
+
+def _chat_arguments(prompt: Any) -> JSON:
+    """What `chat` is to be called with for a prompt of `Client.map`."""
+    if not isinstance(prompt, abc.Mapping):
+        return {"messages": prompt}
+    unknown = set(prompt) - _CHAT_OPTIONS - {"messages"}
+    if unknown or "messages" not in prompt:
+        what = f"has {min(map(str, unknown))!r}" if unknown else "has no messages"
+        raise ConfigurationError(f"a dict among the prompts {what}", hint='give arguments of chat(), {"messages": ...},'
+                                 " or a list of messages; extra= takes any other field")
+    return dict(prompt)
+
+
+def _one_of_many(client: Client, prompt: Any, options: JSON) -> _Result:
+    try:
+        return client.chat(**{**options, **_chat_arguments(prompt)})
+    except Exception as error:
+        return error.with_traceback(None)  # its frames would keep all that the call had
+
+
+class _Threads:
+    """Threads that call for a map, each begun when there is work for it."""
+
+    def __init__(self, client: Client, options: JSON, workers: int) -> None:
+        self.client, self.options, self.workers = client, options, workers
+        self.process, self.stop = _Process.look(), _Stop()
+        self.given, self.came = queue.SimpleQueue(), queue.SimpleQueue()  # type: Any, Any
+        self.threads: List[threading.Thread] = []
+        self.open = 0  # prompts that were given, and whose results have not been collected
+
+    def has_room(self) -> bool:
+        return True
+
+    def give(self, nth: int, prompt: Any) -> None:
+        self.given.put((nth, prompt))
+        self.open += 1
+        if len(self.threads) < min(self.workers, self.open):
+            self._begin(copy_context().run, _work, self.client, self.options, self.given, self.came, self.stop)
+
+    def _begin(self, *work: Any) -> None:
+        thread = threading.Thread(target=work[0], args=work[1:], name="llmlite map", daemon=True)
+        try:
+            thread.start()
+            self.threads.append(thread)
+        except RuntimeError:  # there are no threads, as in WebAssembly, or no more
+            if not self.threads:
+                self.given.put(None)
+                work[0](*work[1:])
+
+    def collect(self, results: _Results, waits: bool) -> None:
+        """Put what has come into `results`; if that `waits`, one at least."""
+        while waits or not self.came.empty():
+            with contextlib.suppress(queue.Empty):
+                nth, result = self.came.get(timeout=0.5)  # in between Ctrl-C is heard, also on Windows
+                self.open -= 1
+                results[nth], waits = result, False
+            if waits and self.process is not _Process.look():
+                raise RuntimeError("map() goes on in the process that this one was forked from")
+
+    def end(self) -> None:
+        """Cut what is under way; no thread stays."""
+        if self.process is not _Process.look():  # pragma: no cover: in forked children
+            return
+        self.stop()
+        for _ in self.threads:
+            self.given.put(None)
+        end = _now() + 1
+        for thread in self.threads:
+            if thread is not threading.current_thread():  # in which the collector may have dropped the map
+                thread.join(max(0.0, end - _now()))
+
+
+def _work(client: Client, options: JSON, given: Any, came: Any, stop: _Stop) -> None:
+    """What a thread of a map does."""
+    _STOP.set(stop)
+    for nth, prompt in iter(given.get, None):
+        if stop.event.is_set():
+            return
+        came.put((nth, _one_of_many(client, prompt, options)))
+
+
+class _Executed(_Threads):
+    """An executor that calls for a map; in another process it does so by a client of its own, made once there."""
+
+    here: Any = weakref.WeakValueDictionary()  # by token: those of this process
+    clients: Dict[Tuple[object, str], Client] = {}  # by process and token: those made from a pickle
+
+    def __init__(self, client: Client, options: JSON, workers: int, executor: Any) -> None:
+        super().__init__(client, options, workers)
+        self.executor, self.token, self.futures = executor, os.urandom(8).hex(), set()  # type: Any, str, Set[Any]
+        self.here[self.token] = self
+        import pickle
+        try:
+            self.pickled: Union[bytes, str] = pickle.dumps(client)
+        except Exception as error:  # which the client's owner raises; in this process nobody needs it
+            self.pickled = f"{type(error).__name__}: {error}"
+
+    def has_room(self) -> bool:
+        return self.open < self.workers
+
+    def give(self, nth: int, prompt: Any) -> None:
+        future = self.executor.submit(_call_away, self.token, self.pickled, prompt, self.options)
+        self.open += 1
+        self.futures.add(future)
+        future.add_done_callback(functools.partial(self._take, nth))
+
+    def _take(self, nth: int, future: Any) -> None:
+        """In any thread: a call has ended, maybe long after the map has."""
+        self.futures.discard(future)
+        try:
+            result, spent = future.result()
+        except BaseException as error:  # of the executor, or the pickles between here and there
+            result, spent = LLMError("the executor gave no reply back", why=f"{type(error).__name__}: {error}"), None
+        if spent is not None:
+            self.client.ledger._add(spent)
+        self.came.put((nth, result))
+
+    def end(self) -> None:
+        if self.process is _Process.look():  # pragma: no branch: else in forked children
+            self.stop()
+            for future in list(self.futures):
+                future.cancel()
+
+
+_Crew = _Threads
+
+
+def _call_away(token: str, pickled: Union[bytes, str], prompt: Any, options: JSON) -> Tuple[_Result, Optional[JSON]]:
+    """What an executor does for a map: the result, and what it cost, unless the caller's own ledger has that."""
+    crew = _Executed.here.get(token)
+    if crew is not None and crew.process is _Process.look():
+        stopping = _STOP.set(crew.stop)
+        try:
+            return _one_of_many(crew.client, prompt, options), None
+        finally:
+            _STOP.reset(stopping)
+    try:
+        client = _client_away(token, pickled)
+    except LLMError as error:
+        return error, None
+    return _one_of_many(client, prompt, options), client.ledger.reset()
+
+
+def _client_away(token: str, pickled: Union[bytes, str]) -> Client:
+    """This process's client for a map of another one's."""
+    if isinstance(pickled, str):
+        raise ConfigurationError("the client cannot go to another process", why=pickled)
+    key, known = (_Process.look(), token), _Executed.clients
+    if key not in known:
+        import pickle
+        client = pickle.loads(pickled)
+        if len(known) >= 8:  # of maps long gone
+            known.clear()
+        return known.setdefault(key, client)
+    return known[key]
+
+
+class _Progress:
+    """What a map tells of how far it is."""
+
+    def __init__(self, told: Any, total: Optional[int]) -> None:
+        self.done = self.failed = 0
+        self.usage = _NO_USAGE
+        self.end: Callable[[], Any] = int
+        self.tell = told if callable(told) else self._shown(total) if told else None
+
+    def count(self, result: _Result) -> None:
+        if isinstance(result, Response):
+            self.done += 1
+            self.usage += result.usage
+        else:
+            self.failed += 1
+        if self.tell is not None:
+            self.tell(self.done, self.failed, self.usage)
+
+    def _shown(self, total: Optional[int]) -> Callable[[int, int, Usage], Any]:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            self.end = functools.partial(print, file=sys.stderr)
+            of = "" if total is None else f"/{total}"
+            return lambda done, failed, usage: print(
+                f"\r{done + failed}{of} done, {failed} failed, {usage.total_tokens} tokens", end="", file=sys.stderr,
+                flush=True)
+        bar = tqdm(total=total)
+        self.end = bar.close
+
+        def show(done: int, failed: int, usage: Usage) -> None:
+            bar.set_postfix({"failed": failed, "tokens": usage.total_tokens}, refresh=False)
+            bar.update()
+
+        return show
+
+
+_CHAT_OPTIONS = frozenset(Client.chat.__kwdefaults__ or ())
 
 
 class _Section:
@@ -2755,8 +3109,12 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
 # -------------------------------------------------------------------------------------------------------------- waiting
 
 
-def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tuple[Optional[LLMError], float, str]:
-    """What follows a failed attempt: the error that is final, or None; the seconds to wait; a hint for the error."""
+def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError, paced: bool
+            ) -> Tuple[Optional[LLMError], float, str]:
+    """What follows a failed attempt: the error that is final, or None; the seconds to wait; a hint for the error.
+
+    `paced` says that the client knows the pace of its server: a refusal that names no wait is none to back off far.
+    """
     kind, wait = error._kind, error.retry_after
     if call.upload is not None and call.upload.spent:
         return error, 0.0, error.hint or "its body cannot be read once more"
@@ -2768,7 +3126,12 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
     if wait is not None and wait > policy.retry_after_max:
         hint = f"the server asks to wait {wait:.0f} s, over retry_after_max={_brief(policy.retry_after_max)}"
         return error, 0.0, hint
-    delay = policy._delay(kind, retry) if wait is None else wait
+    if wait is not None:
+        delay = wait
+    elif paced:
+        delay = policy._delay(kind, retry - 1) if retry else policy._delay("normal", 0)
+    else:
+        delay = policy._delay(kind, retry)
     if _now() + delay > call.deadline.end:
         due = "the next attempt is due in" if wait is None else "the server asks to wait"
         why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
@@ -2776,59 +3139,309 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError) -> Tupl
     return None, delay, ""
 
 
+class _Span(NamedTuple):
+    """What a server granted up to a refusal."""
+
+    granted: float = 0.0
+    seconds: float = 0.0  # since the refusal before
+    waited: float = 0.0  # of these seconds, for that one had asked so
+
+
+class _Pace:
+    """How fast a server grants calls, learnt from what it refuses: arithmetic alone, told the time in seconds.
+
+    A server is taken for a bucket that so many calls a second fill, the grant, up to its size.  Before the first
+    refusal nothing is held back; that one tells the size: what was granted at once.  From then on calls go out at a
+    rate that doubles up to the next refusal, which tells the grant: the bucket was empty both times, so what was
+    granted in between is what had come in.  The rate stays below that for a while, the longer the dearer a refusal is,
+    then grows until one tells the grant anew.  A refusal before it has grown says that the grant has fallen: the
+    search begins again at half of it.
+    """
+
+    FIRST = 32.0, 100.0  # calls a second after the first refusal, at the least; where it told nothing
+    LEAST = 0.25  # calls a second while the grant is not known
+    DOUBLING = 0.3  # seconds, while the grant is not known; as long as four calls take where that is longer
+    BELOW = 0.99  # of the grant: an error of one in a hundred is to be no refusal
+    REST = 2.0, 60.0  # seconds before the rate grows again, at the least and the most,
+    WORTH = 12.0  # or so many times what a refusal costs,
+    CALLS = 50  # or as long as so many calls take, that refusals stay under 2 in 100
+    GROWTH = 1.2  # seconds in which it doubles then
+    FALLEN = 30.0  # seconds after a fall in which it grows again soon, whatever that costs: what fell may rise
+    TOLD = 8  # calls granted between two refusals: fewer tell nothing
+    SHORT = 2.0  # seconds: a span below it is taken together with those before
+    LOOK = 0.25  # seconds: a shorter stretch tells nothing of a rate
+
+    def __init__(self) -> None:
+        self.sent = 0  # calls, refused ones too
+        self.recent: Any = deque(maxlen=512)  # when, since the last refusal that told something
+        self.until, self.wait = -math.inf, 0.0  # nothing goes out before; how long that is from that refusal on
+        self.rate = math.inf  # calls a second
+        self.spread, self.spread_end = 0.0, -math.inf  # calls a second that go out besides, after a wait; up to when
+        self.level, self.at = 0.0, -math.inf  # calls that may go out at once, and when that was so
+        self.held, self.used = False, 0.0  # whether calls wait for the rate; seconds in which they did
+        self.start = self.grant = self.before = self.best = self.least = 0.0  # calls a second; 0: not known
+        self.told, self.mark = -math.inf, 0  # when the last refusal came that told something; `sent` then
+        self.span = self.pool = _Span()  # up to then; up to those before, if they were short
+        self.first: Optional[_Span] = None
+        self.fallen = -math.inf  # when the grant fell
+
+    def size(self) -> float:
+        """How many calls the bucket holds."""
+        first = self.first or self.span
+        return max(1.0, first.granted - self.grant * first.seconds)
+
+    def is_known(self) -> bool:
+        """Whether it tells better than a backoff when a refused call is due."""
+        return self.grant > 0 or (self.first or self.span).granted >= self.TOLD
+
+    def delay(self, now: float) -> float:
+        """Seconds until a call may go out."""
+        if now < self.until:
+            return self.until - now
+        if self.rate == math.inf and now >= self.spread_end:
+            return 0.0
+        self._advance(now)
+        self.held = self.held or self.level < 1
+        flow = (self.rate if self.rate < math.inf else 0.0) + self.spread * (now < self.spread_end)
+        return max(0.0, (1 - self.level) / flow)
+
+    def take(self, now: float) -> int:
+        """A call goes out; returns its number."""
+        self.level -= 1
+        self.recent.append(now)
+        self.sent += 1
+        return self.sent
+
+    def _advance(self, now: float) -> None:
+        besides = max(0.0, min(now, self.spread_end) - self.at) * self.spread
+        passed, self.at = max(0.0, now - self.at), max(now, self.at)
+        self.used += self.held * min(passed, 1.0)  # a rate that holds nobody back is not put to the test
+        self.held = False
+        if self.rate == math.inf:
+            self.level += besides
+            return
+        self.level = min(self.level + self.rate * passed + besides, self.size())
+        if self.grant:
+            doublings = max(0.0, self.used - self._rest()) / self.GROWTH
+        else:
+            doublings = self.used / max(self.DOUBLING, 4 / self.start)
+        self.rate = (self.grant * self.BELOW or self.start) * 2 ** min(doublings, 30)
+
+    def _rest(self) -> float:
+        """Seconds before the rate grows again."""
+        cost = self.wait - self.size() / self.grant if self.told - self.fallen >= self.FALLEN else 0.0
+        least, most = self.REST
+        return max(min(max(least, self.WORTH * cost), most), self.CALLS / self.grant)
+
+    def refused(self, number: int, now: float, wait: Optional[float] = None) -> None:
+        """The call of this number was refused, and told to wait so many seconds, or nothing."""
+        if number > self.mark:  # else it had gone out before the last refusal came
+            self._begin(now)
+        self.span = self.span._replace(granted=max(0.0, self.span.granted - 1))
+        self._learn()
+        if wait:
+            self.wait = max(self.until, now + wait) - self.told
+            self.pause(now, wait, min(self.size(), self.wait * (self.grant or self.start)))  # what has come in by then
+
+    def pause(self, now: float, wait: float, calls: float) -> None:
+        """Nothing goes out for so many seconds; then so many calls go out a little apart, not as a herd."""
+        self.until = self.at = max(self.until, now + wait)
+        self.spread, self.spread_end = max(0.0, calls - 1) / (wait * _SPREAD), self.until + wait * _SPREAD
+        self.level = 1.0
+
+    def _begin(self, now: float) -> None:
+        """A refusal that tells something: what has gone out since the one before was granted, but what is refused."""
+        if self.told == -math.inf:
+            times = [at for at in self.recent if at > now - 1.0]
+            self.span = _Span(len(times), now - min(times, default=now))
+        else:
+            self._keep(self.span)
+            self.span = _Span(self.sent - self.mark, now - self.told, self.wait)
+            self._judge(now)
+        self.told, self.mark, self.at = now, self.sent, now
+        self.wait = self.used = self.level = 0.0
+        self.recent.clear()
+
+    def _keep(self, span: _Span) -> None:
+        """A short span tells little: the next is taken together with it, unless the bucket was full in it."""
+        if self.first is None:
+            self.first = span
+        elif self.grant * span.waited < self.size():
+            share = max(0.0, 1 - span.seconds / self.SHORT)
+            self.pool = _Span(span.granted + share * self.pool.granted, span.seconds + share * self.pool.seconds)
+        else:
+            self.pool = _Span()
+
+    def _judge(self, now: float) -> None:
+        """Whether the grant has fallen; what it is at the least."""
+        self.before = self.grant or self.before
+        sent, self.least = len(self.recent), 0.0
+        if not self.grant:
+            self.start = max(self.LEAST, self.start / 2)  # it may tell too little again
+        elif self.used < self._rest():
+            self.start, self.grant, self.pool, self.fallen = self.grant / 2, 0.0, _Span(), now
+            return
+        for nth, at in enumerate(self.recent, 1):  # had the bucket been full then
+            if now - at >= self.LOOK:
+                self.least = max(self.least, (sent - nth - self.size()) / (now - at))
+
+    def _learn(self) -> None:
+        """What the span up to the last refusal tells."""
+        if self.first is None:
+            least = self.FIRST[self.span.granted < self.TOLD / 2]
+            self.start = max(least, self.span.granted / max(1.0, self.span.seconds))
+        elif self.fallen < self.told:
+            granted, seconds = self.span.granted + self.pool.granted, self.span.seconds + self.pool.seconds
+            if granted >= self.TOLD and seconds - self.span.waited >= self.LOOK:
+                self.grant = max(granted / max(seconds, 1e-6), self.least)
+                self.best = max(self.best, self.before)
+                if self.grant < 0.75 * self.before:
+                    self.fallen = self.told
+                elif self.grant > 0.8 * self.best:
+                    self.fallen = -math.inf
+        self.rate = self.grant * self.BELOW or self.start
+
+
 class _Gate:
-    """What holds a client's calls back: the cool-down a server asked for, and the user's `RateLimit`."""
+    """What holds a client's calls back: what its server grants, as it says and as it shows, and the user's `RateLimit`.
 
-    def __init__(self, limit: Optional[RateLimit]) -> None:
-        self._section = _Section()
-        self._pause = 0.0, 0.0  # until when; how far apart calls start again
-        self._limited = limit is not None
+    Who has to wait stands in line: the first sleeps as long as it must by what is known then, and looks again; nobody
+    holds a turn that was given out by what was known before.
+    """
+
+    def __init__(self, limit: Optional[RateLimit], longest: float) -> None:
+        self._section, self._line = _Section(), _Section()
+        self._in_line = 0
+        self._pace = _Pace()
+        self._allowances: Dict[Tuple[str, str], _Allowance] = {}  # by model and name
+        self._longest = longest  # seconds: a longer wait by headers is not waited, for a refusal is to tell of it
         limit = limit or RateLimit()
-        self._requests, self._tokens = _Bucket(limit.requests_per_minute), _Bucket(limit.tokens_per_minute)
-
-    def pause(self, delay: float) -> None:
-        """Make every call of the client wait `delay` seconds from now."""
-        pause = _now() + delay, delay * _SPREAD
-        self._section.run(lambda: setattr(self, "_pause", max(self._pause, pause)))
+        self._requests = _Bucket(limit.requests_per_minute, 0.1)
+        self._tokens = _Bucket(limit.tokens_per_minute, 1.0)
+        self._under_way: Any = weakref.WeakSet()  # calls that took of the tokens, and have not been answered
+        self._answer = 0.0  # tokens: the mean of the answers so far
 
     def enter(self, call: _Call) -> None:
         """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
-        while True:
-            delay = self._delay(call)
-            if delay <= 0:
-                return
-            if _now() + delay > call.deadline.end:
-                why = f"the client's calls are held back for {delay:.1f} s more"
-                raise call.deadline.error(why, "would pass", retry_after=delay)
-            time.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
+        self._rest(call, call.due - _now())
+        if self._in_line or self._admit(call) > 0:
+            self._stand_in_line(call)
 
-    def _delay(self, call: _Call) -> float:
-        now, (until, spread) = _now(), self._pause
-        if call.due > now:
-            return call.due - now
-        if until > now:
-            spare = max(0.0, call.deadline.end - until) / 2  # the spread must not eat what a deadline leaves
-            return until - now + random.uniform(0, min(spread, spare))
-        if not self._limited:
-            return 0.0
+    def _stand_in_line(self, call: _Call) -> None:
         with self._section.lock:
-            delay = max(self._requests.delay(now), self._tokens.delay(now))
+            ahead, self._in_line = self._in_line, self._in_line + 1
+            wait = self._delay(call, _now()) + ahead / min(self._pace.rate, self._requests.rate)
+        try:
+            if _now() + wait > call.deadline.end:
+                raise self._too_late(call, wait)
+            with self._at_head(call):
+                delay = self._admit(call)
+                while delay > 0:
+                    self._rest(call, delay)
+                    delay = self._admit(call)
+        finally:
+            with self._section.lock:
+                self._in_line -= 1
+
+    @contextlib.contextmanager
+    def _at_head(self, call: _Call) -> Iterator[None]:
+        lock = self._line.lock
+        while not lock.acquire(timeout=max(0.0, min(call.deadline.end - _now(), 3600.0 if call.stop is None else 0.2))):
+            call.check()
+            if _now() >= call.deadline.end:
+                raise self._too_late(call, 0.0)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _rest(self, call: _Call, delay: float) -> None:
+        if _now() + delay > call.deadline.end:
+            raise self._too_late(call, delay)
+        if delay > 0:
+            call.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
+
+    def _too_late(self, call: _Call, delay: float) -> DeadlineExceededError:
+        why = f"the client's calls are held back for {delay:.1f} s more"
+        return call.deadline.error(why, "would pass", retry_after=delay)
+
+    def _admit(self, call: _Call) -> float:
+        """Let the call go out, if it may: then 0; else the seconds until it may, by what is known now."""
+        with self._section.lock:
+            now = _now()
+            delay = self._delay(call, now)
             if delay <= 0:
-                self._section.run(self._requests.take, 1)
+                self._section.run(self._take, call, now)
         return delay
 
-    def spent(self, usage: Usage) -> None:
-        """Count an answer's tokens against the rate limit."""
-        if self._limited:
-            self._section.run(self._tokens.take, usage.total_tokens)
+    def _delay(self, call: _Call, now: float) -> float:
+        delay = self._pace.delay(now)
+        if self._requests.rate < math.inf or self._tokens.rate < math.inf:
+            delay = max(delay, self._requests.delay(now), self._tokens.delay(now), self._alone(call))
+        if self._allowances:
+            waits = [allowance.delay(call.cost(name, self._answer), now)
+                     for (model, name), allowance in self._allowances.items() if model == call.model]
+            delay = max(delay, *(wait for wait in (0.0, *waits) if wait <= self._longest))
+        return delay
+
+    def _alone(self, call: _Call) -> float:
+        """Seconds to look again after: a call of more than a minute's tokens has none beside it."""
+        least = self._tokens.rate * 60
+        large = [other for other in self._under_way if other.cost("tokens", self._answer) > least]
+        return 0.05 if large or self._under_way and call.cost("tokens", self._answer) > least else 0.0
+
+    def _take(self, call: _Call, now: float) -> None:
+        call.turn, call.turned = self._pace.take(now), now
+        self._requests.take(1)
+        if self._tokens.rate < math.inf:
+            self._tokens.take(call.cost("tokens", self._answer))
+            self._under_way.add(call)
+        for (model, name), allowance in self._allowances.items():
+            if model == call.model:
+                allowance.take(call.cost(name, self._answer), now)
+
+    def pause(self, delay: float) -> None:
+        """Make every call of the client wait `delay` seconds from now."""
+        self._section.run(lambda: self._pace.pause(_now(), delay, max(self._in_line, 32)))
+
+    def refused(self, call: _Call, wait: Optional[float]) -> bool:
+        """A call was refused, and told to wait or not; returns whether the pace is known well enough to go on by it."""
+        self._section.run(lambda: self._pace.refused(call.turn, _now(), wait))
+        return self._pace.is_known()
+
+    def told(self, call: _Call, headers: Mapping[str, str]) -> None:
+        """Take what a good answer's headers say of the limits."""
+        for name in headers:
+            if "remaining" in name.lower():
+                found = _allowed(headers, name.lower())
+                if found is not None:
+                    self._section.run(self._allow, call, name.lower(), found)
+
+    def _allow(self, call: _Call, name: str, said: Tuple[float, Optional[float], float, float]) -> None:
+        if len(self._allowances) > _MAX_ROADS:
+            self._allowances.clear()
+        since = 0 if "token" in name else self._pace.sent - call.turn
+        self._allowances.setdefault((call.model, name), _Allowance()).tell(*said, since, call.turned, _now())
+
+    def answered(self, call: _Call, usage: Optional[Usage]) -> None:
+        """A call has its answer: its tokens are known; without one it took none."""
+        if self._tokens.rate < math.inf:
+            self._section.run(self._correct, call, usage)
+
+    def _correct(self, call: _Call, usage: Optional[Usage]) -> None:
+        if call in self._under_way:
+            self._under_way.discard(call)
+            self._tokens.take((usage or _NO_USAGE).total_tokens - call.cost("tokens", self._answer))
+        if usage is not None:
+            self._answer += (usage.output_tokens - self._answer) / 8
 
 
 class _Bucket:
-    """A token bucket that fills evenly and holds one second's worth; emptied below one token, it makes calls wait."""
+    """A bucket that fills evenly and holds `slack` seconds' worth, or one: emptied below that, it makes calls wait."""
 
-    def __init__(self, per_minute: Optional[float]) -> None:
+    def __init__(self, per_minute: Optional[float], slack: float) -> None:
         self.rate = (per_minute or math.inf) / 60
-        self.slack = max(0.0, 1 - 1 / self.rate)  # seconds: so long before it is full it holds a token
+        self.slack = max(0.0, slack - 1 / self.rate)  # seconds: so long before it is full it holds one
         self.full_at = _now()
 
     def delay(self, now: float) -> float:
@@ -2836,6 +3449,59 @@ class _Bucket:
 
     def take(self, amount: float) -> None:
         self.full_at = max(self.full_at, _now()) + amount / self.rate
+
+
+class _Allowance:
+    """What a server's headers say of one of its limits: so much is left, and it fills evenly up to its reset."""
+
+    def __init__(self) -> None:
+        self.left = self.limit = math.inf
+        self.rate, self.at, self.reset_at = 0.0, -math.inf, -math.inf
+
+    def tell(self, left: float, limit: Optional[float], reset: float, rounded: float, since: int, sent: float,
+             now: float) -> None:
+        """Take what the answer to a request that was `sent` then says.
+
+        That is as old as the request, or as young as the answer: since the first it has filled, and so many `since`
+        have taken of it.  The reset is `rounded` up by as much as this: the limit may fill faster than it says.
+        """
+        self._fill(now)
+        self.limit, self.reset_at = limit or math.inf, now + reset
+        self.rate = max(0.0, limit - left) / max(reset - rounded, 1e-3) if limit else 0.0
+        by_now = max(0.0, min(self.limit, left + self.rate * (now - sent) - since))
+        self.left = min(self.left, max(left, by_now))
+
+    def _fill(self, now: float) -> None:
+        passed, self.at = max(0.0, now - self.at), max(now, self.at)
+        full = now >= self.reset_at
+        self.left = self.limit if full else min(self.limit, self.left + self.rate * passed)
+
+    def delay(self, amount: float, now: float) -> float:
+        """Seconds until there is as much."""
+        self._fill(now)
+        short = min(amount, self.limit) - self.left
+        if short <= 0:
+            return 0.0
+        return min(self.reset_at - now, short / self.rate if self.rate else math.inf)
+
+    def take(self, amount: float, now: float) -> None:
+        self._fill(now)
+        self.left = max(0.0, self.left - amount)
+
+
+def _allowed(headers: Mapping[str, str], name: str) -> Optional[Tuple[float, Optional[float], float, float]]:
+    """What is left of a limit, the limit, the seconds until it is full again, and how far these may be rounded up.
+
+    None where a header does not say.
+    """
+    if not re.match(_REMAINING, name):
+        return None
+    left, limit = _number(headers.get(name)), _number(headers.get(name.replace("remaining", "limit")))
+    told = headers.get(name.replace("remaining", "reset"), "")
+    reset = _reset_in(told, _wall())
+    if left is None or reset is None or reset <= 0 or limit == 0:
+        return None
+    return left, limit, reset, 0.0 if re.search(r"\.|ms|us|ns", told) else 1.0
 
 
 def _brief(seconds: Any) -> str:
@@ -4112,7 +4778,7 @@ class _Reconnect(urllib3.Retry):
         attempt: Any = _CURRENT.get()
         if attempt is not None:  # None: a wrapper sends from a thread of its own
             delay = attempt.call.policy._delay("normal", len(self.history))  # there is one: without, `super` raises
-            time.sleep(min(delay, attempt.left(math.inf) or 0.0))
+            attempt.call.sleep(min(delay, attempt.left(math.inf) or 0.0))
         return again
 
 
@@ -4184,10 +4850,13 @@ class _Connection:
     """urllib3's connection, whose every step, from the name's addresses to the answer's head, keeps to limits."""
 
     def connect(self: Any) -> None:
+        attempt = _CURRENT.get()
         try:
-            super().connect()  # type: ignore[misc]
+            if attempt is None or attempt.call.stop is None:
+                super().connect()  # type: ignore[misc]
+            else:  # in a thread, for no socket is known yet that another one could cut
+                _in_time(attempt, super().connect, "connect")  # type: ignore[misc]
         finally:
-            attempt = _CURRENT.get()
             if attempt is not None:
                 attempt.sent, attempt.opened = False, _now()  # what was sent was for a proxy
 
@@ -4449,8 +5118,9 @@ class _HTTPResponse(http.client.HTTPResponse):
 
 def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded step") -> Any:
     """Do what keeps to no limit in a thread: that is the only way to leave it when the time is up."""
-    left = attempt.left(None)
-    if left is None:
+    left, stop = attempt.left(None), attempt.call.stop
+    end = math.inf if left is None else _now() + left
+    if left is None and stop is None:
         return step()
     done: List[Any] = []
 
@@ -4463,7 +5133,10 @@ def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded st
     thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
     try:
         thread.start()
-        thread.join(left)
+        if stop is None:
+            thread.join(left)
+        while stop is not None and thread.is_alive() and _now() < end and not stop.event.is_set():
+            thread.join(0.05)
     except RuntimeError:  # there are no threads, as in WebAssembly, or no more
         run()
     if not done:
