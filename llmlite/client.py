@@ -3029,8 +3029,9 @@ class _Progress:
             self.tell(self.done, self.failed, self.usage)
 
     def _shown(self, total: Optional[int]) -> Callable[[int, int, Usage], Any]:
+        import importlib
         try:
-            from tqdm.auto import tqdm
+            tqdm = importlib.import_module("tqdm.auto").tqdm  # the notebook's in notebooks
         except ImportError:
             self.end = functools.partial(print, file=sys.stderr)
             of = "" if total is None else f"/{total}"
@@ -3241,7 +3242,7 @@ class _Pace:
         self._learn()
         if wait:
             self.wait = max(self.until, now + wait) - self.told
-            self.pause(now, wait, min(self.size(), self.wait * (self.grant or self.start)))  # what has come in by then
+            self.pause(now, wait, min(self.size(), self.wait * (self.grant or self.start)) / 2)  # of what has come in
 
     def pause(self, now: float, wait: float, calls: float) -> None:
         """Nothing goes out for so many seconds; then so many calls go out a little apart, not as a herd."""
@@ -3314,16 +3315,19 @@ class _Gate:
         self._in_line = 0
         self._pace = _Pace()
         self._allowances: Dict[Tuple[str, str], _Allowance] = {}  # by model and name
+        # seconds to sleep at most: tokens may be given back; and over the system's clock it is an OverflowError
+        self._nap = 3600.0 if limit is None or limit.tokens_per_minute is None else 0.05
         self._longest = longest  # seconds: a longer wait by headers is not waited, for a refusal is to tell of it
         limit = limit or RateLimit()
-        self._requests = _Bucket(limit.requests_per_minute, 0.1)
+        self._requests = _Bucket(limit.requests_per_minute, 0.05)
         self._tokens = _Bucket(limit.tokens_per_minute, 1.0)
         self._under_way: Any = weakref.WeakSet()  # calls that took of the tokens, and have not been answered
         self._answer = 0.0  # tokens: the mean of the answers so far
 
     def enter(self, call: _Call) -> None:
         """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
-        self._rest(call, call.due - _now())
+        while call.due > _now():
+            self._rest(call, call.due - _now())
         if self._in_line or self._admit(call) > 0:
             self._stand_in_line(call)
 
@@ -3358,8 +3362,7 @@ class _Gate:
     def _rest(self, call: _Call, delay: float) -> None:
         if _now() + delay > call.deadline.end:
             raise self._too_late(call, delay)
-        if delay > 0:
-            call.sleep(min(delay, 3600.0))  # a longer sleep than the system's clock takes is an OverflowError
+        call.sleep(min(delay, self._nap))
 
     def _too_late(self, call: _Call, delay: float) -> DeadlineExceededError:
         why = f"the client's calls are held back for {delay:.1f} s more"
@@ -3385,10 +3388,10 @@ class _Gate:
         return delay
 
     def _alone(self, call: _Call) -> float:
-        """Seconds to look again after: a call of more than a minute's tokens has none beside it."""
+        """Above zero while there are calls beside one of more than a minute's tokens."""
         least = self._tokens.rate * 60
         large = [other for other in self._under_way if other.cost("tokens", self._answer) > least]
-        return 0.05 if large or self._under_way and call.cost("tokens", self._answer) > least else 0.0
+        return self._nap if large or self._under_way and call.cost("tokens", self._answer) > least else 0.0
 
     def _take(self, call: _Call, now: float) -> None:
         call.turn, call.turned = self._pace.take(now), now
@@ -3462,14 +3465,14 @@ class _Allowance:
              now: float) -> None:
         """Take what the answer to a request that was `sent` then says.
 
-        That is as old as the request, or as young as the answer: since the first it has filled, and so many `since`
-        have taken of it.  The reset is `rounded` up by as much as this: the limit may fill faster than it says.
+        With many under way that may be as old as the request: since then it has filled, and so many `since` have taken
+        of it.  The reset is `rounded` up by as much as this: the limit may fill faster than it says.
         """
         self._fill(now)
         self.limit, self.reset_at = limit or math.inf, now + reset
         self.rate = max(0.0, limit - left) / max(reset - rounded, 1e-3) if limit else 0.0
-        by_now = max(0.0, min(self.limit, left + self.rate * (now - sent) - since))
-        self.left = min(self.left, max(left, by_now))
+        come = self.rate * (now - sent) - since if since else 0.0
+        self.left = min(self.left, left + max(0.0, come))
 
     def _fill(self, now: float) -> None:
         passed, self.at = max(0.0, now - self.at), max(now, self.at)

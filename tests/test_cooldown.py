@@ -1,4 +1,5 @@
 """One cool-down for all threads of a client, and the user's own RateLimit; measured at the server."""
+import functools
 import logging
 import threading
 import time
@@ -239,7 +240,7 @@ def times(server):
 @pytest.mark.parametrize("threads_", [1, 4])
 @beside
 def test_requests_a_minute(server, threads_):
-    """Requests over a second's worth are sent one by one at the rate, by however many threads."""
+    """Requests are sent one by one at the rate, evenly, by however many threads."""
     server.reply("ok", times=None)
     with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=1200)) as llm, Threads() as threads:
         for _ in range(threads_):
@@ -247,9 +248,9 @@ def test_requests_a_minute(server, threads_):
     sent, late = times(server), METER.late(server.requests[0].time)
     assert len(sent) == 28
     for start in range(28):
-        for end in range(start, 28):  # in no stretch of time more than the burst of 20 and 20 a second (some are late)
-            assert end - start <= 20 + (sent[end] - sent[start] + late) * 20 + 2
-    assert within(0.3, server.requests[0].time, 0.8, server.requests[-1].time)
+        for end in range(start, 28):  # in no stretch of time more than 20 a second (some are late)
+            assert end - start <= (sent[end] - sent[start] + late) * 20 + 2
+    assert within(1.25, server.requests[0].time, 1.75, server.requests[-1].time)
 
 
 @beside
@@ -316,6 +317,83 @@ def test_retries_count_as_requests(server):
         llm.chat("hello")
     assert len(server.requests) == 13
     assert times(server)[-1] >= 0.15
+
+
+@beside
+def test_tokens_are_taken_beforehand(server):
+    """max_tokens and the size of what is sent count before the answer tells what it took, and then no more."""
+    answers = iter([1.0, 0, 0])
+    server.handle(lambda request: testing.reply("ok", usage=(10, 10), delay=next(answers)))
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=60000)) as llm, Threads() as threads:
+        threads.start(functools.partial(llm.chat, "a" * 400, max_tokens=1400))  # 1.5 s of them, less the one in hand
+        while not server.requests:
+            time.sleep(0.001)
+        llm.chat("hello")
+        llm.chat("hello")
+    first, second, third = sorted(request.time for request in server.requests)
+    assert within(0.45, first, 0.75, second)  # of 0.5 s
+    assert within(0, second, 0.7, third)
+
+
+@beside
+def test_a_request_of_more_than_a_minutes_tokens_runs_alone(server):
+    """It waits until nothing is in flight; nothing goes out until it is answered."""
+    server.handle(lambda request: testing.reply("ok", usage=(1, 1), delay=0.3))
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6e4)) as llm, Threads() as threads:
+        threads.start(llm.chat, "small")
+        while not server.requests:
+            time.sleep(0.001)
+        threads.start(functools.partial(llm.chat, "large", max_tokens=70000))
+        while len(server.requests) < 2:
+            time.sleep(0.001)
+        llm.chat("small")
+    first, large, last = server.requests
+    assert large.json["messages"][0]["content"] == "large"
+    assert within(0.3, first.time, 0.6, large.time)
+    assert within(0.3, large.time, 0.6, last.time)  # its tokens were given back
+
+
+@beside
+def test_files_are_no_tokens(server):
+    """The bytes of a file are not taken for words: a call with a large one is held back by nothing."""
+    server.reply("ok", times=None)
+    picture = llmlite.user("What is it?", images=b"\x89PNG\r\n\x1a\n" + bytes(300_000))
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6000)) as llm:
+        llm.chat([picture])
+        llm.chat([picture])
+    assert len(server.requests[1].body) > 400_000
+    assert within(0, server.requests[0].time, 0.5, server.requests[1].time)
+
+
+@beside
+def test_who_stands_in_line_and_comes_too_late(server):
+    """With many in line the one whose turn is after its deadline is told at once, and sends nothing."""
+    server.reply("ok", times=None)
+    with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=300)) as llm, Threads() as threads:
+        for _ in range(7):
+            threads.start(llm.chat, "hello")
+        while llm._gate._in_line < 5:
+            time.sleep(0.001)
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError, match="held back") as caught:
+            llm.chat("late", deadline=0.5)
+        assert within(0, started, 0.3)
+    assert caught.value.retry_after > 0.5
+    assert len(server.requests) == 7
+
+
+@beside
+def test_a_line_that_is_slower_than_it_looked(server):
+    """A call that stands in line, and is held up longer than it looked at first, ends at its deadline."""
+    server.error(429, retry_after=0.25)
+    server.error(429, retry_after=3)
+    server.reply("ok", times=None)
+    with client(server) as llm, Threads() as threads:
+        wait_until_heeded(threads.start(llm.chat, "told"))
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError, match="held back"):
+            llm.chat("hello", deadline=1)  # goes out after the first wait, or is told of the second
+        assert within(0.15, started, 1.25)
 
 
 @beside

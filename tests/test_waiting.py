@@ -262,8 +262,8 @@ def test_asks_in_a_stream(server):
 
 
 def test_asks_of_a_good_answer(server):
-    """A 200 asks for nothing: its headers hold back no call."""
-    server.reply("ok", headers={"Retry-After": "30", **limits(requests=("0", "30s"))}, times=2)
+    """A Retry-After of a 200 asks for nothing, nor does a limit of which something is left."""
+    server.reply("ok", headers={"Retry-After": "30", **limits(requests=("1", "30s"))}, times=2)
     with client(server, SLOW) as llm:
         llm.chat("hello")
         llm.chat("hello")

@@ -1,0 +1,684 @@
+"""Client.map: order, reading ahead, errors in their place, stopping, executors, progress."""
+import concurrent.futures
+import gc
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+from tests import llmlite, testing
+from tests.beside import beside, untraced, within
+
+
+def client(server, **options):
+    options.setdefault("retry", None)
+    return llmlite.Client("m", base_url=server.url, **options)
+
+
+def prompt(request):
+    return request.json["messages"][-1]["content"]
+
+
+def echo(request, **said):
+    return testing.reply(prompt(request), usage=(3, 2), **said)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name in ("llmlite map", "connect")]
+
+
+def text(result):
+    return result.text if isinstance(result, llmlite.Response) else type(result).__name__
+
+
+# --------------------------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+@beside
+def test_in_the_order_of_the_prompts(server, workers):
+    """Each reply stands in the place of its prompt, however long others take."""
+    server.handle(lambda request: echo(request, delay=0.03 * (prompt(request) == "0")))
+    with client(server) as llm:
+        assert [reply.text for reply in llm.map(map(str, range(40)), workers=workers)] == [str(n) for n in range(40)]
+    assert len(server.requests) == 40
+
+
+@beside
+def test_as_they_end(server):
+    """With ordered=False each comes with the number of its prompt, the quick ones first."""
+    server.handle(lambda request: testing.reply("ok", delay=0.4 * (prompt(request) == "1")))
+    with client(server) as llm:
+        results = list(llm.map(list("0123456789"), workers=4, ordered=False))
+    assert sorted(nth for nth, _ in results) == list(range(10))
+    assert results[-1][0] == 1
+    assert {reply.text for _, reply in results} == {"ok"}
+
+
+@beside
+def test_prompts_of_all_forms(server):
+    """A str, a list of messages, a dict of chat's arguments, which win over the options."""
+    server.handle(echo)
+    prompts = ["one", [{"role": "user", "content": "two"}], {"messages": "three", "temperature": 0, "model": "other"}]
+    with client(server) as llm:
+        replies = list(llm.map(prompts, workers=1, temperature=1, system="Short."))
+    assert [reply.text for reply in replies] == ["one", "two", "three"]
+    assert [request.json["temperature"] for request in server.requests] == [1, 1, 0]
+    assert [request.json["model"] for request in server.requests] == ["m", "m", "other"]
+    assert all(request.json["messages"][0] == {"role": "system", "content": "Short."} for request in server.requests)
+
+
+@beside
+def test_errors_stand_in_their_place(server):
+    """A failed call, and a prompt that is none, are errors where their replies would be; nothing else is lost."""
+    server.handle(lambda request: testing.error(400) if b"bad" in request.body else echo(request))
+    prompts = ["a", "bad", {"prompt": "b"}, {"role": "user", "content": "c"}, b"bytes", {"messages": "d", 5: 6}, "e"]
+    with client(server) as llm:
+        results = list(llm.map(prompts))
+    assert [text(result) for result in results] == [
+        "a", "BadRequestError", *["ConfigurationError"] * 4, "e"]
+    assert "'prompt'" in str(results[2]) and '{"messages": ...}' in str(results[2])
+    assert results[1].__traceback__ is None
+    assert llm.ledger.failed == 1 and llm.ledger.calls == 2
+    assert len(server.requests) == 3
+
+
+@beside
+def test_errors_are_raised_in_their_place(server):
+    """With errors="raise" what comes before is yielded, then the error is raised, and the map is at its end."""
+    server.handle(lambda request: testing.error(400) if b"bad" in request.body else echo(request))
+    with client(server) as llm:
+        results, seen = llm.map(["a", "bad", "c"], errors="raise", workers=3), []
+        with pytest.raises(llmlite.BadRequestError):
+            for reply in results:
+                seen.append(reply.text)
+        assert seen == ["a"]
+        assert next(results, "end") == "end"
+
+
+@beside
+def test_what_is_no_error_of_ours_is_raised(server):
+    """An exception of the user's own, of a key's source, comes through, whatever `errors` says."""
+    server.handle(echo)
+
+    def key():
+        raise ZeroDivisionError("no key today")
+
+    with client(server, api_key=key) as llm:
+        with pytest.raises(ZeroDivisionError, match="no key today"):
+            list(llm.map(["a"]))
+
+
+def test_an_error_of_the_prompts_comes_through(server):
+    """What the iterable raises ends the map there; what was read before is cut."""
+    def prompts():
+        yield "a"
+        raise KeyError("lost")
+
+    server.reply("a", delay=30)
+    with client(server) as llm:
+        started = time.monotonic()
+        with pytest.raises(KeyError, match="lost"):
+            list(llm.map(prompts()))
+        assert within(0, started, 1)
+    assert threads() == []
+
+
+def test_no_prompts(server):
+    """Nothing comes of nothing, and no thread begins."""
+    with client(server) as llm:
+        assert list(llm.map([])) == []
+        assert threads() == []
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (dict(prompts="hello"), "prompts is a str"),
+    (dict(prompts={"messages": "hello"}), "prompts is a dict"),
+    (dict(prompts=5), "prompts is a int"),
+    (dict(prompts=[], workers=0), "workers=0"),
+    (dict(prompts=[], workers=True), "workers=True"),
+    (dict(prompts=[], workers=1.5), "workers=1.5"),
+    (dict(prompts=[], errors="ignore"), "errors='ignore'"),
+])
+def test_bad_arguments_at_once(server, arguments, words):
+    """They are refused before anything is read."""
+    with client(server) as llm, pytest.raises(llmlite.ConfigurationError, match=words):
+        llm.map(**arguments)
+
+
+def test_unknown_option_at_once(server):
+    """An option that chat() does not take is a TypeError at the call, as chat() has it."""
+    with client(server) as llm, pytest.raises(TypeError, match="'temprature'"):
+        llm.map(["hello"], temprature=0)
+
+
+# ---------------------------------------------------------------------------------------------------- reading ahead
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@beside
+def test_reads_so_far_ahead(server, ordered):
+    """At most 2 * workers prompts are read beyond the one that is yielded next; the iterable may be endless."""
+    server.handle(echo)
+    read = []
+
+    def prompts():
+        for nth in itertools.count():
+            read.append(nth)
+            yield str(nth)
+
+    with client(server) as llm:
+        results = llm.map(prompts(), workers=3, ordered=ordered)
+        assert read == []
+        for yielded in range(50):
+            next(results)
+            assert len(read) <= yielded + 6
+        so_far = len(read)
+        time.sleep(0.05)
+        assert len(read) == so_far  # none is read by itself
+        results.close()
+    assert 50 <= len(server.requests) <= so_far
+
+
+@beside
+def test_a_slow_head_holds_back_the_rest(server):
+    """In order, a prompt that takes long holds the reading at 2 * workers; no result is lost."""
+    server.handle(lambda request: testing.reply("ok", delay=0.3 * (prompt(request) == "0")))
+    with client(server) as llm:
+        results = llm.map(map(str, range(100)), workers=4)
+        next(results)
+        assert len(server.requests) <= 9
+        assert len(list(results)) == 99
+
+
+@beside
+def test_a_result_is_not_kept_back_by_slow_prompts(server):
+    """A reply that is here is yielded before a second prompt is read after it."""
+    server.handle(echo)
+
+    def prompts():
+        for nth in range(4):
+            time.sleep(0.2)
+            yield str(nth)
+
+    with client(server) as llm:
+        started, times = time.monotonic(), []
+        for _ in llm.map(prompts(), workers=8):
+            times.append(time.monotonic() - started)
+    assert within(0, started, 0.5, started + times[0])
+
+
+def test_workers_at_once(server):
+    """As many calls are under way as there are workers, and no more; then no thread is left."""
+    at_once, most, lock = [0], [0], threading.Lock()
+
+    def answer(request):
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        time.sleep(0.02)
+        with lock:
+            at_once[0] -= 1
+        return echo(request)
+
+    server.handle(answer)
+    with client(server) as llm:
+        assert len(list(llm.map(["hello"] * 30, workers=5))) == 30
+    assert most[0] == 5
+    assert threads() == []
+
+
+# --------------------------------------------------------------------------------------------------------- stopping
+
+
+def close(llm):
+    results = llm.map(map(str, range(100)), workers=4)
+    next(results)
+    yield
+    results.close()
+
+
+def forget(llm):
+    results = llm.map(map(str, range(100)), workers=4)
+    next(results)
+    yield
+    del results
+
+
+def fail(llm):
+    with pytest.raises(ZeroDivisionError):
+        for _ in llm.map(map(str, range(100)), workers=4):
+            yield
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("how", [close, forget, fail])
+@pytest.mark.parametrize("answer", [lambda: testing.reply("late", delay=30), lambda: testing.error(503, retry_after=30),
+                                    lambda: testing.stream(["a"], delay=30)], ids=["answer", "wait", "stream"])
+def test_stopped_within_a_second(server, how, answer):
+    """Calls that wait for an answer, and calls that wait to be sent again, end; nothing more is sent."""
+    server.handle(lambda request: echo(request, delay=0.1) if prompt(request) == "0" else answer())
+    with client(server, retry=llmlite.RetryPolicy()) as llm:
+        steps = how(llm)
+        next(steps)
+        while len(server.requests) < 4:
+            time.sleep(0.001)
+        started = time.monotonic()
+        next(steps, None)
+        assert within(0, started, 1)
+        sent = len(server.requests)
+        assert threads() == []
+        time.sleep(0.1)
+        assert len(server.requests) == sent
+
+
+def test_stopped_calls_are_in_the_ledger(server):
+    """What was sent, and cut, may be billed: it is counted as unknown."""
+    server.handle(lambda request: echo(request, delay=0.1 if prompt(request) == "0" else 30))
+    with client(server) as llm:
+        results = llm.map(["0", "a", "b"], workers=3)
+        next(results)
+        while len(server.requests) < 3:
+            time.sleep(0.001)
+        results.close()
+        assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.unknown) == (1, 3, 2)
+
+
+def test_stopped_while_standing_in_line(server):
+    """Threads that wait for their turn under a limit end too."""
+    server.reply("ok", delay=0.1, times=None)
+    with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=6)) as llm:
+        results = llm.map(["hello"] * 8, workers=8)
+        next(results)
+        while llm._gate._in_line < 7:
+            time.sleep(0.001)
+        started = time.monotonic()
+        results.close()
+        assert within(0, started, 1)
+        assert threads() == []
+    assert len(server.requests) == 1
+
+
+def drained(results):
+    """Take what is left, of a map that is stopped: calls that were cut are no errors of ours."""
+    with pytest.raises(Exception) as caught:
+        list(results)
+    assert type(caught.value).__name__ in ("_Stopped", "CancelledError")
+
+
+def test_stopped_while_connecting():
+    """A connection that nobody accepts does not hold the map."""
+    import socket
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with socket.create_connection(full.getsockname()), socket.socket() as second:
+            second.setblocking(False)
+            second.connect_ex(full.getsockname())  # the queue is full: the next one hangs
+            llm = llmlite.Client("m", base_url="http://127.0.0.1:%d/v1" % full.getsockname()[1], retry=None)
+            results = llm.map(["hello"] * 2, workers=2)
+            waiter = threading.Thread(target=drained, args=(results,))
+            waiter.start()
+            while len([thread for thread in threads() if thread.name == "connect"]) < 2:
+                time.sleep(0.001)
+            started = time.monotonic()
+            results.gi_frame.f_locals["crew"].end()
+            assert within(0, started, 1)
+            waiter.join(5)
+            assert not waiter.is_alive()
+            llm.close()
+
+
+PROGRAM = """
+import importlib, sys, time
+llmlite = importlib.import_module(sys.argv[1])
+llm = llmlite.Client("m", base_url=sys.argv[2], retry=None)
+try:
+    for reply in llm.map(map(str, range(1000)), workers=4):
+        print(reply.text, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_interrupted(server):
+    """Ctrl-C ends it at once, and Python too: no thread holds the process."""
+    import signal
+    server.handle(lambda request: echo(request, delay=0.1 if prompt(request) == "0" else 60))
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, llmlite.__name__, server.url], stdout=subprocess.PIPE,
+                          env=os.environ) as child:
+        assert child.stdout.readline() == b"0\n"
+        while len(server.requests) < 5:
+            time.sleep(0.001)
+        started = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read() == b"interrupted\n"
+        assert child.wait(10) == 0
+        assert within(0, started, 2)
+
+
+def test_left_open_at_the_end_of_the_program(server):
+    """A map that nobody closes does not hold the process at its end."""
+    server.reply("first", times=None)
+    program = PROGRAM.replace("        print(reply.text, flush=True)\n",
+                              "        print(reply.text, flush=True)\n        break\n").replace(
+        "for reply in llm.map(map(str, range(1000)), workers=4)",
+        "kept = llm.map(map(str, range(1000)), workers=4)\n    for reply in kept")
+    done = subprocess.run([sys.executable, "-c", program, llmlite.__name__, server.url], stdout=subprocess.PIPE,
+                          timeout=30)
+    assert (done.returncode, done.stdout) == (0, b"first\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_in_a_forked_child(server):
+    """A child has no threads of its parent's map: it says so, and leaves the parent's connections alone."""
+    server.handle(echo)
+    with client(server) as llm:
+        results = llm.map(map(str, range(50)), workers=2)
+        next(results)
+        read, write = os.pipe()
+        with untraced():
+            child = os.fork()
+            if child == 0:
+                try:
+                    list(results)
+                    told = "no error"
+                except RuntimeError as error:
+                    told = str(error)
+                finally:
+                    os.write(write, told.encode())
+                    os._exit(0)
+        os.waitpid(child, 0)
+        os.close(write)
+        with open(read) as pipe:
+            assert "forked from" in pipe.read()
+        assert [reply.text for reply in results] == [str(nth) for nth in range(1, 50)]
+
+
+def test_without_threads(server, monkeypatch):
+    """Where no thread can begin, as in WebAssembly, the caller's own thread does the work."""
+    server.handle(echo)
+    begin = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "llmlite map":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with client(server) as llm:
+        assert [reply.text for reply in llm.map(["a", "b", "c"], workers=3)] == ["a", "b", "c"]
+
+
+def test_with_fewer_threads_than_workers(server, monkeypatch):
+    """Where only some threads can begin, these do all the work."""
+    server.handle(echo)
+    begin, begun = threading.Thread.start, []
+
+    def refuse(thread):
+        if thread.name == "llmlite map":
+            begun.append(thread)
+            if len(begun) > 1:
+                raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with client(server) as llm:
+        assert [reply.text for reply in llm.map(list("abcdef"), workers=3)] == list("abcdef")
+
+
+def test_dropped_by_the_collector_in_a_worker(server):
+    """A map that the cycle collector finds in one of its own threads ends without waiting for that one."""
+    server.handle(echo)
+    with client(server) as llm:
+        results = llm.map(map(str, range(9)), workers=1)
+        next(results)
+        crew = results.gi_frame.f_locals["crew"]
+        ended = threading.Thread(target=crew.end, name="other")
+        crew.threads.append(ended)
+        started = time.monotonic()
+        ended.start()
+        ended.join(5)
+        assert within(0, started, 1)
+        results.close()
+
+
+# -------------------------------------------------------------------------------------------------------- executors
+
+
+def test_on_threads_of_an_executor(server):
+    """An executor of this process takes the very client: one pace, one ledger, and it is cut like own threads."""
+    server.handle(echo)
+    with client(server) as llm, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        llm.lock = threading.Lock()  # it cannot be pickled, and need not be
+        assert [reply.text for reply in llm.map(map(str, range(20)), executor=pool)] == [str(n) for n in range(20)]
+        assert llm.ledger.calls == 20
+        server.handle(lambda request: testing.reply("late", delay=30))
+        results = llm.map(["a"] * 9, executor=pool, workers=5)
+        waiter = threading.Thread(target=drained, args=(results,))
+        waiter.start()
+        while len(server.requests) < 23:
+            time.sleep(0.001)
+        started = time.monotonic()
+        results.gi_frame.f_locals["crew"].end()
+        waiter.join(5)
+    assert within(0, started, 1)
+    assert len(server.requests) == 23
+
+
+def in_flight(results):
+    return results.gi_frame.f_locals["crew"].open
+
+
+def test_no_more_than_workers_in_an_executor(server):
+    """What an executor has to do at once is bounded by `workers`."""
+    server.handle(echo)
+    with client(server) as llm, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = llm.map(map(str, range(40)), executor=pool, workers=2)
+        most = 0
+        for _ in results:
+            most = max(most, in_flight(results))
+    assert most <= 2
+
+
+@pytest.fixture
+def processes():
+    import multiprocessing
+    how = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=how) as pool:
+        yield pool
+
+
+def test_on_processes(server, processes):
+    """What processes spend is in the caller's ledger to the last token; errors come back with their class."""
+    server.handle(lambda request: testing.error(400) if b"bad" in request.body else echo(request))
+    prompts = [str(nth) for nth in range(20)] + ["bad", {"nothing": 1}]
+    with client(server) as llm:
+        results = list(llm.map(prompts, executor=processes, workers=4))
+        assert [text(result) for result in results] == [*map(str, range(20)), "BadRequestError", "ConfigurationError"]
+        spent = llm.ledger.snapshot()
+    assert spent["usage"] == llmlite.Usage(60, 40)
+    assert (spent["calls"], spent["attempts"], spent["failed"]) == (20, 21, 1)
+    assert list(spent["by_model"].values()) == [llmlite.Usage(60, 40)]
+    assert server.connections <= 2  # a client a process
+
+
+def test_a_client_that_does_not_pickle(server, processes):
+    """It is an error in the place of each result, that says why."""
+    import requests
+    session = requests.Session()
+    session.auth = lambda request: request
+    with client(server, session=session) as llm:
+        result, = llm.map(["hello"], executor=processes)
+    assert isinstance(result, llmlite.ConfigurationError)
+    assert "cannot go to another process" in str(result) and "pickle" in str(result)
+
+
+def test_a_prompt_that_does_not_pickle(server, processes):
+    """It is an error in its place; the others are answered."""
+    server.handle(echo)
+    with client(server) as llm:
+        results = list(llm.map(["a", {"messages": "b", "schema": lambda: 0}, "c"], executor=processes))
+    assert [text(result) for result in results] == ["a", "LLMError", "c"]
+    assert "the executor gave no reply back" in str(results[1])
+
+
+def test_a_key_that_is_not_there(server, processes, monkeypatch):
+    """A client that looks its key up in the environment, and does not find it in the other process, says so."""
+    monkeypatch.setenv("LLMLITE_API_KEY", "sk-test-0001")
+    with llmlite.Client("m", base_url=f"http://[::ffff:127.0.0.1]:{server.port}/v1", retry=None) as llm:
+        crew = vars(sys.modules[llmlite.Client.__module__])["_call_away"]
+        pickled = pickle.dumps(llm)
+        monkeypatch.delenv("LLMLITE_API_KEY")
+        result, spent = crew("token", pickled, "hello", {})
+    assert spent is None
+    assert "api_key" in str(result)
+
+
+def test_clients_of_other_processes_are_few(server):
+    """A process that serves many maps keeps a few clients of them."""
+    module = sys.modules[llmlite.Client.__module__]
+    call_away, kept = vars(module)["_call_away"], vars(module)["_Executed"].clients
+    server.handle(echo)
+    with client(server) as llm:
+        pickled = pickle.dumps(llm)
+    for nth in range(20):
+        result, spent = call_away(f"token {nth}", pickled, "hello", {})
+        assert (result.text, spent["calls"]) == ("hello", 1)
+        assert len(kept) <= 8
+    for one in kept.values():
+        one.close()
+    kept.clear()
+
+
+# --------------------------------------------------------------------------------------------------------- progress
+
+
+@beside
+def test_progress_to_a_function(server):
+    """It is told after each result: how many are done, how many failed, what they took."""
+    server.handle(lambda request: testing.error(400) if b"bad" in request.body else echo(request))
+    told = []
+    with client(server) as llm:
+        list(llm.map(["a", "bad", "c"], progress=lambda *what: told.append(what)))
+    assert told == [(1, 0, llmlite.Usage(3, 2)), (1, 1, llmlite.Usage(3, 2)), (2, 1, llmlite.Usage(6, 4))]
+
+
+@pytest.mark.parametrize("total, shown", [(None, "2/2 done, 0 failed, 10 tokens"), (7, "2/7 done, 0 failed, 10 tokens")])
+def test_progress_without_tqdm(server, monkeypatch, capsys, total, shown):
+    """A count on stderr, in one line."""
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    server.handle(echo)
+    with client(server) as llm:
+        list(llm.map(["a", "b"], progress=True, total=total))
+    assert capsys.readouterr().err.split("\r")[-1] == shown + "\n"
+
+
+def test_progress_without_a_total(server, monkeypatch, capsys):
+    """Of an iterable without a length the count alone."""
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    server.handle(echo)
+    with client(server) as llm:
+        list(llm.map(iter(["a"]), progress=True))
+    assert capsys.readouterr().err.split("\r")[-1] == "1 done, 0 failed, 5 tokens\n"
+
+
+def test_progress_with_tqdm(server, monkeypatch):
+    """tqdm's bar, the notebook's in notebooks."""
+    said = []
+
+    class Bar:
+        def __init__(self, total):
+            said.append(total)
+
+        def set_postfix(self, what, refresh):
+            said.append((what, refresh))
+
+        def update(self):
+            said.append("update")
+
+        def close(self):
+            said.append("close")
+
+    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    server.handle(echo)
+    with client(server) as llm:
+        list(llm.map(["a"], progress=True))
+    assert said == [1, ({"failed": 0, "tokens": 5}, False), "update", "close"]
+
+
+# ------------------------------------------------------------------------------------------------------------- cost
+
+
+def test_memory_stays_flat(server):
+    """10,000 prompts leave no more behind than 1,000."""
+    import tracemalloc
+    server.handle(echo)
+    with client(server) as llm, untraced():
+        sizes = []
+        tracemalloc.start()
+        for many in (300, 300, 3000):
+            for nth, _ in enumerate(llm.map(map(str, range(many)), workers=4)):
+                if nth % 100 == 0:
+                    server.requests.clear()
+            server.requests.clear()
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert sizes[2] - sizes[1] < 300_000
+
+
+def test_context_goes_to_the_workers(server):
+    """What the caller's context holds, a tracer's span for one, is there in the threads."""
+    import contextvars
+    span = contextvars.ContextVar("span", default="none")
+    seen = []
+    server.handle(echo)
+
+    def key():
+        seen.append(span.get())
+        return "sk-test-0001"
+
+    with client(server, api_key=key) as llm:
+        span.set("mine")
+        list(llm.map(["a", "b"], workers=2))
+    assert seen == ["mine", "mine"]
+
+
+def test_late_results_of_an_executor_still_count(server):
+    """What another process spends after the map was closed is in the ledger as soon as it is known."""
+    module = vars(sys.modules[llmlite.Client.__module__])
+    with client(server) as llm:
+        crew = module["_Executed"](llm, {}, 1, None)
+        future = concurrent.futures.Future()
+        crew.end()
+        future.set_result((None, {**llm.ledger.snapshot(), "calls": 2, "by_model": {"m": llmlite.Usage(5, 6)}}))
+        crew._take(0, future)
+        assert (llm.ledger.calls, llm.ledger.usage) == (2, llmlite.Usage(5, 6))
+
+
+def test_printed_count_ends_its_line(monkeypatch, capsys):
+    """A map that is stopped ends the line of its count too."""
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with testing.Server() as server, client(server) as llm:
+        server.handle(echo)
+        results = llm.map(["a"] * 9, progress=True, workers=1)
+        next(results)
+        results.close()
+    assert capsys.readouterr().err.endswith("tokens\n")
+
+
+def test_nothing_is_printed_unasked(server, capsys):
+    """Without progress a map prints nothing."""
+    server.handle(echo)
+    with client(server) as llm:
+        list(llm.map(["a"]))
+    assert capsys.readouterr() == ("", "")
