@@ -41,7 +41,7 @@ class Cache(MutableMapping[str, str]):
     that is no database, or a damaged one, is renamed to "answers.sqlite.broken-1", with a warning in the log.
 
     Args:
-        path: the file, made with mode 0600 at the first use.  Beside it stand "answers.sqlite-wal" and "-shm" meanwhile.
+        path: the file, made with mode 0600 at the first use.  "answers.sqlite-wal" and "-shm" stand beside it.
         max_age: seconds; what is older is not found, and removed by the next write.  None: kept for ever.
 
     Raises:

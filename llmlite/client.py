@@ -4873,7 +4873,8 @@ def _is_to_keep(reply: Response) -> bool:
 
 def _kept_text(call: _Call, reply: Response, body: JSON) -> str:
     """An answer as JSON, fit to be read again by the same reader; no key in it."""
-    kept = {"body": body, "headers": {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}}
+    headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
+    kept: JSON = {"body": body, "headers": headers}
     if call.streams and reply.tokens:  # which the pieces told, and the body does not
         kept["tokens"] = [list(token) for token in reply.tokens]
     return json.dumps(call.mask().of(kept), skipkeys=True, separators=(",", ":"))
