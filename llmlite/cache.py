@@ -61,11 +61,15 @@ class Cache(MutableMapping[str, str]):
         self._mine = threading.local()  # `.open`: this thread's connection
 
     def __getitem__(self, key: str) -> str:
-        rows = self._run("SELECT value FROM answers WHERE key = ? AND kept_at > ?", key, self._oldest())
-        if not rows:
+        value = self.get(key)
+        if value is None:
             raise KeyError(key)
-        value: str = rows[0][0]
         return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or `default`."""
+        rows = self._run("SELECT value FROM answers WHERE key = ? AND kept_at > ?", key, self._oldest())
+        return rows[0][0] if rows else default
 
     def __setitem__(self, key: str, value: str) -> None:
         if not isinstance(key, str) or not isinstance(value, str):
@@ -110,17 +114,14 @@ class Cache(MutableMapping[str, str]):
 
     def _run(self, statement: str, *values: Any, writes: bool = False) -> List[Any]:
         """The rows of a statement; where the file turns out to be broken, those of a new one."""
-        import sqlite3
-        for tries_left in (2, 1, 0):  # pragma: no branch: the last one raises
-            found = _found(self.path)
-            try:
-                return self._connection(found).run(statement, values, writes)
-            except sqlite3.DatabaseError as error:
-                # of another type: locked, full, read-only, which is no fault of the file itself
-                if type(error) is not sqlite3.DatabaseError or not tries_left:
-                    raise
-                self._move_aside(found, error)
-        raise AssertionError
+        found = _found(self.path)
+        try:
+            return self._connection(found).run(statement, values, writes)
+        except Exception as error:
+            if not _is_broken(error):
+                raise
+            self._move_aside(found, error)
+        return self._connection(_found(self.path)).run(statement, values, writes)
 
     def _connection(self, found: _Found) -> _Open:
         """This thread's, in this process, to the file that stands there now."""
@@ -155,10 +156,17 @@ def _checked_age(max_age: Any) -> Optional[float]:
 
 
 def _found(path: str) -> _Found:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         found = os.stat(path)
-        return found.st_dev, found.st_ino
-    return None
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether the file is no database or torn; locked, full, read-only, which have types of their own, are no such."""
+    import sqlite3
+    return type(error) is sqlite3.DatabaseError
 
 
 @contextlib.contextmanager
@@ -231,7 +239,10 @@ class _Open:
         return self.found == found and self.process == os.getpid() and self.connection is not None
 
     def run(self, statement: str, values: Tuple[Any, ...], writes: bool) -> List[Any]:
-        with _Fork.writing if writes else contextlib.nullcontext(), self.lock:
+        if writes:
+            with _Fork.writing:
+                return self.run(statement, values, False)
+        with self.lock:
             if self.connection is None:
                 raise RuntimeError("the cache was closed by another thread")
             return self.connection.execute(statement, values).fetchall()

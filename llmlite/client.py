@@ -414,7 +414,7 @@ class Response:
         raw: the decoded body (of a stream: folded into the same shape).
         headers: the answer's headers.
         attempts, elapsed: how many requests and seconds it took.
-        cached: whether it is from the `cache`: then `usage` was billed before, and of the headers a few are left.
+        cached: whether it is from the `cache`: then `usage` was billed before, and `headers` are empty.
     """
 
     def __init__(self, **fields: Any) -> None:
@@ -4843,7 +4843,7 @@ _SERVER_FIELDS = ("message", "code", "type", "request_id", "headers", "response"
 
 # --------------------------------------------------------------------------------------------------------- kept answers
 
-_KEPT_HEADERS = ("content-type", "date", "x-request-id", "request-id", "apim-request-id", "x-generation-id")
+_NO_HEADERS: Any = SimpleNamespace(headers={})  # of an answer: its limits, cookies and dates are no longer true
 _ASIDE = frozenset(("baggage", "traceparent", "tracestate", "user-agent", "x-client-request-id", "x-correlation-id",
                     "x-request-id"))  # headers that tell requests apart which ask for the same
 
@@ -4857,12 +4857,13 @@ def _entry_of(call: _Call) -> str:
     if call.streams and call.asked is not None and isinstance(call.reader, _Dialect):
         whole = call.reader.request(call.model, call.asked, False)
         url, payload = _joined(call.base_url, whole.path, call.reader.at_root), _encode(whole.body or {})
-    base, _, query = re.sub("//[^/@]*@", "//", url).partition("?")
-    parts = [part for part in query.split("&") if not _is_hidden(*part.split("=", 1))]
-    headers = sorted((name.lower(), value) for name, value in call.headers.items()
-                     if name.lower() not in _ASIDE and not _is_hidden(name, value))
-    asked = json.dumps(["llmlite 1", call.provider.name, call.method, base, parts, headers])
-    return hashlib.sha256(asked.encode() + b"\n" + (payload or b"")).hexdigest()
+    if "@" in url or "?" in url:
+        base, _, query = re.sub("//[^/@]*@", "//", url).partition("?")
+        url = "?".join([base, *(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))])
+    headers = sorted((name.lower(), str(value)) for name, value in call.headers.items()
+                     if name.lower() not in _ASIDE and not _is_hidden(name, value)) if call.headers else ""
+    asked = f"llmlite 1\n{call.provider.name}\n{call.method} {url}\n{headers}\n".encode("utf-8", "backslashreplace")
+    return hashlib.sha256(asked + (payload or b"")).hexdigest()
 
 
 def _is_to_keep(reply: Response) -> bool:
@@ -4873,8 +4874,7 @@ def _is_to_keep(reply: Response) -> bool:
 
 def _kept_text(call: _Call, reply: Response, body: JSON) -> str:
     """An answer as JSON, fit to be read again by the same reader; no key in it."""
-    headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
-    kept: JSON = {"body": body, "headers": headers}
+    kept: JSON = {"body": body, "request_id": reply.request_id}
     if call.streams and reply.tokens:  # which the pieces told, and the body does not
         kept["tokens"] = [list(token) for token in reply.tokens]
     return json.dumps(call.mask().of(kept), skipkeys=True, separators=(",", ":"))
@@ -4882,21 +4882,32 @@ def _kept_text(call: _Call, reply: Response, body: JSON) -> str:
 
 def _kept_reply(call: _Call, text: Any) -> Optional[Response]:
     """The reply that a kept text holds; None if it holds none, or not what this call wants."""
-    kept = _dict(_json_or(None, text.encode("utf-8", "replace"))) if isinstance(text, str) else {}
-    body, headers = kept.get("body"), _dict(kept.get("headers"))
-    if not isinstance(body, dict) or _holds_error(body, call.reader):
+    kept, reader = _value_in(text), call.reader
+    body = kept.get("body")
+    if type(body) is not dict or _holds_error(body, reader):
         return None
-    known = {name: value for name, value in headers.items() if isinstance(value, str)}
-    reply = call.reader.parse(body)
-    _completed(reply, call, SimpleNamespace(headers=requests.structures.CaseInsensitiveDict(known)))  # type: ignore
-    tokens = [Token(*row) for row in _list(kept.get("tokens")) if isinstance(row, list) and len(row) == 3]
-    reply.tokens, reply.cached = tokens or reply.tokens, True
+    reply = reader.parse(body)
+    reply.request_id = _str(kept.get("request_id")) or None
+    _completed(reply, call, _NO_HEADERS)
+    reply.headers, reply.cached = {}, True
+    if "tokens" in kept:
+        reply.tokens = [Token(*row) for row in _list(kept["tokens"]) if type(row) is list and len(row) == 3]
     try:
-        call.reader.check(body)
+        reader.check(body)
         _read_schema(call, reply)
     except (LLMError, _ErrorInside):
         return None
     return reply
+
+
+def _value_in(text: Any) -> JSON:
+    """The object that a kept text says, or none: the mapping is the user's, and may hold anything."""
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    deep = text.count("[") + text.count("{") > _MAX_DEPTH and not _is_shallow(text.encode("utf-8", "replace"))
+    return {} if deep else _dict(value)
 
 
 class _KeptFlow:
