@@ -61,7 +61,7 @@ class Cache(MutableMapping[str, str]):
         self._mine = threading.local()  # `.open`: this thread's connection
 
     def __getitem__(self, key: str) -> str:
-        value = self.get(key)
+        value: Optional[str] = self.get(key)
         if value is None:
             raise KeyError(key)
         return value

@@ -1539,9 +1539,10 @@ class Client:
 
     def _use_cache(self, call: _Call, cache: Any) -> None:
         """Have a call's answer come from the cache and go there: the client's, or what its caller wants instead."""
-        call.refreshes = isinstance(cache, str) and cache == "refresh"
-        call.cache = self._cache if cache is _UNSET or call.refreshes else _checked_cache(cache)
-        call.keep = self._keep
+        if cache is not _UNSET or self._cache is not None:
+            call.refreshes = isinstance(cache, str) and cache == "refresh"
+            call.cache = self._cache if cache is _UNSET or call.refreshes else _checked_cache(cache)
+            call.keep = self._keep
 
     def _kept(self, call: _Call) -> Any:
         """The reply, or the Stream of one, that the cache has for what is asked; None: it has none, or was asked."""
