@@ -4858,11 +4858,12 @@ def _entry_of(call: _Call) -> str:
     if call.streams and call.asked is not None and isinstance(call.reader, _Dialect):
         whole = call.reader.request(call.model, call.asked, False)
         url, payload = _joined(call.base_url, whole.path, call.reader.at_root), _encode(whole.body or {})
-    if "@" in url or "?" in url:
-        base, _, query = re.sub("//[^/@]*@", "//", url).partition("?")
-        url = "?".join([base, *(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))])
+    base, _, query = url.partition("?")
+    if query or "@" in base:
+        told = "&".join(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))
+        url = f"{_without_userinfo(base)}?{told}" if told else _without_userinfo(base)
     headers = sorted((name.lower(), str(value)) for name, value in call.headers.items()
-                     if name.lower() not in _ASIDE and not _is_hidden(name, value)) if call.headers else ""
+                     if name.lower() not in _ASIDE and not _is_hidden(name, value))
     asked = f"llmlite 1\n{call.provider.name}\n{call.method} {url}\n{headers}\n".encode("utf-8", "backslashreplace")
     return hashlib.sha256(asked + (payload or b"")).hexdigest()
 

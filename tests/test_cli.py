@@ -283,7 +283,7 @@ def test_json(ask, server, how):
         "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls", "parsed": None,
         "usage": {"input_tokens": 12, "output_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0,
                   "cache_write_tokens": 0, "total_tokens": 15},
-        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1}
+        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1, "cached": False}
 
 
 def test_usage(ask, server):
