@@ -193,8 +193,9 @@ class _Open:
         with contextlib.suppress(FileExistsError):  # one that is there is not opened: to close it frees SQLite's locks
             os.close(os.open(cache.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self.found = _found(cache.path)
-        self.connection = sqlite3.connect(cache.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         with _Fork.writing:
+            self.connection = sqlite3.connect(
+                cache.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             _Fork.open.add(self)
             try:
                 self._prepare(cache.path)
@@ -207,19 +208,22 @@ class _Open:
     def _prepare(self, path: str) -> None:
         """Make it a write-ahead database with our table, if it is not yet."""
         ask: Any = self.connection.execute  # type: ignore[union-attr]
+        if ask("PRAGMA application_id").fetchone() != (_ID,):
+            ask("BEGIN IMMEDIATE")
+            if ask("PRAGMA application_id").fetchone() != (_ID,):  # else another process was quicker
+                self._begin(path, ask)
+            ask("COMMIT")
         if ask("PRAGMA journal_mode").fetchone() != ("wal",):
             self._until_free(lambda: ask("PRAGMA journal_mode = WAL"))
         ask("PRAGMA synchronous = NORMAL")  # a commit is the system's before it is the disk's: kill -9 takes none
-        if ask("PRAGMA application_id").fetchone() == (_ID,):
-            return
-        ask("BEGIN IMMEDIATE")
-        if ask("PRAGMA application_id").fetchone() != (_ID,):  # else another process was quicker
-            if ask("SELECT name FROM sqlite_master").fetchone():
-                raise ValueError(f"{path} is a database of another program's: give the cache a file of its own")
-            ask("CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, kept_at REAL NOT NULL)")
-            ask("CREATE INDEX by_age ON answers (kept_at)")
-            ask(f"PRAGMA application_id = {_ID}")
-        ask("COMMIT")
+
+    @staticmethod
+    def _begin(path: str, ask: Any) -> None:
+        if ask("SELECT name FROM sqlite_master").fetchone():
+            raise ValueError(f"{path} is a database of another program's: give the cache a file of its own")
+        ask("CREATE TABLE answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, kept_at REAL NOT NULL)")
+        ask("CREATE INDEX by_age ON answers (kept_at)")
+        ask(f"PRAGMA application_id = {_ID}")
 
     @staticmethod
     def _until_free(step: Any) -> None:
@@ -249,35 +253,43 @@ class _Open:
 
     def close(self, here: Any = os.getpid) -> None:
         if self.process == here():
-            with self.lock:
+            with _Fork.writing, self.lock:
                 connection, self.connection = self.connection, None
-            if connection is not None:
-                connection.close()
+                if connection is not None:
+                    connection.close()
 
     def __del__(self) -> None:
         self.close()
 
 
 class _Fork:
-    """What a fork must leave alone: no connection is copied amid a write, and no child closes its parent's."""
+    """What a fork waits for: no thread is inside SQLite, whose locks a child would find held for ever.
 
-    writing = threading.RLock()
+    A child keeps its parent's connections: to close one there, as their end would, harms the parent's file.
+    """
+
+    writing = threading.RLock()  # who opens, writes or closes
     open: weakref.WeakSet[_Open] = weakref.WeakSet()
-    held: List[List[_Open]] = []  # in a child: for ever
+    held: List[List[_Open]] = []
+    locked: List[_Open] = []
 
     @classmethod
     def before(cls) -> None:
         cls.writing.acquire()
         cls.held.append(list(cls.open))
+        # in time: a thread that reads may wait for us, if the collector has it close what another has left
+        cls.locked[:] = [each for each in cls.held[-1] if each.lock.acquire(timeout=1.0)]
 
     @classmethod
     def in_parent(cls) -> None:
+        while cls.locked:
+            cls.locked.pop().lock.release()
         cls.held.pop()
         cls.writing.release()
 
     @classmethod
     def in_child(cls) -> None:  # pragma: no cover: in forked children
-        cls.open = weakref.WeakSet()
+        cls.open, cls.locked = weakref.WeakSet(), []
         cls.writing.release()
 
 

@@ -273,7 +273,7 @@ def test_a_hit_waits_for_nothing(server):
 
     server.reply("Hello")
     server.error(429, retry_after=60)
-    limit = llmlite.RateLimit(requests_per_minute=2)
+    limit = llmlite.RateLimit(requests_per_minute=600)
     policy = llmlite.RetryPolicy(rate_limit_max_retries=0)
     with client(server, {}, api_key=key, rate_limit=limit, retry=policy) as llm:
         llm.chat("hi")
