@@ -27,6 +27,7 @@ except ImportError:  # Windows, where nobody can move a file that another proces
 
 _ID = 0x6C6C6D63  # "llmc": SQLite's application_id, which tells this file from another program's database
 _PATIENCE = 5.0  # seconds to wait for another writer: a write takes less than a millisecond
+_LINGER = 1.0  # seconds to wait for a reader before its connection is left to close by itself
 _log = logging.getLogger("llmlite")
 _Found = Optional[Tuple[int, int]]  # which file stands under a path, if any
 
@@ -114,14 +115,18 @@ class Cache(MutableMapping[str, str]):
 
     def _run(self, statement: str, *values: Any, writes: bool = False) -> List[Any]:
         """The rows of a statement; where the file turns out to be broken, those of a new one."""
-        found = _found(self.path)
-        try:
-            return self._connection(found).run(statement, values, writes)
-        except Exception as error:
-            if not _is_broken(error):
-                raise
-            self._move_aside(found, error)
-        return self._connection(_found(self.path)).run(statement, values, writes)
+        moved = False
+        while True:
+            found = _found(self.path)
+            try:
+                return self._connection(found).run(statement, values, writes)
+            except _Closed:
+                continue
+            except Exception as error:
+                if moved or not _is_broken(error):
+                    raise
+                self._move_aside(found, error)
+                moved = True
 
     def _connection(self, found: _Found) -> _Open:
         """This thread's, in this process, to the file that stands there now."""
@@ -181,6 +186,10 @@ def _alone_in(folder: str) -> Iterator[None]:
         yield
     finally:
         os.close(place)
+
+
+class _Closed(Exception):
+    """Another thread has closed the connection, or forked, in between."""
 
 
 class _Open:
@@ -248,50 +257,40 @@ class _Open:
                 return self.run(statement, values, False)
         with self.lock:
             if self.connection is None:
-                raise RuntimeError("the cache was closed by another thread")
+                raise _Closed
             return self.connection.execute(statement, values).fetchall()
 
     def close(self, here: Any = os.getpid) -> None:
         if self.process == here():
-            with _Fork.writing, self.lock:
-                connection, self.connection = self.connection, None
-                if connection is not None:
-                    connection.close()
+            # in time: a thread that reads waits for us, if the collector has it close what another thread has left
+            with _Fork.writing:
+                if self.lock.acquire(timeout=_LINGER):
+                    connection, self.connection = self.connection, None
+                    self.lock.release()
+                    if connection is not None:
+                        connection.close()
 
     def __del__(self) -> None:
         self.close()
 
 
 class _Fork:
-    """What a fork waits for: no thread is inside SQLite, whose locks a child would find held for ever.
+    """What a fork waits for: SQLite keeps accounts of its locks, and a child would take its parent's for its own.
 
-    A child keeps its parent's connections: to close one there, as their end would, harms the parent's file.
+    So every connection is closed before, and opens again when it is used.  Of a fork that Python is not told of (a C
+    extension's) this knows nothing: make the Cache after it.
     """
 
     writing = threading.RLock()  # who opens, writes or closes
     open: weakref.WeakSet[_Open] = weakref.WeakSet()
-    held: List[List[_Open]] = []
-    locked: List[_Open] = []
 
     @classmethod
     def before(cls) -> None:
         cls.writing.acquire()
-        cls.held.append(list(cls.open))
-        # in time: a thread that reads may wait for us, if the collector has it close what another has left
-        cls.locked[:] = [each for each in cls.held[-1] if each.lock.acquire(timeout=1.0)]
-
-    @classmethod
-    def in_parent(cls) -> None:
-        while cls.locked:
-            cls.locked.pop().lock.release()
-        cls.held.pop()
-        cls.writing.release()
-
-    @classmethod
-    def in_child(cls) -> None:  # pragma: no cover: in forked children
-        cls.open, cls.locked = weakref.WeakSet(), []
-        cls.writing.release()
+        for each in list(cls.open):
+            each.close()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
-    os.register_at_fork(before=_Fork.before, after_in_parent=_Fork.in_parent, after_in_child=_Fork.in_child)
+    os.register_at_fork(before=_Fork.before, after_in_parent=_Fork.writing.release,
+                        after_in_child=_Fork.writing.release)

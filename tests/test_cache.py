@@ -6,7 +6,6 @@ import shelve
 from dataclasses import dataclass
 
 import pytest
-from llmlite.cache import Cache
 
 from tests import llmlite, testing
 from tests.dialects import KEY, Column, drained
@@ -32,7 +31,8 @@ def server():
 
 
 def client(server, cache, **options):
-    return llmlite.Client("test", **{"base_url": server.url, "api_key": SECRET, "retry": None, "cache": cache, **options})
+    options = {"base_url": server.url, "api_key": SECRET, "retry": None, "cache": cache, **options}
+    return llmlite.Client("test", **options)
 
 
 def ask(llm, how="chat", question="hi", **options):
@@ -63,7 +63,7 @@ class Failing(dict):
         super().__setitem__(*args)
 
 
-# ------------------------------------------------------------------------------------------------- what comes of a hit
+# ---------------------------------------------------------------------- what comes of a hit
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -237,7 +237,7 @@ def test_run_tools(server):
     assert called == [(1, 2)] * 2 and len(server.requests) == 2
 
 
-# ------------------------------------------------------------------------------------------------- what a hit costs
+# ---------------------------------------------------------------------- what a hit costs
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -295,7 +295,7 @@ def test_the_log_says_so(server, caplog):
     assert line == "compatible test: stop, from the cache, 10+5 tokens that are not billed"
 
 
-# ------------------------------------------------------------------------------------------------- per call, what differs
+# ---------------------------------------------------------------------- per call, what differs
 
 
 def test_per_call(server):
@@ -381,7 +381,7 @@ def test_secrets_in_an_address(server, one, other, count):
     assert len(server.requests) == count == len(cache)
 
 
-# ------------------------------------------------------------------------------------------------- never kept
+# ---------------------------------------------------------------------- never kept
 
 CUT = {
     "length": lambda: testing.reply("Hel", finish_reason="length"),
@@ -475,7 +475,7 @@ def test_a_stream_that_was_left_is_not_kept(server):
     assert cache == {} and len(server.requests) == 3
 
 
-# ------------------------------------------------------------------------------------------------- fallbacks, Responses
+# ---------------------------------------------------------------------- fallbacks, Responses
 
 
 def test_fallbacks(server):
@@ -529,7 +529,7 @@ def test_a_retried_call_is_kept(server):
         assert (llm.chat("hi").attempts, llm.chat("hi").cached) == (2, True)
 
 
-# ------------------------------------------------------------------------------------------------- caches that fail
+# ---------------------------------------------------------------------- caches that fail
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -576,7 +576,7 @@ def test_odd_members_are_passed_over(server):
         assert reply.cached and reply.request_id is None and [token.id for token in reply.tokens] == [12, 13]
 
 
-# ------------------------------------------------------------------------------------------------- keys and files
+# ---------------------------------------------------------------------- keys and files
 
 
 def test_no_key_in_the_file(server, tmp_path):

@@ -205,23 +205,23 @@ def test_no_connection_outlives_its_thread(cache):
 
 
 def test_closed_while_another_thread_reads(cache):
-    """It opens again, or says so; nothing crashes."""
+    """It opens again."""
     problems, end = [], time.monotonic() + 0.5
     cache["a"] = "1"
 
     def use():
-        while time.monotonic() < end:
-            try:
+        try:
+            while time.monotonic() < end:
                 assert cache["a"] == "1"
-            except RuntimeError as problem:
-                problems.append(str(problem))
+        except Exception as problem:
+            problems.append(problem)
 
     thread = threading.Thread(target=use)
     thread.start()
     while time.monotonic() < end:
         cache.close()
     thread.join()
-    assert set(problems) <= {"the cache was closed by another thread"}
+    assert problems == []
 
 
 WRITE = """
@@ -352,7 +352,7 @@ def test_a_broken_file_is_moved_aside(path, broken, caplog):
         cache.close()
         with open(f"{path}.broken-{number}", "rb") as file:
             assert file.read() == before
-        assert f"answers.sqlite is broken (" in caplog.messages[-1] and f".broken-{number}, " in caplog.messages[-1]
+        assert "answers.sqlite is broken (" in caplog.messages[-1] and f".broken-{number}, " in caplog.messages[-1]
         os.unlink(path)
     assert len(caplog.messages) == 2
 
