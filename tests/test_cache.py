@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from llmlite.cache import Cache
 from tests import llmlite, testing
 from tests.dialects import KEY, Column, drained
 from tests.dialects.anthropic import ANTHROPIC

@@ -286,6 +286,25 @@ def test_json(ask, server, how):
         "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1, "cached": False}
 
 
+def test_cache(ask, server, tmp_path, monkeypatch):
+    """--cache FILE, or LLMLITE_CACHE: the second time nothing is sent; --usage and --json say so."""
+    path = str(tmp_path / "answers.sqlite")
+    server.reply("Hello", usage=(12, 3))
+    assert ask("Hi", "--cache", path) == (0, "Hello\n", "")
+    code, out, err = ask("Hi", "--cache", path, "--no-stream", "--usage")
+    assert (code, out) == (0, "Hello\n") and ", from the cache, 0.00 s, test\n" in err
+    monkeypatch.setenv("LLMLITE_CACHE", path)
+    assert json.loads(ask("Hi", "--json")[1])["cached"] is True
+    assert len(server.requests) == 1 and os.listdir(tmp_path) == ["answers.sqlite"]
+
+
+def test_cache_in_no_folder(ask, server, tmp_path):
+    """A folder that is not there is told before anything is sent."""
+    path = str(tmp_path / "nowhere" / "answers.sqlite")
+    code, out, err = ask("Hi", "--cache", path)
+    assert (code, out, server.requests) == (1, "", []) and one_line(err) and path in err and "No such" in err
+
+
 def test_usage(ask, server):
     """--usage adds one line on stderr, and nothing to stdout."""
     server.stream(["ok"], usage={"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
