@@ -170,7 +170,8 @@ def _found(path: str) -> _Found:
 
 def _is_broken(error: Exception) -> bool:
     """Whether the file is no database or torn; locked, full, read-only, which have types of their own, are no such."""
-    import sqlite3
+    with _Fork.writing:
+        import sqlite3
     return type(error) is sqlite3.DatabaseError
 
 
@@ -196,13 +197,13 @@ class _Open:
     """A connection: of one thread, in one process, to one file."""
 
     def __init__(self, cache: Cache) -> None:
-        import sqlite3
         self.owner, self.process, self.lock = weakref.ref(cache), os.getpid(), threading.Lock()
         self.connection: Optional[sqlite3.Connection] = None
         with contextlib.suppress(FileExistsError):  # one that is there is not opened: to close it frees SQLite's locks
             os.close(os.open(cache.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self.found = _found(cache.path)
         with _Fork.writing:
+            import sqlite3  # here: a child forked amid an import would wait for its end for ever
             self.connection = sqlite3.connect(
                 cache.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             _Fork.open.add(self)
