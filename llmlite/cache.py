@@ -22,7 +22,7 @@ else:  # which Python 3.8 cannot evaluate
     _Path = os.PathLike
 try:
     import fcntl
-except ImportError:  # Windows, where nobody can move a file that another process has open
+except ImportError:  # pragma: no cover: Windows, where nobody can move a file that another process has open
     fcntl = None  # type: ignore[assignment]
 
 _ID = 0x6C6C6D63  # "llmc": SQLite's application_id, which tells this file from another program's database
@@ -178,7 +178,7 @@ def _is_broken(error: Exception) -> bool:
 @contextlib.contextmanager
 def _alone_in(folder: str) -> Iterator[None]:
     """While this process alone moves a broken file there; the lock dies with it."""
-    if fcntl is None:
+    if fcntl is None:  # pragma: no cover: Windows
         yield
         return
     place = os.open(folder, os.O_RDONLY)
@@ -209,8 +209,8 @@ class _Open:
             _Fork.open.add(self)
             try:
                 self._prepare(cache.path)
-                if _found(cache.path) != self.found:  # moved in between: look for the next one at the next use
-                    self.found = None
+                if _found(cache.path) != self.found:  # pragma: no cover: moved in this moment, which no test can hold
+                    self.found = None  # so that the next use looks for the next one
             except BaseException:
                 self.close()
                 raise
@@ -220,7 +220,7 @@ class _Open:
         ask: Any = self.connection.execute  # type: ignore[union-attr]
         if ask("PRAGMA application_id").fetchone() != (_ID,):
             ask("BEGIN IMMEDIATE")
-            if ask("PRAGMA application_id").fetchone() != (_ID,):  # else another process was quicker
+            if ask("PRAGMA application_id").fetchone() != (_ID,):  # pragma: no branch: else another was quicker
                 self._begin(path, ask)
             ask("COMMIT")
         if ask("PRAGMA journal_mode").fetchone() != ("wal",):
@@ -262,7 +262,7 @@ class _Open:
             return self.connection.execute(statement, values).fetchall()
 
     def close(self, here: Any = os.getpid) -> None:
-        if self.process == here():
+        if self.process == here():  # pragma: no branch: else in forked children
             # in time: a thread that reads waits for us, if the collector has it close what another thread has left
             with _Fork.writing:
                 if self.lock.acquire(timeout=_LINGER):

@@ -434,5 +434,55 @@ def test_a_locked_file_is_waited_for(path):
     cache.close()
 
 
+def begun(path):
+    """A file of ours that is no write-ahead database yet, and a connection that reads it."""
+    cache = Cache(path)
+    cache["a"] = "1"
+    cache.close()
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("BEGIN")
+    connection.execute("SELECT * FROM answers").fetchall()
+    return connection
+
+
+def test_a_file_that_another_process_begins(path):
+    """SQLite itself does not wait there: we do."""
+    connection = begun(path)
+    timer = threading.Timer(0.2, lambda: connection.execute("COMMIT"))
+    timer.start()
+    cache = Cache(path)
+    assert cache["a"] == "1"
+    timer.join()
+    connection.close()
+    cache.close()
+
+
+def test_a_file_that_stays_locked(path, monkeypatch):
+    """It fails, and is not taken for a broken one."""
+    monkeypatch.setattr("llmlite.cache._PATIENCE", 0.05)
+    connection = begun(path)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        Cache(path).get("a")
+    connection.close()
+    assert os.listdir(os.path.dirname(path)) == ["answers.sqlite"]
+
+
+def test_a_file_that_is_broken_no_more(cache):
+    """What another process has put in its place stays."""
+    cache["a"] = "1"
+    cache._move_aside((0, 0), sqlite3.DatabaseError("it was"))
+    assert cache["a"] == "1"
+
+
+def test_a_reader_that_does_not_end(cache, monkeypatch):
+    """close() and a fork wait for it only so long."""
+    monkeypatch.setattr("llmlite.cache._LINGER", 0.05)
+    cache["a"] = "1"
+    with cache._mine.open.lock:
+        cache.close()
+    assert cache["a"] == "1"
+
+
 def test_the_face_hands_it_on():
     assert llmlite.Cache is Cache
