@@ -14,7 +14,7 @@ import time
 import pytest
 
 import llmlite
-from llmlite.cache import Cache
+from llmlite.cache import Cache, _Open
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -466,6 +466,19 @@ def test_a_file_that_stays_locked(path, monkeypatch):
         Cache(path).get("a")
     connection.close()
     assert os.listdir(os.path.dirname(path)) == ["answers.sqlite"]
+
+
+def test_two_that_begin_a_file_at_once():
+    """SQLite refuses one of them at once, where both hold what the other wants: that one tries again."""
+    tries = []
+
+    def step():
+        tries.append(1)
+        if len(tries) < 3:
+            raise sqlite3.OperationalError("database is locked")
+
+    _Open._until_free(step)
+    assert len(tries) == 3
 
 
 def test_a_file_that_is_broken_no_more(cache):
