@@ -4904,9 +4904,11 @@ def _kept_reply(call: _Call, text: Any) -> Optional[Response]:
 
 def _value_in(text: Any) -> JSON:
     """The object that a kept text says, or none: the mapping is the user's, and may hold anything."""
+    if not isinstance(text, str):
+        return {}
     try:
         value = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     deep = text.count("[") + text.count("{") > _MAX_DEPTH and not _is_shallow(text.encode("utf-8", "replace"))
     return {} if deep else _dict(value)
