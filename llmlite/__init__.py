@@ -1,3 +1,4 @@
 """llmlite: a synchronous client for large language models, on requests and urllib3.  See `llmlite.client`."""
+from .cache import Cache as Cache
 from .client import *
 from .client import __version__ as __version__

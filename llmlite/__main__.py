@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
-from . import client
+from . import cache, client
 
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
@@ -203,8 +203,21 @@ def _schema(word: Optional[str]) -> Optional[Dict[str, Any]]:
     return schema
 
 
-def _client(args: argparse.Namespace) -> client.Client:
-    return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline)
+def _client(args: argparse.Namespace, **options: Any) -> client.Client:
+    return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline, **options)
+
+
+@contextlib.contextmanager
+def _cache(path: Optional[str]) -> Iterator[Optional[cache.Cache]]:
+    """The file of --cache or LLMLITE_CACHE, if there is to be one."""
+    path = path or os.environ.get("LLMLITE_CACHE")
+    if not path:
+        yield None
+        return
+    with _naming(path):
+        answers = cache.Cache(path)
+    with contextlib.closing(answers):
+        yield answers
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -230,7 +243,7 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
     if not (args.model or os.environ.get("LLMLITE_MODEL")):
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
                                         '"llmlite providers" lists the providers')
-    with _client(args) as llm, _notices():
+    with _cache(args.cache) as answers, _client(args, cache=answers) as llm, _notices():
         _report(_answer(llm, client.user(prompt, images=images), args), args)
     return 0
 
@@ -245,6 +258,8 @@ def _add_ask_options(parser: _Parser) -> None:
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema, or a file that holds one: print the answer as "
                   "the JSON value it asks for")
     parser.option("--no-stream", action="store_true", help="ask for the answer in one piece")
+    parser.option("--cache", metavar="FILE", help="keep answers there, and give them again, at once and unbilled "
+                  "(default: LLMLITE_CACHE)")
     _add_report_options(parser)
     parser.option("--version", action="version", version=f"llmlite {client.__version__}", help="show the version")
 
@@ -330,7 +345,7 @@ def _as_dict(reply: client.Response) -> Dict[str, Any]:
         "finish_reason": reply.finish_reason, "parsed": reply.parsed,
         "usage": {name: getattr(reply.usage, name) for name in _COUNTS},
         "model": reply.model, "id": reply.id, "request_id": reply.request_id,
-        "attempts": reply.attempts, "elapsed": round(reply.elapsed, 3)}
+        "attempts": reply.attempts, "elapsed": round(reply.elapsed, 3), "cached": reply.cached}
 
 
 def _remark(reply: client.Response) -> str:
@@ -348,7 +363,8 @@ def _cost(reply: client.Response) -> str:
     usage = reply.usage
     counts = f"{usage.input_tokens} input tokens ({usage.cached_tokens} cached), " \
              f"{usage.output_tokens} output tokens ({usage.reasoning_tokens} reasoning)"
-    return f"{counts}, {reply.attempts} attempt(s), {reply.elapsed:.2f} s, {reply.model}"
+    attempts = "from the cache" if reply.cached else f"{reply.attempts} attempt(s)"
+    return f"{counts}, {attempts}, {reply.elapsed:.2f} s, {reply.model}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
     transport      the one place that sends, the one place that translates errors
     connections    urllib3's pools, connections and sockets within an attempt's limits
     answers        what a body means: an error, a reply
+    kept answers   the cache: what an answer is found by, what is kept of it, a stream of one
     secrets        what is shown and saved nowhere: keys, and what looks like one
     arguments      what the user gave: checks, keys, providers
     logging        what happened, for people: the log, failed requests as files
@@ -65,10 +66,10 @@ import zlib
 from collections import abc, deque
 from contextvars import ContextVar, copy_context
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, MutableMapping
 
 # isort: split
-from typing import Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin, get_type_hints
+from typing import NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import requests
@@ -91,6 +92,7 @@ Messages = Union[str, Sequence[JSON]]
 Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
+Answers = Optional[MutableMapping[str, str]]
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
@@ -413,6 +415,7 @@ class Response:
         raw: the decoded body (of a stream: folded into the same shape).
         headers: the answer's headers.
         attempts, elapsed: how many requests and seconds it took.
+        cached: whether it is from the `cache`: then `usage` was billed before, and `headers` are empty.
     """
 
     def __init__(self, **fields: Any) -> None:
@@ -436,6 +439,7 @@ class Response:
         self.headers: Mapping[str, str] = {}
         self.attempts: int = 0
         self.elapsed: float = 0.0
+        self.cached: bool = False
         self.__dict__.update(fields)
 
     @property
@@ -853,13 +857,14 @@ class _Booking(NamedTuple):
 class _Sums(NamedTuple):
     """What bookings come to; those that are `held` may stand in the ledger still."""
 
-    counts: Tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    counts: Tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0)
     by_model: Dict[str, Usage] = {}
     held: Dict[object, _Booking] = {}
 
 
-_COUNTED = ("calls", "attempts", "retries", "empty", "failed", "unknown")
-_FAILURE = _Booking((0, 0, 0, 0, 1, 0))
+_COUNTED = ("calls", "attempts", "retries", "empty", "failed", "unknown", "cached")
+_FAILURE = _Booking((0, 0, 0, 0, 1, 0, 0))
+_HIT = _Booking((0, 0, 0, 0, 0, 0, 1))
 
 
 def _added(sums: _Sums, booked: Dict[object, _Booking]) -> _Sums:
@@ -892,6 +897,7 @@ class Ledger:
     empty: int = _entry("empty", "Billed calls whose answer held nothing.")
     failed: int = _entry("failed", "Calls that ended in an error.")
     unknown: int = _entry("unknown", "Requests sent whose answer never came: they may be billed.")
+    cached: int = _entry("cached", "Answers from the cache, which nobody bills: no calls, and not in `usage`.")
     by_model: Dict[str, Usage] = _entry("by_model", "A `Usage` for each model that answered.")
 
     def __init__(self) -> None:
@@ -983,6 +989,9 @@ class Client:
             served there only.  "chat" says nothing to Anthropic and Gemini.
         prompt_cache: True has the provider keep what it has read of a prompt, for some minutes, so that the next one
             that begins so costs less; "1h" for an hour, where it sells that.  The most do it unasked.
+        cache: a mapping of str to str (a dict, `llmlite.Cache(path)`) that keeps whole answers of chat, stream,
+            complete, stream_tokens and embed: the same request is answered from there, at once and unbilled.  Errors,
+            cut, filtered and empty answers are not kept.  One that fails is warned of, and never fails a call.
 
     Raises:
         ConfigurationError: a missing key, an unknown provider, a bad argument.
@@ -995,19 +1004,20 @@ class Client:
                  session: Optional[requests.Session] = None,
                  save_failed: Union[None, str, _Path] = None,
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False,
-                 api: str = "auto", prompt_cache: Union[None, bool, str] = None) -> None:
+                 api: str = "auto", prompt_cache: Union[None, bool, str] = None, cache: Answers = None) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options: JSON = dict(  # what a pickle carries
             model=model, provider=provider, base_url=base_url, api_key=api_key, timeout=timeout,
             idle_timeout=idle_timeout, deadline=deadline, retry=retry, rate_limit=rate_limit, headers=headers,
             session=session, save_failed=save_failed, fallbacks=fallbacks, skip_bad_events=skip_bad_events, api=api,
-            prompt_cache=prompt_cache)
+            prompt_cache=prompt_cache, cache=cache)
         self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
         self.model: str = found
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
         self._moved: Set[str] = set()  # models that turned out to be served by Responses only
         self._prompt_cache = _checked_prompt_cache(prompt_cache)
+        self._cache, self._cache_failed = _checked_cache(cache), False
         if not _is_host(urlsplit(self._base_url).hostname, self._provider):
             self._chat.keeps_whole = False
         self._key = _find_key(self._provider, self._base_url, api_key, dict(
@@ -1034,7 +1044,8 @@ class Client:
              tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
              reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
              prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
-             timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Response:
+             timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
+             cache: Union[Answers, str] = _UNSET) -> Response:
         """Ask, and wait for the whole reply.
 
         Args:
@@ -1045,6 +1056,7 @@ class Client:
             logprobs: True for `reply.logprobs`, a number for as many of what was likely besides, at each token.
             extra: merged into the request body, for anything not named here.
             prompt_cache, model, timeout, deadline, headers: as on `Client`, for this call.
+            cache: None passes the client's by, "refresh" asks anew and keeps the new answer.
 
         Raises:
             LLMError: see the error classes; `APIError` for what the provider refuses.
@@ -1052,7 +1064,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers)
+        reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers, cache=cache)
         return reply
 
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
@@ -1061,7 +1073,8 @@ class Client:
                tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
                reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
                prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
-               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
+               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
+               cache: Union[Answers, str] = _UNSET) -> Stream:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
@@ -1069,7 +1082,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers)
+        stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -1077,7 +1090,8 @@ class Client:
                  max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                  seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                  extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
-                 deadline: Optional[float] = _UNSET, headers: Headers = None) -> Response:
+                 deadline: Optional[float] = _UNSET, headers: Headers = None,
+                 cache: Union[Answers, str] = _UNSET) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
@@ -1086,7 +1100,7 @@ class Client:
         """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        reply: Response = self._ask("_raw", asked, False, model, timeout, deadline, headers)
+        reply: Response = self._ask("_raw", asked, False, model, timeout, deadline, headers, cache=cache)
         return reply
 
     def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -1094,15 +1108,17 @@ class Client:
                       max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                       seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                       extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
-                      deadline: Optional[float] = _UNSET, headers: Headers = None) -> Stream:
+                      deadline: Optional[float] = _UNSET, headers: Headers = None,
+                      cache: Union[Answers, str] = _UNSET) -> Stream:
         """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        stream_: Stream = self._ask("_raw", asked, True, model, timeout, deadline, headers)
+        stream_: Stream = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
-              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None) -> Embeddings:
+              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
+              cache: Union[Answers, str] = _UNSET) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
 
         Raises:
@@ -1119,6 +1135,7 @@ class Client:
             for batch in (texts[at:at + size] for at in range(0, len(texts), size)):
                 call = self._call(self._chat, model, timeout, until, headers)
                 call.asks_for(self._chat.embeddings(call.model, batch, more), _Vectors(len(batch)))
+                self._use_cache(call, cache)
                 done.append(self._perform_alone(call))
         return _gathered(done, done[-1].model)
 
@@ -1330,7 +1347,7 @@ class Client:
         return client
 
     def _ask(self, way: str, asked: JSON, stream: bool, model: Optional[str], timeout: Timeout, deadline: Any,
-             headers: Headers, after: Optional[_Call] = None) -> Any:
+             headers: Headers, after: Optional[_Call] = None, cache: Any = _UNSET) -> Any:
         """A call of this client's `way` ("_chat" or "_raw"), or of the first fallback that does not fail.
 
         `after` is the call of the client before, where this one is a fallback.
@@ -1342,6 +1359,7 @@ class Client:
         if way == "_chat":
             call.asked.setdefault("prompt_cache", self._prompt_cache)
         call.asks_for(dialect.request(call.model, call.asked, stream), dialect, stream)
+        self._use_cache(call, cache)
         try:
             return self._perform(call)
         except LLMError as caught:
@@ -1359,7 +1377,7 @@ class Client:
             until = min(call.deadline, client._until(_UNSET))
             own = headers if client._base_url == self._base_url else None  # they are meant for this address
             try:
-                return client._ask(way, asked, stream, None, timeout, until, own, after=call)
+                return client._ask(way, asked, stream, None, timeout, until, own, after=call, cache=cache)
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
@@ -1444,6 +1462,10 @@ class Client:
     def _perform(self, call: _Call) -> Any:
         """Attempt after attempt until one holds: the only place that retries."""
         while True:
+            if call.cache is not None:
+                kept = self._kept(call)
+                if kept is not None:
+                    return kept
             try:
                 call.check()
                 if _now() >= call.deadline.end:
@@ -1522,6 +1544,8 @@ class Client:
             error = _translated(caught, call, attempt)
         else:
             self._settle(attempt)
+            if call.cache is not None:
+                self._keep(call, reply, attempt.body)
             _log_reply(call, reply)
             if attempt.empty and self._retry is not None and self._retry.retry_empty:
                 raise EmptyResponseError("the answer is empty", response=reply, _kind="empty")
@@ -1568,6 +1592,44 @@ class Client:
         if self._save_failed:
             _save(self._save_failed, call, error)
         return error
+
+    def _use_cache(self, call: _Call, cache: Any) -> None:
+        """Have a call's answer come from the cache and go there: the client's, or what its caller wants instead."""
+        if cache is not _UNSET or self._cache is not None:
+            call.refreshes = isinstance(cache, str) and cache == "refresh"
+            call.cache = self._cache if cache is _UNSET or call.refreshes else _checked_cache(cache)
+            call.keep = self._keep
+
+    def _kept(self, call: _Call) -> Any:
+        """The reply, or the Stream of one, that the cache has for what is asked; None: it has none, or was asked."""
+        entry, before = _entry_of(call), call.entry
+        call.entry, reply = entry, None
+        if entry == before or call.refreshes:
+            return None
+        try:
+            reply = _kept_reply(call, call.cache.get(entry))
+        except Exception as error:  # of whatever kind of mapping the user has
+            self._warn_of_cache(error)
+        if reply is None:
+            return None
+        for ledger in call.ledgers:
+            ledger._book(object(), _HIT)
+            ledger._tidy()
+        _log_hit(call, reply)
+        return Stream(_KeptFlow(call, reply)) if call.streams else reply
+
+    def _keep(self, call: _Call, reply: Response, body: JSON) -> None:
+        """Have the cache keep a good answer; trouble with that is no trouble of the call's."""
+        if not _is_to_keep(reply):
+            return
+        try:
+            call.cache[call.entry] = _kept_text(call, reply, body)
+        except Exception as error:  # of whatever kind of mapping the user has
+            self._warn_of_cache(error)
+
+    def _warn_of_cache(self, error: Exception) -> None:
+        level, self._cache_failed = logging.DEBUG if self._cache_failed else logging.WARNING, True
+        _log.log(level, "the cache fails, and calls go on without it: %s: %s", type(error).__name__, error)
 
     def _book_failure(self, call: _Call) -> None:
         if call.after is None or self.ledger not in call.after.ledgers:  # else the client before counts it
@@ -2617,6 +2679,11 @@ def _upload_of(source: Any) -> _Upload:
 class _Call:
     """One call of the user's: what is sent, how long it may take, what has happened so far."""
 
+    cache: Any = None  # a mapping, where its answer is to come from or to go
+    refreshes = False  # whether it goes there only
+    entry = ""  # of the cache
+    keep: Callable[[_Call, Response, JSON], None]
+
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
         self.provider, self.base_url, self.model = provider, base_url, model
         self.key_headers = dialect.headers
@@ -2695,8 +2762,7 @@ class _Call:
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
-        named = [value for name, value in self.headers.items() if value and _secrecy(name) > bool(
-            re.fullmatch(_PLAIN_TEXT, value))]
+        named = [value for name, value in self.headers.items() if value and _is_hidden(name, value)]
         secrets = [self.key, *self.keys, *named]
         return _Mask(word for value in secrets for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
 
@@ -2751,6 +2817,7 @@ class _Attempt:
         self.start = ""  # of the request's head, its first line and Host
         self.status = 0
         self.billed: Any = None  # what the ledger counts of its reply
+        self.body: JSON = {}  # of a good reply
         self.answer: Optional[_Answer] = None
         self.wire: Union[None, _Wire, _Hidden] = None
 
@@ -2791,8 +2858,8 @@ class _Attempt:
         """What the ledger counts of it."""
         retried, billed = int(self.number > 1), self.billed
         if billed is not None:
-            return _Booking((1, 1, retried, int(self.empty), 0, 0), billed.model, billed.usage)
-        return _Booking((0, 1, retried, 0, 0, int(bool(self.sent and not self.status))))
+            return _Booking((1, 1, retried, int(self.empty), 0, 0, 0), billed.model, billed.usage)
+        return _Booking((0, 1, retried, 0, 0, int(bool(self.sent and not self.status)), 0))
 
     def end(self) -> bool:
         """Book it, and let nobody cut its connection any more; False: that was done before."""
@@ -3750,6 +3817,7 @@ class _Flow:
         self.body: JSON = {}
         self.pieces = self.events = self.bad = 0
         self.opened = self.finished = self.ended = self.closed = self.left = self.spoke = False
+        self.patchy = False  # whether an event was torn, or the end is missing
         self.done: Optional[Response] = None
 
     def run(self) -> Iterator[Any]:
@@ -3760,6 +3828,8 @@ class _Flow:
             self.done = self.reply()
             self.attempt.empty = _is_empty(self.done)
             _read_schema(self.call, self.done)
+            if self.call.cache is not None and not (self.closed or self.patchy):
+                self.call.keep(self.call, self.done, _settled(self.body))
         except LLMError as caught:
             error = caught
         except _ErrorInside as caught:
@@ -3841,6 +3911,7 @@ class _Flow:
         except _WIRE_ERRORS as error:
             if not self.finished:
                 raise
+            self.patchy = True
             _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
                        self.call.quoted(str(error)))
 
@@ -3869,6 +3940,7 @@ class _Flow:
         if not self.skip_bad:
             raise StreamError(f"{what} in the stream", why=self._counts(self.call.quoted(data)),
                               hint="Client(skip_bad_events=True) goes on without it")
+        self.patchy = True
         self._skip(data, "is torn")
 
     def _skip(self, data: bytes, why: str) -> None:
@@ -5354,7 +5426,7 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         error = _no_answer(call, answer, str(odd.args[0]), payload)
         error.body = body
     else:
-        attempt.billed = reply
+        attempt.billed, attempt.body = reply, body
         return reply
     if reply.usage.total_tokens:  # what it took is billed, whatever it says
         attempt.billed = error.response = reply
@@ -5446,6 +5518,106 @@ def _sealed(error: LLMError, call: _Call) -> LLMError:
 _SERVER_FIELDS = ("message", "code", "type", "request_id", "headers", "response")  # what a server has said
 
 
+# --------------------------------------------------------------------------------------------------------- kept answers
+
+_NO_HEADERS: Any = SimpleNamespace(headers={})  # of an answer: its limits, cookies and dates are no longer true
+_ASIDE = frozenset(("baggage", "traceparent", "tracestate", "user-agent", "x-client-request-id", "x-correlation-id",
+                    "x-request-id"))  # headers that tell requests apart which ask for the same
+
+
+def _entry_of(call: _Call) -> str:
+    """What an answer is found by: a hash of what is asked, of whom; a stream and a whole answer are the same.
+
+    Of the user's headers those count that hold no secret: they may ask for another answer.  The key does not count.
+    """
+    url, payload = call.url, call.payload
+    if call.streams and call.asked is not None and isinstance(call.reader, _Dialect):
+        whole = call.reader.request(call.model, call.asked, False)
+        url, payload = _joined(call.base_url, whole.path, call.reader.at_root), _encode(whole.body or {})
+    base, _, query = url.partition("?")
+    if query or "@" in base:
+        told = "&".join(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))
+        url = f"{_without_userinfo(base)}?{told}" if told else _without_userinfo(base)
+    headers = sorted((name.lower(), str(value)) for name, value in call.headers.items()
+                     if name.lower() not in _ASIDE and not _is_hidden(name, value))
+    asked = f"llmlite 1\n{call.provider.name}\n{call.method} {url}\n{headers}\n".encode("utf-8", "backslashreplace")
+    return hashlib.sha256(asked + (payload or b"")).hexdigest()
+
+
+def _is_to_keep(reply: Response) -> bool:
+    """Whether an answer is whole; an end that nobody knows may be a cut, so may a call that cannot be read."""
+    return (reply.finish_reason in ("stop", "tool_calls", None) and not _is_empty(reply)
+            and not any(call.invalid for call in reply.tool_calls))
+
+
+def _kept_text(call: _Call, reply: Response, body: JSON) -> str:
+    """An answer as JSON, fit to be read again by the same reader; no key in it."""
+    kept: JSON = {"body": body, "request_id": reply.request_id}
+    if call.streams and reply.tokens:  # which the pieces told, and the body does not
+        kept["tokens"] = [list(token) for token in reply.tokens]
+    return json.dumps(call.mask().of(kept), skipkeys=True, separators=(",", ":"))
+
+
+def _kept_reply(call: _Call, text: Any) -> Optional[Response]:
+    """The reply that a kept text holds; None if it holds none, or not what this call wants."""
+    kept, reader = _value_in(text), call.reader
+    body = kept.get("body")
+    if type(body) is not dict or _holds_error(body, reader):
+        return None
+    reply = reader.parse(body)
+    reply.request_id = _str(kept.get("request_id")) or None
+    _completed(reply, call, _NO_HEADERS)
+    reply.headers, reply.cached = {}, True
+    if "tokens" in kept:
+        reply.tokens = [Token(*row) for row in _list(kept["tokens"]) if type(row) is list and len(row) == 3]
+    try:
+        reader.check(body)
+        _read_schema(call, reply)
+    except (LLMError, _ErrorInside):
+        return None
+    return reply
+
+
+def _value_in(text: Any) -> JSON:
+    """The object that a kept text says, or none: the mapping is the user's, and may hold anything."""
+    if not isinstance(text, str):
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    deep = text.count("[") + text.count("{") > _MAX_DEPTH and not _is_shallow(text.encode("utf-8", "replace"))
+    return {} if deep else _dict(value)
+
+
+class _KeptFlow:
+    """A stream of a reply that is all here."""
+
+    events, left = 0, False
+
+    def __init__(self, call: _Call, reply: Response) -> None:
+        self.call, self.done = call, reply
+
+    def run(self) -> Iterator[Any]:
+        yield _OPENED
+        tokens = [Event("text", token.text, token=token) for token in self.done.tokens]
+        said = tokens or _said(self.done.reasoning, self.done.text)
+        for event in itertools.chain(said, _closing_events(self.done, True)):
+            self.events += 1
+            yield event
+
+    def reply(self) -> Response:
+        return self.done
+
+    def text(self) -> str:
+        return self.done.text
+
+    def leave(self, events: Any) -> None:
+        self.left = True
+        with contextlib.suppress(ValueError):  # another thread is inside
+            events.close()
+
+
 # -------------------------------------------------------------------------------------------------------------- secrets
 
 _SECRET_NAME = (r"(?:\w*(?:token|secret|password|passwd|passphrase|cookie|credential|(?<!mon|tur|don|hoc|joc)key)|"
@@ -5479,6 +5651,11 @@ def _secrecy(name: str) -> int:
     counted = not _COUNTS.isdisjoint(parts)
     found = [bool(re.fullmatch(_SECRET_NAME, part)) and not (counted and part[:5] == "token") for part in parts]
     return any(found) + any(found[-1:])
+
+
+def _is_hidden(name: str, value: Optional[str] = "") -> bool:
+    """Whether a value is a secret by its name, and not by its own looks a mere word."""
+    return _secrecy(name) > bool(re.fullmatch(_PLAIN_TEXT, value or ""))
 
 
 def _hidden(headers: Mapping[str, Any]) -> JSON:
@@ -5579,6 +5756,15 @@ def _checked_prompt_cache(given: Any) -> Any:
     if given not in (None, True, False, "1h"):
         raise ConfigurationError(f'prompt_cache={_shown(given)}: give True, False or "1h"')
     return given
+
+
+def _checked_cache(cache: Any) -> Any:
+    """A mapping, whoever wrote it: what has the methods that are used."""
+    if cache is not None and (isinstance(cache, type) or not all(hasattr(cache, name) for name in (
+            "get", "__setitem__"))):
+        raise ConfigurationError(f"cache={_shown(cache)}: give a dict, llmlite.Cache(path), or None",
+                                 hint='for one call "refresh", too')
+    return cache
 
 
 def _checked_method(method: Any) -> str:
@@ -5918,6 +6104,11 @@ def _log_reply(call: _Call, reply: Response) -> None:
         _log.info("%s %s: %s, %d+%d tokens, %d attempt(s), %.2f s, request %s", call.provider.name, reply.model,
                   reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens, reply.attempts,
                   reply.elapsed, call.quoted(reply.request_id or "-"))
+
+
+def _log_hit(call: _Call, reply: Response) -> None:
+    _log.info("%s %s: %s, from the cache, %d+%d tokens that are not billed", call.provider.name, reply.model,
+              reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens)
 
 
 def _save(folder: str, call: _Call, error: LLMError) -> None:

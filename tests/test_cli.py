@@ -283,7 +283,26 @@ def test_json(ask, server, how):
         "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls", "parsed": None,
         "usage": {"input_tokens": 12, "output_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0,
                   "cache_write_tokens": 0, "total_tokens": 15},
-        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1}
+        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1, "cached": False}
+
+
+def test_cache(ask, server, tmp_path, monkeypatch):
+    """--cache FILE, or LLMLITE_CACHE: the second time nothing is sent; --usage and --json say so."""
+    path = str(tmp_path / "answers.sqlite")
+    server.reply("Hello", usage=(12, 3))
+    assert ask("Hi", "--cache", path) == (0, "Hello\n", "")
+    code, out, err = ask("Hi", "--cache", path, "--no-stream", "--usage")
+    assert (code, out) == (0, "Hello\n") and ", from the cache, 0.00 s, test\n" in err
+    monkeypatch.setenv("LLMLITE_CACHE", path)
+    assert json.loads(ask("Hi", "--json")[1])["cached"] is True
+    assert len(server.requests) == 1 and os.listdir(tmp_path) == ["answers.sqlite"]
+
+
+def test_cache_in_no_folder(ask, server, tmp_path):
+    """A folder that is not there is told before anything is sent."""
+    path = str(tmp_path / "nowhere" / "answers.sqlite")
+    code, out, err = ask("Hi", "--cache", path)
+    assert (code, out, server.requests) == (1, "", []) and one_line(err) and path in err and "No such" in err
 
 
 def test_usage(ask, server):

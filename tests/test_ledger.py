@@ -14,7 +14,7 @@ from tests.beside import untraced
 QUICK = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 EMPTY = llmlite.RetryPolicy(max_retries=2, backoff=0.001, retry_empty=True)
 NOTHING = {"usage": llmlite.Usage(), "calls": 0, "attempts": 0, "retries": 0, "empty": 0, "failed": 0, "unknown": 0,
-           "by_model": {}}
+           "cached": 0, "by_model": {}}
 EARLY = {"model": "test", "choices": [{"index": 0, "delta": {"content": "Hi"}}],
          "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
 BARE = {"model": "test", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
@@ -358,7 +358,7 @@ def test_threads(server):
     each = 8 * 5
     sums = {name: sum(part[name] for part in parts) for name in NOTHING if name not in ("usage", "by_model")}
     assert sums == {"calls": 5 * each, "attempts": 6 * each, "retries": 0, "empty": each, "failed": 3 * each,
-                    "unknown": 0}
+                    "unknown": 0, "cached": 0}
     usage = sum((part["usage"] for part in parts), llmlite.Usage())
     assert usage == llmlite.Usage((3 * 10 + 9) * each, (3 * 5 + 1) * each)
     assert sum((part["by_model"].get("test", llmlite.Usage()) for part in parts), llmlite.Usage()) == usage

@@ -267,7 +267,7 @@ def test_stopped_within_a_second(server, how, answer):
     with client(server, retry=llmlite.RetryPolicy()) as llm:
         steps = how(llm)
         next(steps)
-        while len(server.requests) < 4:
+        while len(server.requests) < 2:  # of those that are told to wait only the first may have been sent
             time.sleep(0.001)
         started = time.monotonic()
         next(steps, None)

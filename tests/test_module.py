@@ -146,7 +146,7 @@ def test_values_made_by_hand_are_empty():
         "text": "", "reasoning": "", "tool_calls": [], "finish_reason": None, "raw_finish_reason": None,
         "usage": (0, 0, 0, 0, 0), "model": "", "id": None, "request_id": None, "citations": [], "parsed": None,
         "tokens": [], "logprobs": [], "files": [], "message": {}, "messages": [], "raw": None, "headers": {},
-        "attempts": 0, "elapsed": 0.0}
+        "attempts": 0, "elapsed": 0.0, "cached": False}
     assert llmlite.Usage() == (0, 0, 0, 0, 0) and llmlite.Token("a") == ("a", None, None)
     assert llmlite.ToolCall("1", "f", {}, "{}").invalid is None
     assert llmlite.Event("finish") == ("finish", "", None, None, None, None)

@@ -69,7 +69,7 @@ def test_one_client(server):
     assert len(server.requests) == total and server.connections <= THREADS
     assert llm.ledger.snapshot() == {
         "usage": llmlite.Usage(10 * total, 5 * total), "calls": total, "attempts": total, "retries": 0, "empty": 0,
-        "failed": 0, "unknown": 0, "by_model": {"m": llmlite.Usage(10 * total, 5 * total)},
+        "failed": 0, "unknown": 0, "cached": 0, "by_model": {"m": llmlite.Usage(10 * total, 5 * total)},
     }  # fmt: skip
     llm.close()
     assert idle(server, 2)
