@@ -3,8 +3,11 @@ import doctest
 import html.parser
 import math
 import re
+import shutil
+import subprocess
 import threading
 import tracemalloc
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from llmlite import report
 
 NOON = 1782907200.0  # 2026-07-01 12:00:00 UTC
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLOT = report._HEIGHT - report._TOP - report._BOTTOM
 HOSTILE = (
     "</title><script>document.title='owned'</script>", "\"><img src=x onerror=\"document.title='owned'\">",
@@ -530,3 +534,45 @@ def test_anything(title, totals, calls):
     for each in calls:
         made.add(**each)
     assert len(Page(made, totals).text) < 300_000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a browser
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+           "--disable-background-networking", "--disable-component-update", "--dump-dom")  # fmt: skip
+
+
+def browse(folder, pages):
+    """The documents that a browser makes of some pages, all at once."""
+    started = []
+    for number, text in enumerate(pages):
+        path = Path(folder, f"{number}.html")
+        path.write_text(text, encoding="utf-8")
+        command = [BROWSER, *OPTIONS, f"--user-data-dir={folder}/{number}", path.as_uri()]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+    try:
+        return [process.communicate(timeout=40)[0].decode("utf-8") for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.stdout.close()
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium on PATH")
+def test_in_a_browser(tmp_path):
+    """No script runs: none is in the page, and none that were there would be run."""
+    page = hostile().html({HOSTILE[1]: HOSTILE[0]})
+    policy = re.search("<meta http-equiv.*>\n", page).group()
+    script = "<script>document.title = 'it ran'</script>"
+    unguarded, guarded, ran = browse(tmp_path, [
+        page.replace(policy, ""), page.replace("<main>", script + "<main>"),
+        page.replace(policy, "").replace("<main>", script + "<main>")])  # fmt: skip
+    assert "<title>it ran</title>" in ran  # so this would be seen
+    for document in (unguarded, guarded):
+        assert "<title>&lt;/title&gt;&lt;script&gt;document.title='owned'&lt;/script&gt;</title>" in document
+        assert document.count("<svg") == 4 and "</svg>" in document and document.count("<rect") == page.count("<rect")
+        assert "<img" not in document and document.rstrip().endswith("</html>")
+    assert "<script" not in unguarded
