@@ -1,12 +1,13 @@
 """The command line: `llmlite "prompt"`, or one of the commands in the table at the end; also `python -m llmlite`.
 
 A command is one function that takes its words and returns the exit code; the first line of its docstring is its help.
-Exit codes: 0, 1 (failed), 2 (wrong usage), 130 (interrupted).
+Exit codes: 0, 1 (failed), 2 (wrong usage), 3 (a budget is spent), 130 (interrupted), 143 (terminated).
 """
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -15,9 +16,15 @@ import os
 import pkgutil
 import sys
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional
+
+# isort: split
+from typing import Sequence, Tuple
 
 from . import cache, client
+
+if TYPE_CHECKING:
+    from . import batch
 
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
@@ -203,6 +210,14 @@ def _schema(word: Optional[str]) -> Optional[Dict[str, Any]]:
     return schema
 
 
+def _chat_options(args: argparse.Namespace) -> Dict[str, Any]:
+    """The arguments of chat() that -o, -s and --schema are; what chat() does not know by name goes under `extra`."""
+    known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS}
+    extra = {key: value for key, value in args.settings if key not in _OPTIONS}
+    known.update(system=args.system, schema=_schema(args.schema), extra=extra or None)
+    return known
+
+
 def _client(args: argparse.Namespace, **options: Any) -> client.Client:
     return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline, **options)
 
@@ -309,9 +324,7 @@ def _text(path: str, data: bytes) -> str:
 def _answer(llm: client.Client, message: Dict[str, Any], args: argparse.Namespace) -> client.Response:
     """Ask, and show the text as it comes."""
     show = _swallow if args.json or args.schema else _show
-    known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS}
-    extra = {key: value for key, value in args.settings if key not in _OPTIONS}
-    known.update(system=args.system, schema=_schema(args.schema), extra=extra or None)
+    known = _chat_options(args)
     if args.no_stream:
         reply = llm.chat([message], **known)
         show([reply.text])
@@ -365,6 +378,121 @@ def _cost(reply: client.Response) -> str:
              f"{usage.output_tokens} output tokens ({usage.reasoning_tokens} reasoning)"
     attempts = "from the cache" if reply.cached else f"{reply.attempts} attempt(s)"
     return f"{counts}, {attempts}, {reply.elapsed:.2f} s, {reply.model}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a batch
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _batch(words: List[str]) -> int:
+    """Ask many prompts, a JSON line each; goes on where it was stopped."""
+    parser = _Parser(_batch, "llmlite batch [OPTIONS] IN.jsonl -o OUT.jsonl", _BATCH_HELP)
+    parser.word("source", metavar="IN.jsonl", help='the prompts; "-" is stdin')
+    _add_batch_options(parser)
+    args = parser.parse_args(words)
+    _sort_settings(parser, args)
+    from . import batch  # here, for nothing else needs it
+    limit = client.RateLimit(args.rpm, args.tpm) if args.rpm or args.tpm else None
+    with _client(args, rate_limit=limit) as llm, _quiet(), batch.Stop(functools.partial(_stopping, args)) as stop:
+        try:
+            summary = batch.run_until(
+                stop, args.source, args.output, client=llm, workers=args.workers, executor=None,
+                retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
+                report=args.report, **{name: value for name, value in _chat_options(args).items() if value is not None})
+        except batch.InputError as error:
+            _say(str(error))
+            return 2
+        except KeyboardInterrupt:  # before anything was sent
+            return 128 + stop.signal
+        except OSError as error:
+            if error.filename is None:  # stdout's: main() knows it
+                raise
+            _say(f"{error.filename}: {error.strerror} (what was answered is kept; the same command goes on)")
+            return 1
+    return _batch_end(summary, stop.signal, args)
+
+
+_BATCH_HELP = """\
+A line of IN.jsonl is {"prompt": "..."} or {"messages": [...]}, with any option of a chat beside
+(temperature, model, system, extra, ...) and an "id"; or a line of OpenAI's Batch API. The
+id of a line without one is line-N. Each answer is appended to OUT.jsonl as it comes, as a
+line of OpenAI's Batch API with a chat.completion, whoever the provider is.
+
+Stopped, killed or out of space: the same command goes on and asks what has no line yet.
+Ctrl-C waits for the calls under way; again, and they are dropped.
+
+Exit codes: 0 all is answered; 1 some lines failed, in this run or before; 2 the input is
+wrong, nothing was sent; 3 the tokens are spent; 130, 143 stopped by a signal."""
+
+
+def _add_batch_options(parser: _Parser) -> None:
+    parser.option("-o", metavar="OUT.jsonl", dest="words", action="append", default=[],
+                  help='the answers; "-" is stdout, where nothing is resumed. With a word before its first "=" it is '
+                  "a setting for all lines instead, -o temperature=0 and the like; a line's own wins; may be repeated")
+    parser.option("--output", metavar="OUT.jsonl", help='the answers too, for a name that has a "="')
+    _add_client_options(parser)
+    parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
+    parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
+    parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
+    parser.option("--rpm", metavar="N", type=_whole, help="requests a minute at most")
+    parser.option("--tpm", metavar="N", type=_whole, help="tokens a minute at most")
+    parser.option("--max-total-tokens", metavar="N", type=_whole, help="stop when this run has spent as many")
+    parser.option("--retry-failed", action="store_true", help="ask again for the lines that failed before")
+    parser.option("--report", metavar="FILE.html", help="write a page at the end: times, tokens, errors")
+    parser.option("--no-progress", action="store_true", help="no progress on stderr, as where that is no terminal")
+
+
+def _whole(word: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(word) > 0:
+            return int(word)
+    raise argparse.ArgumentTypeError(f"{word!r} is no whole number above zero")
+
+
+def _sort_settings(parser: _Parser, args: argparse.Namespace) -> None:
+    """Tell the settings among the -o from the output: a setting has a name before its first "="."""
+    names = [word for word in args.words if not ("=" in word and word.partition("=")[0].isidentifier())]
+    try:
+        args.settings = [_setting(word) for word in args.words if word not in names]
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument -o: {error}")
+    names += [] if args.output is None else [args.output]
+    if len(names) != 1:
+        parser.error("no output: give -o OUT.jsonl (a name with \"=\" in it as --output)" if not names else
+                     f"several outputs: {', '.join(names)}")
+    args.output = names[0]
+
+
+def _quiet() -> ContextManager[None]:
+    """The log's warnings are counted in the end's line: of thousands of calls they would bury everything."""
+    return contextlib.nullcontext() if _log.handlers else _logging_to(logging.NullHandler())
+
+
+def _is_watched(args: argparse.Namespace) -> bool:
+    return not args.no_progress and sys.stderr is not None and sys.stderr.isatty()
+
+
+def _stopping(args: argparse.Namespace) -> None:
+    """Within a signal's handler, where print() might be at work already."""
+    if _is_watched(args):
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), b"\nllmlite: stopping when what is under way is answered; again: at once\n")
+
+
+def _batch_end(summary: batch.Summary, number: int, args: argparse.Namespace) -> int:
+    """What a batch came to, in words and as the exit code."""
+    total, done, failed, skipped, usage, retries, elapsed, stopped = summary
+    resumes = args.output != "-"
+    if stopped is not None:
+        left = total - done - failed - skipped
+        why = "interrupted" if stopped == "interrupted" else "the tokens are spent"
+        _say(f"{why}: {left} left" + ("; the same command goes on with them" if left and resumes else ""))
+    again = "; --retry-failed asks the failed ones again" if failed and resumes else ""
+    _say(f"{done} done, {failed} failed, {skipped} skipped; {usage.input_tokens} input tokens, {usage.output_tokens} "
+         f"output tokens; {retries} retries; {elapsed:.1f} s{again}")
+    codes = {"interrupted": 128 + number, "budget": 3}
+    return codes[stopped] if stopped is not None else 1 if failed else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -507,6 +635,7 @@ _DEMO_ANSWER = ("Air ", "scatters ", "blue ", "light ", "far ", "more ", "than "
                 "from ", "every ", "side.")
 
 _COMMANDS: Dict[str, Callable[[List[str]], int]] = {
+    "batch": _batch,
     "models": _models,
     "providers": _providers,
     "demo": _demo,

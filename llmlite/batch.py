@@ -1,0 +1,1165 @@
+"""Many prompts as files: a line of JSON for each prompt in, a line of JSON for each answer out.
+
+    from llmlite import Client, batch
+
+    summary = batch.run("in.jsonl", "out.jsonl", client=Client("openai/gpt-5-mini"), workers=16)
+
+An input line is `{"prompt": "..."}` or `{"messages": [...]}` with arguments of `Client.chat` and an `"id"` beside, or
+one of OpenAI's Batch API.  An output line is one of that API too, with a `chat.completion` of any provider.  A run that
+was stopped, in whatever way, goes on where it was when it is started again.  Sections, top-down:
+
+    running    run(): what is sent, what is counted, what the caller is told
+    source     the input's lines: found sound before anything is sent, then read again as they are sent
+    lines in   what one of them asks for
+    ids        which there are, and which are done, in 8 bytes each
+    output     appended to line by line, synced, resumed
+    lines out  an answer, or an error, as one of them
+    lock       one run an output
+    stopping   signals, and the tokens that may be spent
+"""
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import json
+import operator
+import os
+import re
+import signal
+import stat
+import sys
+import tempfile
+import threading
+import time
+import weakref
+import zlib
+from array import array
+from collections import Counter
+from types import FrameType
+from typing import IO, Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+
+from . import client as core
+from .client import JSON, Client, ConfigurationError, LLMError, Response, Usage
+
+if sys.platform == "win32":  # pragma: no cover: Windows
+    import msvcrt
+else:
+    import fcntl
+
+__all__ = ["InputError", "Items", "Output", "Stop", "Summary", "opened", "run", "run_until"]
+
+Path = Union[str, "os.PathLike[str]"]
+Result = Union[Response, LLMError]
+
+_LONGEST = 512 << 20  # bytes of a line: what is longer has no line ends, and must not eat the memory
+_PART = 500_000  # ids that are sorted at once: the numbers of more would take more memory than all the rest
+_SYNC = 0.5  # seconds from a line's write until it is synced: 1 s is promised, and a disk may take its time
+_KINDS = 1000  # combinations of options that are known to be right: they repeat from line to line
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write line ends of its own
+_DONE, _FAILED = 1, 2  # what became of an id; 0 is still to do
+
+
+class InputError(ConfigurationError):
+    """The source holds something that cannot be asked, or cannot be read.  Nothing was sent, unless it has changed."""
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+
+class Summary(NamedTuple):
+    """What a run came to.
+
+    `total` are the input's prompts; `done` the good answers of this run; `failed` the failed lines of the output, those
+    of earlier runs too; `skipped` the good ones of earlier runs.  `usage` and `retries` are what this run spent,
+    `elapsed` its seconds.  `stopped` is None, "interrupted" (by a signal) or "budget" (`max_total_tokens`).
+    """
+
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    usage: Usage
+    retries: int
+    elapsed: float
+    stopped: Optional[str]
+
+
+def run(source: Path, output: Path, *, client: Client, workers: int = 8, executor: Any = None,
+        retry_failed: bool = False, max_total_tokens: Optional[int] = None, progress: Any = None,
+        report: Optional[Path] = None, **options: Any) -> Summary:
+    """Ask every prompt of a file, and append each answer to another as it comes.
+
+        summary = run("in.jsonl", "out.jsonl", client=Client("openai/gpt-5-mini"), workers=16, temperature=0)
+
+    Started again with the same files it asks only what has no answer yet.  SIGINT and SIGTERM (in the main thread) stop
+    it when the calls under way are answered, a second one at once.
+
+    Args:
+        source: the input's path; "-" is stdin.
+        output: the output's path; "-" is stdout, which cannot be resumed.
+        client: who is asked.
+        workers: how many calls are under way at once.
+        executor: a `concurrent.futures.Executor` to make them on, as in `Client.map`.
+        retry_failed: ask again for what an earlier run has a failed line for; else that stays failed.
+        max_total_tokens: stop when this run has spent as many.
+        progress: True for a bar on stderr, or a callable that gets (done, failed, usage), as in `Client.map`.
+        report: the path of a page in HTML to write at the end: what happened when, how long it took, what failed.
+        options: arguments of `Client.chat` for every prompt; a line's own win.
+
+    Raises:
+        InputError: a line is none, or an id stands twice; the message names file and line.  Nothing was sent.
+        ConfigurationError: the output is another input's, no such file or in use; nothing of it was touched.
+        OSError: the output cannot be written, with its name; what was written before stays good.
+        TypeError: an option is no argument of `Client.chat`.
+        KeyboardInterrupt: a signal came before anything was sent.
+    """
+    with Stop() as until:
+        return run_until(until, source, output, client=client, workers=workers, executor=executor,
+                         retry_failed=retry_failed, max_total_tokens=max_total_tokens, progress=progress,
+                         report=report, **options)
+
+
+def run_until(until: Stop, source: Path, output: Path, *, client: Client, workers: int, executor: Any,
+              retry_failed: bool, max_total_tokens: Optional[int], progress: Any, report: Optional[Path],
+              **options: Any) -> Summary:
+    """What `run` does, with a `Stop` of the caller's, who learns which signal it was."""
+    started = time.monotonic()
+    core._checked("max_total_tokens", max_total_tokens, (int, core._NONE), 1)
+    with _page(report, source) as page, opened(source, output, client, options, retry_failed) as (items, lines):
+        spent = _Spent(client, max_total_tokens)
+        counts = _Counts(items, lines, page)
+        results = client.map(counts.asked(until), workers=workers, executor=executor, ordered=False, errors="return",
+                             progress=progress or False, total=len(items) - items.done - items.failed, **options)
+        with contextlib.closing(results):  # type: ignore[type-var]
+            for index, result in until.listening(results):
+                counts.add(index, result)
+                if spent.too_much():
+                    until.why = until.why or "budget"
+        summary = counts.summary(spent, time.monotonic() - started, until.why)
+        page.totals.update(summary._asdict())
+    return summary
+
+
+class _Counts:
+    """What is asked, and what came of it."""
+
+    def __init__(self, items: Items, lines: Output, page: _Page) -> None:
+        self.items, self.lines, self.page = items, lines, page
+        self.ids: Dict[int, str] = {}  # of what is under way
+        self.done = self.failed = 0
+
+    def asked(self, stop: Stop) -> Iterator[JSON]:
+        """The prompts as `Client.map` takes them, until it is time to stop."""
+        for index, (custom_id, model, arguments) in enumerate(self.items):
+            if stop.why is not None:
+                return
+            self.ids[index] = custom_id
+            yield arguments if model is None else {**arguments, "model": model}
+
+    def add(self, index: int, result: Result) -> None:
+        custom_id = self.ids.pop(index)
+        self.lines.write(custom_id, result)
+        if isinstance(result, LLMError):
+            self.failed += 1
+        else:
+            self.done += 1
+        self.page.add(custom_id, result)
+
+    def summary(self, spent: _Spent, elapsed: float, why: Optional[str]) -> Summary:
+        items = self.items
+        failed, usage, retries = items.failed + self.failed, *spent.now()
+        complete = self.done + failed + items.done == len(items)
+        return Summary(len(items), self.done, failed, items.done, usage, retries, elapsed,
+                       None if why == "budget" and complete else why)
+
+
+class _Spent:
+    """What a client has spent since now, as its ledger has it."""
+
+    def __init__(self, client: Client, limit: Optional[int]) -> None:
+        self.ledger, self.limit = client.ledger, limit
+        self.before = self.ledger.snapshot()
+
+    def now(self) -> Tuple[Usage, int]:
+        after = self.ledger.snapshot()
+        return (Usage(*map(operator.sub, after["usage"], self.before["usage"])),
+                after["retries"] - self.before["retries"])
+
+    def too_much(self) -> bool:
+        return self.limit is not None and self.now()[0].total_tokens >= self.limit
+
+
+class _Page:
+    """The report, if one is asked for: one that is not takes what it is told and is written nowhere."""
+
+    def __init__(self, report: Any = None) -> None:
+        self.report = report
+        self.totals: Dict[str, Any] = {}
+        self.has_any = False
+
+    def add(self, custom_id: str, result: Result) -> None:
+        if self.report is None:
+            return
+        self.has_any = True
+        failed = isinstance(result, LLMError)
+        reply = result.response if isinstance(result, LLMError) else result
+        usage = reply.usage if reply is not None else Usage()
+        self.report.add(custom_id, ended=time.time(), elapsed=result.elapsed, attempts=result.attempts,
+                        model=reply.model if reply is not None else "", input_tokens=usage.input_tokens,
+                        output_tokens=usage.output_tokens, code=type(result).__name__ if failed else "",
+                        message=str(result) if failed else "")
+
+
+@contextlib.contextmanager
+def _page(path: Optional[Path], source: Path) -> Iterator[_Page]:
+    """A report that is written at the end, however that comes."""
+    if path is None:
+        yield _Page()
+        return
+    from . import report  # here, for most runs need none
+    path = os.path.realpath(path)
+    tag = os.urandom(4).hex()
+    with _naming(path), open(f"{path}.{tag}.tmp", "wb") as file:  # what stands in the way is told now
+        os.remove(file.name)
+    page = _Page(report.Report(f"llmlite batch {os.path.basename(os.fspath(source))}"))
+    try:
+        yield page
+    finally:
+        if page.has_any or page.totals:
+            with _naming(path), _replaced(path, tag) as file:
+                file.write(page.report.html(page.totals).encode("utf-8", "replace"))
+
+
+# --------------------------------------------------------------------------------------------------------------- source
+
+
+@contextlib.contextmanager
+def opened(source: Path, output: Path, client: Client, options: JSON,
+           retry_failed: bool = False) -> Iterator[Tuple[Items, Output]]:
+    """The prompts that are to be asked, found sound, and the output that they go to, locked: all that a runner needs.
+
+    Who asks them goes through the items, and calls `write(custom_id, result)` of the output for each, in any order.
+    The `options` are arguments of `chat` for all of them: they are checked, and not in the items but for their `extra`.
+    """
+    check = _Check(client, options)
+    with contextlib.ExitStack() as stack:
+        items = stack.enter_context(Items(source, check))
+        lines = stack.enter_context(Output(output, retry_failed))
+        lines.check_apart(items)
+        items.check()
+        lines.resume(items)
+        yield items, lines
+
+
+class Items:
+    """The prompts of a file that are to be asked: (custom_id, model or None, arguments of `chat`) of each.
+
+    `len()` are all of them; `done` and `failed` those that the output has a line for, which are passed over.
+    """
+
+    def __init__(self, source: Path, check: _Check) -> None:
+        self.name = "stdin" if source == "-" else os.fspath(source)
+        self.ids = Ids()
+        self._tags = array("I")  # by number, what tells a line that has no id from another
+        self.done = self.failed = 0
+        self._source, self._check = source, check
+        self.file: BinaryIO
+
+    def __enter__(self) -> Items:
+        try:
+            self.file = _kept(sys.stdin) if self._source == "-" else open(self._source, "rb")  # noqa: SIM115
+            if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):  # a pipe can be read but once
+                with self.file as once:
+                    self.file = _kept(once)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.file.close()
+
+    def __len__(self) -> int:
+        return len(self.ids.hashes)
+
+    def check(self) -> None:
+        """Read all of it once.  Raises InputError, also for an id that stands twice."""
+        add, check, moulds, number = self.ids.add, self._check, _Moulds(), 0
+        with self._locating(lambda: number):
+            for number, line in self._lines():
+                custom_id = moulds.read(line, number)
+                if custom_id is None:
+                    custom_id = _asked(line, number, check)[0]
+                    moulds.learn(line, number, custom_id)
+                add(custom_id)
+                if custom_id[:5] == "line-" and custom_id == f"line-{number}":
+                    self._tags.frombytes(bytes(4 * (number - len(self._tags))))
+                    self._tags.append(zlib.crc32(line))
+        shared = self.ids.shared()
+        if shared:
+            self._look_closer(shared)
+
+    def __iter__(self) -> Iterator[Tuple[str, Optional[str], JSON]]:
+        ids = self.ids
+        for index, (number, line) in enumerate(self._lines()):
+            if ids.is_done(index):  # which is told without reading the line
+                continue
+            custom_id, arguments = self._read(number, line)
+            if not ids.stands_at(index, custom_id):
+                raise InputError(f"{self.name}, line {number} has changed since the run began")
+            if not ids.of(custom_id):
+                yield custom_id, arguments.pop("model", None), arguments
+
+    def tag(self, custom_id: str) -> int:
+        """Tells the line that has this id for want of one from what stood there in another file; else 0."""
+        found = re.fullmatch("line-([1-9][0-9]{0,11})", custom_id) if custom_id[:5] == "line-" else None
+        number = int(found[1]) if found else 0
+        return self._tags[number] if number < len(self._tags) else 0
+
+    def mark(self, custom_id: str, state: int, tag: int = 0) -> str:
+        """Take an output's line for an id into account; returns what is wrong with it, or ""."""
+        if state == _DONE and tag and self.tag(custom_id) not in (0, tag):
+            return f"is another prompt in {self.name}"
+        before = self.ids.mark(custom_id, state)
+        self.done += state == _DONE
+        self.failed += state == _FAILED
+        return f"is not in {self.name}" if before is None else "stands there a second time" if before else ""
+
+    def _lines(self) -> Iterator[Tuple[int, bytes]]:
+        """Each line that is not blank, and its number."""
+        self.file.seek(0)
+        try:
+            for number, line in enumerate(iter(functools.partial(self.file.readline, _LONGEST), b""), 1):
+                line = (line[3:] if number == 1 and line[:3] == b"\xef\xbb\xbf" else line).strip()
+                if line:
+                    yield number, line
+        except OSError as error:
+            raise InputError(f"{self.name} cannot be read: {error.strerror}") from None
+
+    def _read(self, number: int, line: bytes) -> Tuple[str, JSON]:
+        with self._locating(lambda: number):
+            return _asked(line, number, self._check)
+
+    @contextlib.contextmanager
+    def _locating(self, number: Callable[[], int]) -> Iterator[None]:
+        """What is wrong with a line, said with its number."""
+        try:
+            yield
+        except InputError:  # of the file itself
+            raise
+        except (ValueError, TypeError) as error:  # TypeError: of a tool or a schema that is none
+            where, known = f"{self.name}, line {number()}", isinstance(error, ConfigurationError)
+            raise InputError(f"{where}: {error.args[0] if known else error}", why=getattr(error, "why", ""),
+                             hint=getattr(error, "hint", "")) from None
+
+    def _look_closer(self, shared: Set[int]) -> None:
+        """Have the ids told apart that have one hash; an error if two are the same."""
+        first: Dict[str, int] = {}
+        for index, (number, line) in enumerate(self._lines()):
+            if self.ids.hashes[index] in shared:
+                custom_id, _ = self._read(number, line)
+                if custom_id in first:
+                    raise InputError(f"{self.name}, line {number}: the id {core._shown(custom_id)} stands in line "
+                                     f"{first[custom_id]} already", hint=_LINE_IDS if "line-" in custom_id else "")
+                first[custom_id] = number
+        self.ids.tell_apart(shared, first)
+
+
+_LINE_IDS = "a line without an id is called line-N, by its number"
+
+
+def _kept(stream: Any) -> BinaryIO:
+    """What a stream holds, in a file that is gone when it is closed: it is read twice."""
+    kept = tempfile.TemporaryFile(prefix="llmlite-")  # noqa: SIM115
+    try:
+        stream = getattr(stream, "buffer", stream)
+        if stream is None:
+            raise ValueError("there is no stdin")
+        for piece in iter(functools.partial(stream.read, 1 << 20), b""):
+            kept.write(piece)
+    except BaseException:
+        kept.close()
+        raise
+    return kept
+
+
+# ------------------------------------------------------------------------------------------------------------- lines in
+
+_CHAT = frozenset(Client.chat.__kwdefaults__ or ())
+_OPTIONS = _CHAT - {"model", "timeout", "deadline", "headers"}  # which the request holds; the others the client sees to
+_PLAIN = {*_CHAT, "prompt", "messages"}
+_BATCH = frozenset(("custom_id", "method", "url", "body"))
+_SAME = frozenset(("messages", "model", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "tools",
+                   "tool_choice", "reasoning_effort"))  # of a body: what chat() calls by the same name
+_EXTRA = 'put it under "extra" if it is a field of the request'
+_SHAPES = 'give {"prompt": "..."}, {"messages": [...]} or a line of OpenAI\'s Batch API'
+
+
+class _Check:
+    """Finds what a prompt asks for wrong before anything is sent; what all prompts are asked with, at once."""
+
+    def __init__(self, client: Client, options: JSON) -> None:
+        unknown = sorted(set(options) - _CHAT)
+        if unknown:
+            raise TypeError(f"{unknown[0]!r} is no argument of Client.chat")
+        self.client, self.extra = client, options.get("extra")
+        self.has_model = bool(client.model or options.get("model"))
+        self.known: Set[Any] = set()
+        self._check_options(options)
+
+    def arguments(self, asked: JSON) -> JSON:
+        """What `chat` is to get, if it would take it; the `extra` of all prompts added to their own."""
+        messages = asked.pop("messages")
+        _check_messages(messages)
+        if asked:
+            self._check_kind(asked)
+        if not (self.has_model or asked.get("model")):
+            raise ConfigurationError("no model", hint='give -m MODEL, or "model" in the line')
+        if self.extra and asked.get("extra"):
+            asked["extra"] = {**self.extra, **asked["extra"]}
+        asked["messages"] = messages
+        return asked
+
+    def _check_kind(self, options: JSON) -> None:
+        kind = (*options.items(), *map(type, options.values()))
+        try:
+            if kind in self.known:
+                return
+            if len(self.known) < _KINDS:
+                self.known.add(kind)  # what turns out wrong below is an end anyway
+        except TypeError:  # of a list or a dict among them
+            pass
+        self._check_options(options)
+
+    def _check_options(self, options: JSON) -> None:
+        core._checked_asked({"messages": "", **{name: options[name] for name in options if name in _OPTIONS}})
+        client = self.client
+        client._call(client._chat, **{name: options[name] for name in options if name not in _OPTIONS})
+
+
+def _check_messages(messages: Any) -> None:
+    """What `chat` checks of messages; quicker where they are plain."""
+    if type(messages) is list and messages:
+        for message in messages:
+            if type(message) is not dict or len(message) != 2 or type(message.get("content")) is not str or (
+                    message.get("role") not in _ROLES):
+                break
+        else:
+            return
+    core._checked_messages(messages)
+
+
+_ROLES = ("user", "assistant", "system", "developer")  # a tuple, for what is asked for may be of any type
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _once(pairs: List[Tuple[str, Any]]) -> JSON:
+    """A JSON object, none of whose keys stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigurationError(f"the key {core._shown(twice)} stands twice in an object")
+    return found
+
+
+_scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
+_scan_strictly = json.JSONDecoder(  # type: ignore[attr-defined]
+    parse_constant=_refuse_constant, object_pairs_hook=_once).scan_once
+
+
+def _object(line: bytes) -> JSON:
+    """The JSON object that a line is."""
+    try:
+        text = line.decode()
+        value, end = _scan(text, 0)
+        if type(value) is dict and line.count(b'":') != _keys(value):  # a key stands twice, or elsewhere
+            _scan_strictly(text, 0)
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"byte {error.start + 1} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"broken JSON: {error.msg} at column {error.colno}") from None
+    except StopIteration:  # of scan_once
+        raise ConfigurationError("broken JSON: no value at column 1") from None
+    except RecursionError:
+        raise ConfigurationError("broken JSON: nested too deep") from None
+    except ConfigurationError:
+        raise
+    except ValueError as error:  # NaN, a number of too many digits
+        raise ConfigurationError(f"broken JSON: {error}") from None
+    if end < len(text):
+        raise ConfigurationError(f"broken JSON: something follows at column {end + 1}", hint="one object a line")
+    if type(value) is not dict:
+        raise ConfigurationError(f"a JSON {core._SCALARS.get(type(value), 'array')} is no prompt", hint=_SHAPES)
+    return value
+
+
+def _keys(line: JSON) -> int:
+    """How many keys most lines have that have these: two each message has."""
+    count, body = len(line), line.get("body")
+    if type(body) is dict:
+        count, line = count + len(body), body
+    messages = line.get("messages")
+    return count + 2 * len(messages) if type(messages) is list else count
+
+
+def _asked(line: bytes, number: int, check: _Check) -> Tuple[str, JSON]:
+    """The id of a line, and the arguments of `chat` that it stands for."""
+    given = _object(line)
+    name = "custom_id" if "custom_id" in given else "id"
+    custom_id = given.pop(name, None)
+    if custom_id is None:
+        custom_id = f"line-{number}"
+    elif type(custom_id) is int:
+        custom_id = str(custom_id)
+    elif type(custom_id) is not str or not custom_id:
+        raise ConfigurationError(f'"{name}" is {core._shown(custom_id)}', hint="give text, or a whole number")
+    is_plain = not ("body" in given or "url" in given or "method" in given)
+    asked = _plain_shape(given) if is_plain else _batch_shape(given)
+    return custom_id, check.arguments(asked)
+
+
+class _Moulds:
+    """Knows lines that differ from one found good in nothing but their id and their texts: they are good too.
+
+    That takes a third of the time of looking at each, which is done in any case when it is sent.
+    """
+
+    def __init__(self) -> None:
+        self._matches: List[Callable[[bytes], Any]] = []
+        self._missed = 0
+
+    def read(self, line: bytes, number: int) -> Optional[str]:
+        """The id of a line, or None for one that must be looked at."""
+        for match in self._matches:
+            found = match(line)
+            if found is not None:
+                with contextlib.suppress(UnicodeDecodeError):
+                    line.decode()
+                    return found[1].decode() if found.re.groups else f"line-{number}"
+        return None
+
+    def learn(self, line: bytes, number: int, custom_id: str) -> None:
+        """Make a mould of a line that was found good, unless there are enough, or it is not plain where its id is."""
+        self._missed += 1
+        if self._missed == _MISSES:  # its lines are all different
+            self._matches.clear()
+        if self._missed > _MOULDS or len(line) > _MOULDED:
+            return
+        pieces, ids, at = [], [], 0
+        for token in re.finditer(_TOKEN, line):
+            kind = token.lastgroup
+            if kind is not None:
+                pieces += [re.escape(line[at:token.start(kind)]), _ID if kind == "id" else _TEXT]
+                at = token.end(kind)
+                ids += [token[kind]] if kind == "id" else []
+        given = line.count(b'"id"') + line.count(b'"custom_id"')
+        known = [] if custom_id == f"line-{number}" else [custom_id.encode("utf-8", "replace")]
+        if ids == known and given == len(known):
+            self._matches.append(re.compile(b"".join(pieces) + re.escape(line[at:])).fullmatch)
+
+
+_MOULDS, _MOULDED, _MISSES = 4, 1 << 14, 10_000  # moulds, bytes of a line, lines that fit none
+_TEXT = rb'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"'
+_ID = rb'([^"\\\x00-\x1f]+)'  # without its quotes
+_TOKEN = rb'"(?:custom_id|id)"\s*:\s*"(?P<id>%b)"|"(?:content|prompt)"\s*:\s*(?P<text>%b)|%b' % (
+    _ID[1:-1], _TEXT, _TEXT)
+
+
+def _plain_shape(given: JSON) -> JSON:
+    """{"prompt"} or {"messages"} with arguments of `chat` beside."""
+    if not given.keys() <= _PLAIN:
+        name = next(name for name in given if name not in _PLAIN)
+        known = "prompt" in given or "messages" in given
+        raise ConfigurationError(f"unknown field {core._shown(name)}", hint=_EXTRA if known else _SHAPES)
+    if "prompt" not in given and "messages" not in given:
+        raise ConfigurationError("no prompt", hint=_SHAPES)
+    if "prompt" in given:
+        if "messages" in given:
+            raise ConfigurationError('both "prompt" and "messages"', hint="give one")
+        if type(given["prompt"]) is not str:
+            raise ConfigurationError(f'"prompt" is {core._shown(given["prompt"])}', hint="give text")
+        given["messages"] = given.pop("prompt")
+    return given
+
+
+def _batch_shape(given: JSON) -> JSON:
+    """A line of OpenAI's Batch API: the body is what goes over the wire."""
+    if not given.keys() <= _BATCH:
+        name = next(name for name in given if name not in _BATCH)
+        raise ConfigurationError(f"unknown field {core._shown(name)} beside the body", hint="put it into the body")
+    url, method, body = given.get("url", _URL), given.get("method", "POST"), given.get("body")
+    if not isinstance(url, str) or not url.endswith("/chat/completions") or method != "POST":
+        what = f"{core._shown(method)} {core._shown(url)}"
+        raise ConfigurationError(f"{what} cannot be asked here", hint=f"POST {_URL} can")
+    if type(body) is not dict or "messages" not in body:
+        raise ConfigurationError('"body" is no object with "messages"', hint=_SHAPES)
+    if not body.keys() <= _SAME:
+        body = _arguments(body)
+    return body
+
+
+_URL = "/v1/chat/completions"
+
+
+def _arguments(body: JSON) -> JSON:
+    """The arguments of `chat` that a body of OpenAI's chat completions stands for; what has none goes as it is."""
+    if body.pop("stream", None):
+        raise ConfigurationError("a batch does not stream", hint='leave "stream" out')
+    extra = {name: value for name, value in body.items() if name not in _SAME}
+    asked = {name: value for name, value in body.items() if name in _SAME}
+    if "max_completion_tokens" in extra:
+        if asked.get("max_tokens") is not None:
+            raise ConfigurationError('both "max_tokens" and "max_completion_tokens"', hint="give one")
+        asked["max_tokens"] = extra.pop("max_completion_tokens")
+    if "logprobs" in extra:
+        weights = extra.pop("top_logprobs", None) if extra["logprobs"] else None
+        asked["logprobs"] = weights or extra.pop("logprobs")
+        extra.pop("logprobs", None)
+    format_ = extra.get("response_format")
+    if isinstance(format_, dict) and format_.get("type") in _FORMATS:
+        asked["schema"] = _FORMATS[format_["type"]](extra.pop("response_format"))
+    if extra:
+        asked["extra"] = extra
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _schema_of(format_: JSON) -> Any:
+    schema = core._dict(format_.get("json_schema")).get("schema")
+    if not isinstance(schema, dict):
+        raise ConfigurationError('"response_format" has no schema')
+    return schema
+
+
+_FORMATS: Dict[str, Callable[[JSON], Any]] = {
+    "text": lambda _: None, "json_object": lambda _: dict, "json_schema": _schema_of}
+
+# ------------------------------------------------------------------------------------------------------------------ ids
+
+
+class Ids:
+    """Which ids a file has, in its order, and what became of each.
+
+    Held are 8 bytes of an id; of the few that have them in common, the ids themselves.
+    """
+
+    def __init__(self, hashed: Callable[[str], int] = hash) -> None:
+        self.hashes = array("q")
+        self._hashed = hashed
+        self._sorted = array("q")
+        self._apart: Dict[str, int] = {}
+        self._shared: Set[int] = set()
+        self._states = bytearray()  # of the sorted ones, and behind them of those that were told apart
+
+    def add(self, custom_id: str) -> None:
+        self.hashes.append(self._hashed(custom_id))
+
+    def shared(self) -> Set[int]:
+        """The hashes that several have, all being there."""
+        found: Set[int] = set()
+        for part in self._parts():
+            if len(set(part)) < len(part):
+                found.update(one for one, times in Counter(part).items() if times > 1)
+        return found
+
+    def _parts(self) -> Iterator[List[int]]:
+        """All hashes, the lower ones first, as many at once as memory is to hold."""
+        parts = len(self.hashes) // _PART + 1
+        edges = [-(1 << 63) + (1 << 64) * part // parts for part in range(parts + 1)]
+        for low, high in zip(edges, edges[1:]):
+            yield [one for one in self.hashes if low <= one < high]
+
+    def tell_apart(self, shared: Set[int], ids: Dict[str, int]) -> None:
+        self._shared = shared
+        self._apart = {custom_id: len(self.hashes) + at for at, custom_id in enumerate(ids)}
+
+    def mark(self, custom_id: str, state: int) -> Optional[int]:
+        """Set what became of an id; returns what was said of it before, None for one that is not there."""
+        if not self._states:
+            for part in self._parts():
+                self._sorted.extend(sorted(part))
+            self._states = bytearray(len(self._sorted) + len(self._apart))
+        place = self._place(custom_id)
+        if place is None:
+            return None
+        before, self._states[place] = self._states[place], state
+        return before
+
+    def of(self, custom_id: str) -> int:
+        """What became of an id."""
+        place = self._place(custom_id) if self._states else None
+        return self._states[place] if place is not None else 0
+
+    def is_done(self, index: int) -> bool:
+        """Whether the id of this place in the file has been marked, as far as its hash alone tells."""
+        if not self._states or index >= len(self.hashes):
+            return False
+        place = self._place_of(self.hashes[index])
+        return place is not None and self._states[place] > 0
+
+    def stands_at(self, index: int, custom_id: str) -> bool:
+        return index < len(self.hashes) and self.hashes[index] == self._hashed(custom_id)
+
+    def _place(self, custom_id: str) -> Optional[int]:
+        place = self._apart.get(custom_id) if self._apart else None
+        return self._place_of(self._hashed(custom_id)) if place is None else place
+
+    def _place_of(self, hashed: int) -> Optional[int]:
+        place = bisect.bisect_left(self._sorted, hashed)
+        found = place < len(self._sorted) and self._sorted[place] == hashed and hashed not in self._shared
+        return place if found else None
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+class Output:
+    """The file that answers are appended to; nobody else's while it is open.
+
+    What is no regular file (a pipe, a device, stdout for "-") is written to, and no more.
+    """
+
+    def __init__(self, path: Path, retry_failed: bool = False) -> None:
+        self.name = "stdout" if path == "-" else os.fspath(path)
+        self.path = os.path.realpath(self.name)  # what a link points at is replaced, not the link
+        self._is_file = path != "-" and (os.path.isfile(self.path) or not os.path.exists(self.path))
+        self._retry_failed = retry_failed
+        self._stack = contextlib.ExitStack()
+        self._is_stdout = path == "-"
+        self._tail: Optional[_Tail] = None
+        self._tag: Callable[[str], int] = lambda custom_id: 0
+        self._fd: int
+
+    def __enter__(self) -> Output:
+        if self._is_file:
+            self._stack.enter_context(_Lock(self.path, self.name))
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.__exit__(*exc)
+
+    def check_apart(self, items: Items) -> None:
+        with contextlib.suppress(OSError):
+            if self._is_file and os.path.samestat(os.fstat(items.file.fileno()), os.stat(self.path)):
+                raise ConfigurationError(f"{self.name} is the input", hint="give another file for the output")
+
+    def resume(self, items: Items) -> None:
+        """Look at what an earlier run has written, mark those ids, and get ready to append."""
+        if self._is_file:
+            with _naming(self.name):
+                found = _Found(self.name)
+                with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+                    found.read(file, items, self._retry_failed)
+                if found.failed:
+                    found.rewrite(self.path)
+                self._tag = items.tag
+                self._tail = self._stack.enter_context(_Tail(self.path, self.name, found))
+        elif not self._is_stdout:
+            with _naming(self.name):
+                self._fd = os.open(self.path, os.O_WRONLY | _BINARY)
+                self._stack.callback(os.close, self._fd)
+
+    def write(self, custom_id: str, result: Result) -> None:
+        """Append the line of an answer, or of an error.  Raises OSError; what is there then are whole lines."""
+        line = _line(custom_id, result, self._tag(custom_id))
+        if self._tail is not None:
+            self._tail.write(line)
+        elif self._is_stdout:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+        else:
+            with _naming(self.name):
+                _write_all(self._fd, line)
+
+
+class _Found:
+    """What an output holds at the start of a run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size = 0  # bytes that are whole lines, or one at the end that lacks its line end only
+        self.open = False  # whether the last line lacks it
+        self.has_any = False  # whether there is a whole line, so that it is the output of a batch
+        self.failed = array("q")  # numbers of the lines that are to go
+
+    def read(self, file: BinaryIO, items: Items, retry_failed: bool) -> None:
+        """Go through an earlier run's lines, all of them before anything is changed."""
+        for number, line in enumerate(iter(functools.partial(file.readline, _LONGEST), b""), 1):
+            said, self.open = _said(line), line[-1:] != b"\n"
+            if said is None and self.open and (self.has_any or _is_torn(line)):
+                self.open = False
+                break
+            self.size += len(line)
+            if said is None and not line.strip():
+                continue
+            self.has_any = True
+            wrong = "is no line of a batch's output" if said is None else self._take(number, said, items, retry_failed)
+            if wrong:
+                raise ConfigurationError(f"{self.name}, line {number} {wrong}",
+                                         hint="give another -o, or the input that it was made from")
+
+    def _take(self, number: int, said: Tuple[str, int, int], items: Items, retry_failed: bool) -> str:
+        custom_id, state, tag = said
+        again = retry_failed and state == _FAILED
+        if again:
+            self.failed.append(number)
+        wrong = items.mark(custom_id, 0 if again else state, tag)
+        return wrong and f"has the id {core._shown(custom_id)}, which {wrong}"
+
+    def rewrite(self, path: str) -> None:
+        """Have the file be what it is without its failed lines, at one stroke."""
+        failed, left = iter(self.failed), self.size
+        next_failed, self.size, self.open = next(failed), 0, False
+        with _replaced(path, "llmlite") as new, open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                left -= len(line)
+                if left < 0:  # torn
+                    break
+                if number == next_failed:
+                    next_failed = next(failed, 0)
+                else:
+                    self.size += new.write(line)
+                    self.open = line[-1:] != b"\n"
+
+
+def _said(line: bytes) -> Optional[Tuple[str, int, int]]:
+    """The id of an output's line, whether it is good, and its tag or 0; None for what is no such line."""
+    good = _GOOD(line)
+    if good and line[-len(_GOOD_END):] == _GOOD_END and line.count(b'"custom_id": ') == 1 and b"\0" not in line:
+        return good[2].decode(), _DONE, int(good[1] or b"0", 16)  # one that we wrote, told without decoding it
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if type(value) is not dict or type(value.get("custom_id")) is not str or not {"response", "error"} <= value.keys():
+        return None
+    status = core._dict(value["response"]).get("status_code")
+    done = value["error"] is None and type(status) is int and 200 <= status < 300
+    tag = re.fullmatch("batch_req_[0-9a-f]{16}-([0-9a-f]{8})", str(value.get("id")))
+    return value["custom_id"], _DONE if done else _FAILED, int(tag[1] if tag else "0", 16)
+
+
+_GOOD = re.compile(rb'\{"id": "batch_req_[0-9a-f]{16}(?:-([0-9a-f]{8})|[0-9a-f]{8})", '
+                   rb'"custom_id": "([ !#-\[\]-~]+)", "response": '
+                   rb'\{"status_code": 200, "request_id": ').match
+_GOOD_END = b'}}, "error": null}\n'
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether these bytes, which are no JSON, begin as our lines do: they may be anybody's text without a line end."""
+    line = line.rstrip(b"\0")  # what some file systems leave when the power fails
+    return line[:len(_START)] == _START[:len(line)]
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """An OSError that says which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+@contextlib.contextmanager
+def _replaced(path: str, tag: str) -> Iterator[IO[bytes]]:
+    """A new file that takes another's place at the end, whole and synced; if it comes to that."""
+    new = f"{path}.{tag}.tmp"
+    try:
+        with open(new, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(new, stat.S_IMODE(os.stat(path).st_mode))
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(new)
+        raise
+    _sync_folder(path)
+
+
+def _sync_folder(path: str) -> None:
+    """Have it last under which name a file stands, where the system can be told so."""
+    with contextlib.suppress(OSError):  # Windows opens no folder
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _write_all(fd: int, line: bytes) -> None:
+    """One write; more only where it has no room at once."""
+    written = os.write(fd, line)
+    while written < len(line):
+        written += os.write(fd, line[written:])
+
+
+class _Tail:
+    """The end of a file, where whole lines are appended; each is on disk a second later."""
+
+    def __init__(self, path: str, name: str, found: _Found) -> None:
+        self.name, self.size = name, found.size
+        self.fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
+        self._unsynced, self._ending = threading.Event(), threading.Event()
+        self._trouble: Optional[OSError] = None
+        try:
+            os.ftruncate(self.fd, self.size)
+            if found.open:
+                self._append(b"\n")
+            _sync_folder(path)
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> _Tail:
+        self._syncer = threading.Thread(target=self._sync, name="llmlite batch sync", daemon=True)
+        self._syncer.start()
+        return self
+
+    def __exit__(self, kind: Any, *exc: object) -> None:
+        self._ending.set()
+        self._unsynced.set()
+        self._syncer.join()
+        os.close(self.fd)
+        if kind is None:
+            self._raise_trouble()
+
+    def write(self, line: bytes) -> None:
+        with _naming(self.name):
+            self._raise_trouble()
+            self._append(line)
+        self._unsynced.set()
+
+    def _append(self, line: bytes) -> None:
+        """Of a line that has no room nothing stays."""
+        try:
+            _write_all(self.fd, line)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, self.size)
+            raise
+        self.size += len(line)
+
+    def _raise_trouble(self) -> None:
+        if self._trouble is not None:
+            raise OSError(self._trouble.errno, self._trouble.strerror, self.name)
+
+    def _sync(self) -> None:
+        """A thread's, that ends with the run: also the line before a long silence is to be synced."""
+        ending = False
+        while not ending:
+            self._unsynced.wait()
+            ending = self._ending.wait(_SYNC)
+            self._unsynced.clear()
+            try:
+                os.fsync(self.fd)
+            except OSError as error:
+                self._trouble = error
+                return
+
+
+# ------------------------------------------------------------------------------------------------------------ lines out
+
+_START = b'{"id": "'
+_FINISHES = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
+
+
+def _line(custom_id: str, result: Result, tag: int = 0) -> bytes:
+    """An output's line: ASCII, so that it is read alike in whatever encoding."""
+    failed = isinstance(result, LLMError)
+    end = f"-{tag:08x}" if tag else os.urandom(4).hex()
+    said = {"id": f"batch_req_{os.urandom(8).hex()}{end}", "custom_id": custom_id,
+            "response": _refusal(result) if isinstance(result, LLMError) else _answer(result),
+            "error": {"code": type(result).__name__, "message": str(result)} if failed else None}
+    try:
+        text = json.dumps(said, default=str, allow_nan=False)
+    except ValueError:  # NaN is no JSON, though some servers send it
+        text = json.dumps(json.loads(json.dumps(said, default=str), parse_constant=lambda name: None))
+    return text.encode("ascii") + b"\n"
+
+
+def _answer(reply: Response) -> JSON:
+    return {"status_code": 200, "request_id": reply.request_id, "body": _completion(reply)}
+
+
+def _refusal(error: Any) -> Optional[JSON]:
+    """What the provider had said of a call that failed, if anything."""
+    if error.response is not None:
+        return _answer(error.response)
+    status = getattr(error, "status_code", 0)
+    return {"status_code": status, "request_id": error.request_id, "body": error.body} if status else None
+
+
+def _completion(reply: Response) -> JSON:
+    """A reply as OpenAI's chat.completion; what a provider that speaks so had said besides stays there."""
+    raw = core._dict(reply.raw)
+    choices = core._list(raw.get("choices"))
+    raw = raw if choices else {}
+    first = core._first_choice(choices)
+    usage = reply.usage
+    counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens,
+              "total_tokens": usage.total_tokens}
+    details = {"prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+               "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens}}
+    return {"id": reply.id, "object": "chat.completion", "created": int(time.time()), "model": reply.model,
+            **({"citations": reply.citations} if reply.citations else {}), **raw,
+            "choices": [_choice(reply, first), *(choice for choice in choices if choice is not first)],
+            "usage": {**details, **core._dict(raw.get("usage")), **counts}}
+
+
+def _choice(reply: Response, raw: JSON) -> JSON:
+    said = core._dict(raw.get("message"))
+    message: JSON = {**reply.message, **said}
+    if not isinstance(message.get("content"), (str, core._NONE)):  # parts
+        message["content"] = reply.text
+    if reply.reasoning and not said:
+        message["reasoning_content"] = reply.reasoning
+    if reply.files and not said:
+        message["images"] = [{"type": "image_url", "image_url": {"url": core._data_uri(*file)}} for file in reply.files]
+    finish = raw.get("finish_reason")
+    finish = finish if isinstance(finish, str) and finish in _FINISHES else reply.finish_reason
+    weights = {"logprobs": {"content": list(map(_weight, reply.logprobs))}} if reply.logprobs else {}
+    return {"index": 0, **weights, **raw, "message": message, "finish_reason": finish}
+
+
+def _weight(token: core.Logprob) -> JSON:
+    return {"token": token.token, "logprob": token.logprob, "top_logprobs": [
+        {"token": other.token, "logprob": other.logprob} for other in token.top]}
+
+
+# ----------------------------------------------------------------------------------------------------------------- lock
+
+
+class _Lock:
+    """Held by one run an output, and gone with its process: a lock of a file beside it, for the output is replaced."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self.path, self.name = path + ".lock", name
+        self.fd: Optional[int] = None
+
+    def __enter__(self) -> _Lock:
+        while self.fd is None:
+            with _naming(self.name):
+                self.fd = self._taken()
+        if hasattr(os, "register_at_fork"):  # pragma: no branch: not on Windows
+            os.register_at_fork(after_in_child=functools.partial(_forget, weakref.ref(self)))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            os.remove(self.path)
+        self.close()
+        if sys.platform == "win32":  # pragma: no cover: Windows
+            with contextlib.suppress(OSError):  # another run has it by now
+                os.remove(self.path)
+
+    def _taken(self) -> Optional[int]:
+        """The file, locked; None if its last owner has removed it meanwhile."""
+        fd, mine = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), False
+        try:
+            if not _lock(fd):
+                raise ConfigurationError(f"{self.name} is in use", hint="another run is writing to it")
+            mine = self._is_current(fd)
+        finally:
+            if not mine:
+                os.close(fd)
+        return fd if mine else None
+
+    def _is_current(self, fd: int) -> bool:
+        """Whether the file is still the one of that name: its last owner removes it."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+        return False
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, None
+        if fd is not None:  # pragma: no branch: a forked child closes what is open
+            os.close(fd)
+
+
+def _forget(lock: Callable[[], Optional[_Lock]]) -> None:  # pragma: no cover: in forked children
+    """A child must not hold on to what its parent locked: it may outlive it."""
+    held = lock()
+    if held is not None:
+        held.close()
+
+
+if sys.platform == "win32":  # pragma: no cover: Windows
+    def _lock(fd: int) -> bool:
+        """Whether the file is now ours."""
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    def _lock(fd: int) -> bool:
+        """Whether the file is now ours."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+# ------------------------------------------------------------------------------------------------------------- stopping
+
+
+class _Dropped(KeyboardInterrupt):
+    """The second signal."""
+
+
+class Stop:
+    """Whether to send no more, and why; within it the first SIGINT or SIGTERM does not end the process.
+
+    `why` is None, "interrupted" or "budget", `signal` the number of the first signal, or 0.
+    """
+
+    def __init__(self, notice: Callable[[], None] = lambda: None) -> None:
+        self.why: Optional[str] = None
+        self.signal = 0
+        self._notice = notice  # called within the handler of the first signal
+        self._dropped = self._listening = self._waiting = False
+        self._before: Dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
+                    self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def listening(self, results: Iterator[Any]) -> Iterator[Any]:
+        """The results, until a second signal comes while the next one is waited for."""
+        self._listening = True
+        with contextlib.suppress(_Dropped):
+            while True:
+                self._waiting = True
+                if self._dropped:
+                    return
+                try:
+                    result = next(results)
+                except StopIteration:
+                    return
+                finally:
+                    self._waiting = False
+                yield result
+
+    def _heard(self, number: int, frame: Optional[FrameType]) -> None:
+        first = not self.signal
+        self.signal, self.why = self.signal or number, "interrupted"
+        if not self._listening or not first:
+            self._dropped = True
+        else:
+            self._notice()
+        if not self._listening or self._dropped and self._waiting:
+            raise _Dropped
