@@ -1,0 +1,1 @@
+"""Batches that are killed, again and again, and one of a million lines."""
