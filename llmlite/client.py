@@ -126,6 +126,8 @@ _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the 
 _STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
 _DRAIN = 0.1  # seconds given to a finished answer's last bytes, which make the connection reusable
 _SPREAD = 0.1  # of a wait the server asked for: threads start again this far apart, not in a herd
+_BEGIN = 0.005  # seconds without a result until a map begins more threads: where answers come as fast, one is enough
+_TOGETHER = 0.001  # seconds until a map looks again: results that come meanwhile cost one change of threads
 _EPSILON = 0.002  # seconds: a socket timeout may fire this much before the clock says so
 
 _KEEPALIVE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
@@ -2940,47 +2942,78 @@ def _one_of_many(client: Client, prompt: Any, options: JSON) -> _Result:
         return error.with_traceback(None)  # its frames would keep all that the call had
 
 
-class _Threads:
-    """Threads that call for a map, each begun when there is work for it."""
+class _Crew:
+    """Who calls for a map, and what comes back."""
+
+    threads: Sequence[threading.Thread] = ()
 
     def __init__(self, client: Client, options: JSON, workers: int) -> None:
         self.client, self.options, self.workers = client, options, workers
         self.process, self.stop = _Process.look(), _Stop()
-        self.given, self.came = queue.SimpleQueue(), queue.SimpleQueue()  # type: Any, Any
-        self.threads: List[threading.Thread] = []
+        self.came: Any = queue.SimpleQueue()
         self.open = 0  # prompts that were given, and whose results have not been collected
 
     def has_room(self) -> bool:
-        return True
+        """Whether one more prompt may be given."""
+        raise NotImplementedError
+
+    def give(self, nth: int, prompt: Any) -> None:
+        """Call for a prompt some time; the result comes by `collect`."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Begin one more thread, if these are threads of ours."""
+
+    def collect(self, results: _Results, waits: bool) -> None:
+        """Put what has come into `results`; if that `waits`, one at least."""
+        if waits and self.open > 4 and self.came.empty():
+            time.sleep(_TOGETHER)
+        while waits or not self.came.empty():
+            try:
+                nth, result = self.came.get(timeout=0.2 if len(self.threads) in (0, self.workers) else _BEGIN)
+                self.open -= 1
+                results[nth], waits = result, False
+            except queue.Empty:  # in between Ctrl-C is heard, on Windows too
+                if self.process is not _Process.look():
+                    raise RuntimeError("map() goes on in the process that this one was forked from") from None
+                for _ in range(min(self.workers, self.open) - len(self.threads)):
+                    self.begin()
+
+    def end(self) -> None:
+        """Cut what is under way."""
+        raise NotImplementedError
+
+
+class _Threads(_Crew):
+    """Threads that call for a map: one, and more where it does not answer at once."""
+
+    def __init__(self, client: Client, options: JSON, workers: int) -> None:
+        super().__init__(client, options, workers)
+        self.given: Any = queue.SimpleQueue()
+        self.threads: List[threading.Thread] = []
+
+    def has_room(self) -> bool:
+        return True  # a thread that finds its next prompt waiting costs less than one that waits for it
 
     def give(self, nth: int, prompt: Any) -> None:
         self.given.put((nth, prompt))
         self.open += 1
-        if len(self.threads) < min(self.workers, self.open):
-            self._begin(copy_context().run, _work, self.client, self.options, self.given, self.came, self.stop)
+        if not self.threads:
+            self.begin()
 
-    def _begin(self, *work: Any) -> None:
-        thread = threading.Thread(target=work[0], args=work[1:], name="llmlite map", daemon=True)
+    def begin(self) -> None:
+        work = functools.partial(copy_context().run, _work, self.client, self.options, self.given, self.came, self.stop)
+        thread = threading.Thread(target=work, name="llmlite map", daemon=True)
         try:
             thread.start()
             self.threads.append(thread)
         except RuntimeError:  # there are no threads, as in WebAssembly, or no more
+            self.workers = len(self.threads)
             if not self.threads:
                 self.given.put(None)
-                work[0](*work[1:])
-
-    def collect(self, results: _Results, waits: bool) -> None:
-        """Put what has come into `results`; if that `waits`, one at least."""
-        while waits or not self.came.empty():
-            with contextlib.suppress(queue.Empty):
-                nth, result = self.came.get(timeout=0.5)  # in between Ctrl-C is heard, also on Windows
-                self.open -= 1
-                results[nth], waits = result, False
-            if waits and self.process is not _Process.look():
-                raise RuntimeError("map() goes on in the process that this one was forked from")
+                work()
 
     def end(self) -> None:
-        """Cut what is under way; no thread stays."""
         if self.process is not _Process.look():  # pragma: no cover: in forked children
             return
         self.stop()
@@ -3001,7 +3034,7 @@ def _work(client: Client, options: JSON, given: Any, came: Any, stop: _Stop) -> 
         came.put((nth, _one_of_many(client, prompt, options)))
 
 
-class _Executed(_Threads):
+class _Executed(_Crew):
     """An executor that calls for a map; in another process it does so by a client of its own, made once there."""
 
     here: Any = weakref.WeakValueDictionary()  # by token: those of this process
@@ -3042,9 +3075,6 @@ class _Executed(_Threads):
             self.stop()
             for future in list(self.futures):
                 future.cancel()
-
-
-_Crew = _Threads
 
 
 def _call_away(token: str, pickled: Union[bytes, str], prompt: Any, options: JSON) -> Tuple[_Result, Optional[JSON]]:

@@ -126,7 +126,7 @@ class World:
 @pytest.mark.parametrize("threads", [16, 32, 100])
 @pytest.mark.parametrize("latency", [0.002, 0.02, 0.1])
 def test_fifty_a_second(asks, most, threads, latency):
-    """1,000 calls at 50/s, 10 at once: little slower than the server allows, few refused but those in flight at first."""
+    """1,000 calls at 50/s, 10 at once: little slower than that, few refused but those in flight at first."""
     for seed in range(5):
         world = World(Bucket(50, 10), asks, 1000, threads, latency, seed=seed)
         assert len(world.granted) == 1000
