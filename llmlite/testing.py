@@ -1419,7 +1419,7 @@ class _BatchApi:
 
     def problems(self, lines: Sequence[Line]) -> list[Json]:
         """Why a job does not validate."""
-        found = [] if lines else [{"code": "empty_file", "message": "The file is empty.", "line": None}]
+        found: list[Json] = [] if lines else [{"code": "empty_file", "message": "The file is empty.", "line": None}]
         seen: set[str] = set()
         for number, line in enumerate(lines, 1):
             if line.custom_id in seen:
