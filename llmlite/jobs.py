@@ -173,7 +173,8 @@ class _Run:
         self.waiting: Dict[str, _Part] = {}  # by mark: what may have to be submitted once more
         self.told: Dict[str, _Told] = {}  # by mark: what was last heard of a job
         self.unready: Counter[str] = Counter()  # by mark: polls that found a job completed, but no results
-        self.schemas: List[Any] = [None]
+        self.schemas: List[Any] = []
+        self.numbers: Dict[Any, int] = {}  # of the schemas
         self.total = self.done = self.failed = self.misses = 0
 
     def close(self) -> None:
@@ -247,11 +248,11 @@ class _Run:
 
     def noted(self, schema: Any) -> int:
         """The number of a schema; the same for equal ones."""
-        for number, known in enumerate(self.schemas):
-            if known is schema or type(known) is dict and known == schema:
-                return number
-        self.schemas.append(schema)
-        return len(self.schemas) - 1
+        key = client._encode(schema) if isinstance(schema, dict) else id(schema)
+        if key not in self.numbers:
+            self.numbers[key] = len(self.schemas)
+            self.schemas.append(schema)
+        return self.numbers[key]
 
     def put(self, line: _Line) -> None:
         """Add a request to the job that will hold it; one that is full is created."""
@@ -349,7 +350,7 @@ class _Run:
                     self.fetch(job, ended)
                     interval = self.poll.first
             self.tell()
-            if not self.jobs:
+            if not any(self.table.is_open(job["mark"]) for job in self.jobs):
                 return
             self.pause(interval)
             interval = min(interval * 1.5, max(self.poll.most, self.poll.first))
@@ -400,24 +401,29 @@ class _Run:
 
     def fetch(self, job: JSON, told: _Told) -> None:
         """Hand out a job's results; those that are not there as what has become of them."""
+        mark = job["mark"]
+        unread = self.read_again(job, told) if self.table.is_open(mark) else 0
+        for row in self.table.rows(mark):
+            self.hand_out(row.custom_id, self.result(job, self.api.missing(told, row.place, unread)))
+        self.sync()
+        job.update(fetched=True, end=told.end)
+        self.state.save()
+        self.table.forget(mark)
+        if mark in self.waiting:
+            self.waiting.pop(mark).close()
+
+    def read_again(self, job: JSON, told: _Told) -> int:
+        """Read what a job's files hold, from the start again where they broke off: what was handed out is passed."""
         policy = self.llm._retry
         for again in itertools.count():
             try:
-                unread = self.read(job, told)
-                break
+                return self.read(job, told)
             except (client.APIConnectionError, client.StreamError, client.ServerError) as error:
                 if policy is None or again >= policy.max_retries:
                     raise
                 _log.warning("%s; the results are fetched again", error)
-                self.pause(policy._delay("normal", again))
-        for row in self.table.rows(job["mark"]):
-            self.hand_out(row.custom_id, self.result(job, self.api.missing(told, row.place, unread), None))
-        self.sync()
-        job.update(fetched=True, end=told.end)
-        self.state.save()
-        self.table.forget(job["mark"])
-        if job["mark"] in self.waiting:
-            self.waiting.pop(job["mark"]).close()
+            self.pause(policy._delay("normal", again))
+        raise AssertionError
 
     def read(self, job: JSON, told: _Told) -> int:
         """Hand out what a job's files hold; returns how many of their lines nobody can read."""
@@ -434,7 +440,7 @@ class _Run:
                 self.hand_out(row.custom_id, self.result(job, said, self.schemas[row.schema]))
         return unread
 
-    def result(self, job: JSON, said: _Outcome, schema: Any) -> Result:
+    def result(self, job: JSON, said: _Outcome, schema: Any = None) -> Result:
         """A line's outcome as what `chat` would have returned or raised."""
         call = _call_for(self.llm, job, schema)
         try:
@@ -557,6 +563,10 @@ class _Table:
 
     def at(self, mark: str, place: int) -> Optional[_Row]:
         return next(self._rows("mark = ? AND place = ?", mark, place), None)
+
+    def is_open(self, mark: str) -> bool:
+        """Whether any result of a job is wanted still."""
+        return next(self._rows("mark = ? AND open LIMIT 1", mark), None) is not None
 
     def rows(self, mark: str) -> List[_Row]:
         """Those of a job whose results are wanted still."""

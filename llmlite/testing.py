@@ -445,7 +445,7 @@ class Script(TypedDict, total=False):
     end: str  # "completed", "failed" (it does not validate), "expired" or "cancelled"
     left: Callable[[Line], bool]  # which lines an expired or cancelled job leaves undone; default: all
     order: Callable[[List[Json]], Iterable[Json]]  # of the lines in a file of results; default: the last one first
-    listed_after: int  # how many listings do not show a new job yet
+    listed_after: float  # seconds for which listings do not show a new job yet
     delay: float  # seconds by which each answer comes late, after what it tells of was done
 
 
@@ -459,7 +459,6 @@ class Job:
     lines: Sequence[Line]
     states: list[str]  # to be told yet
     end: str
-    unlisted: int = 0  # how many listings still do not show it
     status: str = "validating"
     problems: Sequence[Json] = ()  # why it does not validate
     done: list[Json] = field(default_factory=list)  # the results, once it has ended
@@ -487,7 +486,7 @@ class Batches:
         self, server: Server, answer: Callable[[Request], Reply | None] | None = None, *,
         states: Sequence[str] = ("validating", "in_progress", "finalizing"), end: str = "completed",
         left: Callable[[Line], bool] = lambda line: True, order: Callable[[List[Json]], Iterable[Json]] = reversed,
-        listed_after: int = 0, delay: float = 0.0,
+        listed_after: float = 0.0, delay: float = 0.0,
     ) -> None:  # fmt: skip
         self.jobs: list[Job] = []
         self.submitted: Counter[str] = Counter()
@@ -535,7 +534,7 @@ class Batches:
         problems = api.problems(lines)
         end = "failed" if problems else self.end
         states = [] if problems else list(self.states)
-        job = Job(f"{api.prefix}{len(self.jobs) + 1}", api, asked, lines, states, end, self.listed_after)
+        job = Job(f"{api.prefix}{len(self.jobs) + 1}", api, asked, lines, states, end)
         job.problems = problems or ([{"code": "invalid_request", "message": "scripted", "line": None}] * (
             end == "failed"))
         self.jobs.append(job)
@@ -1487,10 +1486,8 @@ class _BatchApi:
     def on_list(self, batches: Batches, request: Request) -> Reply:
         """A page of the jobs, the newest first."""
         query = {name: values[0] for name, values in parse_qs(request.path.partition("?")[2]).items()}
-        mine = [job for job in reversed(batches.jobs) if job.api.prefix == self.prefix]
-        jobs = [job for job in mine if not job.unlisted]
-        for job in mine:
-            job.unlisted = max(0, job.unlisted - 1)
+        before = time.time() - batches.listed_after
+        jobs = [job for job in reversed(batches.jobs) if job.api.prefix == self.prefix and job.created <= before]
         return json_body(self.page(jobs, query))
 
     def page(self, jobs: Sequence[Job], query: Mapping[str, str]) -> Json:
