@@ -132,11 +132,11 @@ def cancel(llm: Client, state: Union[str, os.PathLike[str]]) -> List[str]:
 
 def _cancelled(llm: Client, api: _Api, job: JSON, kept: _State) -> str:
     if not job["id"]:
-        found = [id for id, certain in api.search(llm, job, kept.ids()) if certain]
-        if not found:
-            among = ", ".join(job.get("candidates") or [])
-            return f"{job['mark']}: was not told its id{'; it may be one of ' + among if among else ''}"
-        job["id"] = found[0]
+        found = list(api.search(llm, job, kept.ids()))
+        if not any(certain for _, certain in found):
+            among = f"it may be {' or '.join(id for id, _ in found)}" if found else "no such job is listed"
+            return f"{job['mark']}: its id was never told; {among}"
+        job["id"] = next(id for id, certain in found if certain)
     told = api.look(llm, job)
     if told.end:
         return f"{job['id']}: {told.end} before"
@@ -190,9 +190,8 @@ class _Run:
     def take_up(self) -> None:
         """Go on with what an earlier run has left: find the jobs whose ids it was never told."""
         for job in self.jobs:
-            if not job["id"] and not job.get("candidates"):
-                self.find(job)
-            if job not in self.state.jobs:
+            if not job["id"] and not job.get("candidates") and self.is_absent(job):
+                self.state.drop(job)
                 continue
             self.table.add(job["mark"], self.state.lines(job))
             if not job["id"]:  # nobody knows yet: its lines are kept as they come by
@@ -269,9 +268,9 @@ class _Run:
 
     def create(self, part: _Part) -> None:
         """Make a job of a part.  It stands in the state file before the provider hears of it."""
-        self.check()
         with contextlib.ExitStack() as until_known:
             until_known.callback(part.close)
+            self.check()
             job: JSON = {"mark": part.mark, "id": None, "model": part.model, "path": part.path, "fetched": False,
                          **self.api.prepare(self.llm, part, self.limits), "sent": time.time()}
             self.state.add(job, part)
@@ -283,61 +282,62 @@ class _Run:
 
     def send(self, job: JSON, part: _Part) -> None:
         """Create a job, at most once: what may have been taken is looked for, and never simply sent again."""
-        policy, refused, lost = self.llm._retry, 0, 0
+        tried: Counter[str] = Counter()
         while True:
-            self.check()
-            body = self.api.creation(job, part)
-            job["sent"] = time.time()
-            self.state.save()
-            try:
-                answer = _ask(self.llm, "POST", self.api.place_of(job), body, headers=_JSON_KIND)
-                job["id"] = self.api.id_of(answer.json())
-                break
-            except LLMError as caught:
-                error = _without_hint(caught)
-            taken = body.begun and (not isinstance(error, APIError) or error.status_code == 408
-                                    or error.status_code >= 500)
-            if isinstance(error, client.RateLimitError) and policy is not None:
-                wait = policy._delay("rate", refused) if error.retry_after is None else error.retry_after
-                refused += 1
-                if refused <= policy.rate_limit_max_retries and wait <= policy.retry_after_max:
-                    self.pause(wait)
-                    continue
-            if taken:
-                self.find(job)
-                if job["id"] or job in self.state.jobs:
-                    return
-            if taken and policy is not None and lost < policy.max_retries:
-                lost += 1
-                self.state.jobs.append(job)
-                continue
-            self.state.drop(job)
-            raise error
-        self.state.save()
+            error, taken = self.send_once(job, part)
+            if error is None or taken and not self.is_absent(job):
+                return
+            wait = self.wait_after(error, taken, tried)
+            if wait is None:
+                self.state.drop(job)
+                raise error
+            self.pause(wait)
 
-    def find(self, job: JSON) -> None:
-        """Look whether a job was created whose id nobody has told; it is dropped if it was not.
+    def send_once(self, job: JSON, part: _Part) -> Tuple[Optional[LLMError], bool]:
+        """Why a job may not have been created, if so, and whether it may have been all the same."""
+        body = self.api.creation(job, part)
+        job["sent"] = time.time()
+        self.state.save()
+        try:
+            answer = _ask(self.llm, "POST", self.api.place_of(job), body, headers=_JSON_KIND)
+            job["id"] = self.api.id_of(answer.json())
+        except LLMError as caught:
+            error = _without_hint(caught)
+            refused = isinstance(error, APIError) and error.status_code < 500 and error.status_code != 408
+            return error, body.begun and not refused
+        self.state.save()
+        return None, True
+
+    def wait_after(self, error: LLMError, taken: bool, tried: Counter[str]) -> Optional[float]:
+        """Seconds after which a creation that has failed is tried again; None: it is not."""
+        policy, limited = self.llm._retry, isinstance(error, client.RateLimitError)
+        kind = "rate" if limited else "normal"
+        if policy is None or not (limited or taken) or tried[kind] >= policy._limits(kind)[0]:
+            return None
+        wait = policy._delay(kind, tried[kind]) if error.retry_after is None else error.retry_after
+        tried[kind] += 1
+        return wait if wait <= policy.retry_after_max else None
+
+    def is_absent(self, job: JSON) -> bool:
+        """Whether a job whose id nobody has told was not created; if it was, note its id.
 
         Where the list cannot tell, those that it may be are noted: their results will tell.
         """
         until = client._now() + min(job["sent"] + self.poll.settle - time.time(), self.poll.settle)
         _log.warning("%s: looking for a batch whose creation was not answered", self.llm._provider.name)
         while True:
-            left = until - client._now()
+            late = client._now() >= until
             found = list(self.api.search(self.llm, job, self.state.ids()))
             certain = [id for id, sure in found if sure]
-            if certain:
-                job["id"] = certain[0]
-                self.state.save()
-                return
-            if left <= 0:
+            if certain or late:
                 break
-            self.pause(min(left, self.poll.first))
-        if found:
+            self.pause(min(max(until - client._now(), 0.0), self.poll.first))
+        if certain:
+            job["id"] = certain[0]
+        elif found:
             job["candidates"] = [id for id, _ in found]
-            self.state.save()
-        else:
-            self.state.drop(job)
+        self.state.save()
+        return not found
 
     def wait(self) -> None:
         """Look at the jobs until all are at their end, and fetch what each has."""
@@ -376,7 +376,7 @@ class _Run:
         if told is None:
             return None
         self.told[job["mark"]] = told
-        if told.end == "completed" and not self.api.sources(job, told.body):
+        if told.end == "completed" and not (self.api.inside(told.body) or self.api.sources(job, told.body)):
             self.unready[job["mark"]] += 1
             return told if self.unready[job["mark"]] >= _UNREADY else None
         return told if told.end else None
@@ -961,8 +961,13 @@ class _Api:
         ids = [body.get(key) for key in self.output_keys]
         return [f"/files/{quote(id, safe='')}/content" for id in ids if isinstance(id, str) and id]
 
-    def read(self, llm: Client, job: JSON, body: JSON) -> Iterator[JSON]:
+    def inside(self, body: JSON) -> List[Any]:
+        """The results that stand in the job itself."""
+        return []
+
+    def read(self, llm: Client, job: JSON, body: JSON) -> Iterator[Any]:
         """The results, line by line."""
+        yield from self.inside(body)
         for path in self.sources(job, body):
             yield from _lines_of(_ask(llm, "GET", path, stream=True))
 
@@ -1044,9 +1049,8 @@ class _Mistral(_Api):
     def is_marked(self, body: JSON, job: JSON) -> bool:
         return super().is_marked(body, job) or job["file"] in client._list(body.get("input_files"))
 
-    def read(self, llm: Client, job: JSON, body: JSON) -> Iterator[JSON]:
-        yield from super().read(llm, job, body)
-        yield from client._list(body.get("outputs"))
+    def inside(self, body: JSON) -> List[Any]:
+        return client._list(body.get("outputs"))
 
     def problems(self, body: JSON) -> List[JSON]:
         return [client._dict(problem) for problem in client._list(body.get("errors"))]
@@ -1170,18 +1174,13 @@ class _Gemini(_Api):
         return client._dict(client._at(body, "metadata.output")) or client._dict(body.get("response"))
 
     def sources(self, job: JSON, body: JSON) -> List[str]:
-        output = self.output(body)
-        file = output.get("responsesFile")
-        return [f"/{quote(file, safe='/')}:download?alt=media"] if isinstance(file, str) else ["here"] * bool(output)
+        file = self.output(body).get("responsesFile")
+        return [f"/{quote(file, safe='/')}:download?alt=media"] if isinstance(file, str) else []
 
-    def read(self, llm: Client, job: JSON, body: JSON) -> Iterator[JSON]:
-        inline: Any = self.output(body).get("inlinedResponses")
-        if inline is None:
-            yield from super().read(llm, job, body)
-            return
-        rows = inline if isinstance(inline, list) else client._list(client._dict(inline).get("inlinedResponses"))
-        for place, row in enumerate(rows):  # they come in the order of the requests
-            yield {**client._dict(row), "place": place}
+    def inside(self, body: JSON) -> List[Any]:
+        found: Any = self.output(body).get("inlinedResponses")
+        rows = found if isinstance(found, list) else client._list(client._dict(found).get("inlinedResponses"))
+        return [{**client._dict(row), "place": place} for place, row in enumerate(rows)]  # in the requests' order
 
     def outcome(self, line: Any, job: JSON) -> Optional[_Outcome]:
         line = client._dict(line)
