@@ -1,14 +1,18 @@
 """Batches at the provider: what is uploaded and created, how results come back, and that nothing is paid for twice."""
 import contextlib
+import functools
+import inspect
 import json
 import os
 import random
 import re
+import tempfile
 import time
 
 import pytest
 
 from tests import VENDORED, llmlite, testing
+from tests.beside import beside
 
 if VENDORED:
     pytest.skip("batches at the provider are no part of client.py", allow_module_level=True)
@@ -27,6 +31,20 @@ SAID = {f"id {number}": f"say {number}" for number in range(5)}
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "out.jobs.json")
+
+
+def side(function):
+    """Mark a test that runs beside others, with a `path` of its own."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def placed(**given):
+        with tempfile.TemporaryDirectory() as folder:
+            function(path=os.path.join(folder, "out.jobs.json"), **given)
+
+    left = [parameter for name, parameter in signature.parameters.items() if name != "path"]
+    placed.__signature__ = signature.replace(parameters=left)
+    return beside(placed)
 
 
 def client(server, provider="openai", **options):
@@ -71,6 +89,7 @@ def created(server):
 
 @pytest.mark.parametrize("limits", [None, jobs.Limits(2, 1 << 20)], ids=["whole", "split"])
 @pytest.mark.parametrize("provider", kills.PLACES)
+@side
 def test_every_provider_does_all_requests(server, path, provider, limits):
     batches = server.batches()
     llm = client(server, provider)
@@ -85,6 +104,7 @@ def test_every_provider_does_all_requests(server, path, provider, limits):
     assert texts_sent.count(KEY.encode()) == len(server.requests)
 
 
+@side
 def test_openais_upload_and_job_byte_for_byte(server, path):
     server.batches(**QUICK)
     run(client(server), path, [("a", None, {"messages": "hi", "temperature": 0})], seed=1)
@@ -103,6 +123,7 @@ def test_openais_upload_and_job_byte_for_byte(server, path):
                            "metadata": {"llmlite": mark}}
 
 
+@side
 def test_together_gets_no_metadata_and_another_purpose(server, path):
     server.batches(**QUICK)
     run(client(server, "together"), path)
@@ -111,6 +132,7 @@ def test_together_gets_no_metadata_and_another_purpose(server, path):
                                        "completion_window": "24h"}
 
 
+@side
 def test_mistral_has_the_model_on_the_job(server, path):
     server.batches(**QUICK)
     run(client(server, "mistral"), path, [("a", None, {"messages": "hi"})])
@@ -119,6 +141,7 @@ def test_mistral_has_the_model_on_the_job(server, path):
                                        "timeout_hours": 24, "metadata": {"llmlite": kept(path)[0]["mark"]}}
 
 
+@side
 def test_anthropic_gets_ids_of_ours_which_any_id_of_the_users_fits(server, path):
     server.batches(**QUICK)
     ids = ["a b", "\u00e9\ud800", "x" * 100]
@@ -129,6 +152,7 @@ def test_anthropic_gets_ids_of_ours_which_any_id_of_the_users_fits(server, path)
     assert sent[0]["params"] == {"model": "m", "max_tokens": 4096, "messages": [{"role": "user", "content": "a"}]}
 
 
+@side
 def test_gemini_puts_small_batches_into_the_request_and_large_ones_into_a_file(server, path):
     server.batches(**QUICK)
     assert texts(run(client(server, "gemini"), path)) == SAID
@@ -152,6 +176,7 @@ def test_gemini_puts_small_batches_into_the_request_and_large_ones_into_a_file(s
     assert created(server)[-1].json["batch"]["inputConfig"] == {"fileName": "files/file-1"}
 
 
+@side
 def test_jobs_are_split_by_bytes_as_they_are_sent(server, path):
     batches = server.batches(**QUICK)
     line = len(b'{"custom_id":"id 0","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":'
@@ -165,6 +190,7 @@ def test_jobs_are_split_by_bytes_as_they_are_sent(server, path):
     assert results["other"].text == "x"
 
 
+@side
 def test_a_model_and_an_endpoint_have_a_job_of_their_own(server, path):
     batches = server.batches(**QUICK)
     items = [("a", "m1", {"messages": "1"}), ("b", "m2", {"messages": "2"}), ("c", "m1", {"messages": "3"}),
@@ -174,6 +200,7 @@ def test_a_model_and_an_endpoint_have_a_job_of_their_own(server, path):
     assert [job.asked["endpoint"] for job in batches.jobs] == ["/v1/chat/completions"] * 2 + ["/v1/responses"]
 
 
+@side
 def test_a_gateway_may_have_openais_and_others_say_who_has_one(server, path):
     batches = server.batches(**QUICK)
     llm = llmlite.Client("m", base_url=server.url)
@@ -182,6 +209,7 @@ def test_a_gateway_may_have_openais_and_others_say_who_has_one(server, path):
         run(client(server, "perplexity"), path)
 
 
+@side
 def test_answers_are_parsed_as_live_ones_are(server, path):
     call = {"id": "c", "name": "f", "arguments": {"x": 1}}
     server.batches(lambda request: testing.reply("", tool_calls=[call], usage=(7, 3)), **QUICK)
@@ -191,6 +219,7 @@ def test_answers_are_parsed_as_live_ones_are(server, path):
     assert reply.attempts == 1 and reply.elapsed == 0.0
 
 
+@side
 def test_schemas_are_read_of_every_item_or_of_all(server, path):
     server.batches(lambda request: testing.reply("[]" if b"bad" in request.body else '{"x": 1}'), **QUICK)
     own = {"type": "object", "properties": {"x": {"type": "integer"}}}
@@ -203,6 +232,7 @@ def test_schemas_are_read_of_every_item_or_of_all(server, path):
     assert (llm.ledger.calls, llm.ledger.failed) == (4, 1)
 
 
+@side
 def test_progress_tells_how_far_it_is(server, path):
     server.batches(lambda request: testing.error(400) if b"say 4" in request.body else None,
                    states=["validating", "in_progress"])
@@ -212,6 +242,7 @@ def test_progress_tells_how_far_it_is(server, path):
     assert all(one.ended <= other.ended for one, other in zip(told, told[1:]))
 
 
+@side
 def test_what_is_written_is_on_the_disk_before_a_job_counts_as_fetched(server, path):
     server.batches(**QUICK)
     seen = []
@@ -229,6 +260,7 @@ def answers(request):
 
 
 @pytest.mark.parametrize("provider", kills.PLACES)
+@side
 def test_lines_that_failed_are_errors_of_their_class(server, path, provider):
     server.batches(answers, **QUICK)
     llm = client(server, provider)
@@ -246,6 +278,7 @@ def test_lines_that_failed_are_errors_of_their_class(server, path, provider):
 
 @pytest.mark.parametrize("provider", kills.PLACES)
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
+@side
 def test_lines_left_undone_say_why(server, path, provider, end):
     server.batches(end=end, left=lambda line: "say 1" not in json.dumps(line.body), **QUICK)
     results = run(client(server, provider), path, ASKED[:3])
@@ -257,6 +290,7 @@ def test_lines_left_undone_say_why(server, path, provider, end):
 
 
 @pytest.mark.parametrize("provider", [name for name in kills.PLACES if name != "anthropic"])
+@side
 def test_a_job_that_does_not_validate_fails_all_its_lines(server, path, provider):
     server.batches(end="failed", states=[])
     results = run(client(server, provider), path, ASKED[:2])
@@ -275,6 +309,7 @@ def played(step, *bodies):
     return play
 
 
+@side
 def test_a_refused_job_tells_each_line_what_is_wrong_with_it(server, path):
     problems = [{"code": "bad_line", "message": "bad", "line": 2}, {"code": "token_limit_exceeded", "message": "more"}]
     job = {"id": "batch_1", "status": "failed", "errors": {"data": problems[:1]}}
@@ -291,6 +326,7 @@ def test_a_refused_job_tells_each_line_what_is_wrong_with_it(server, path):
     assert run(client(server), path, ASKED[:1])["id 0"].code == "batch_failed"
 
 
+@side
 def test_lines_that_are_missing_or_unreadable_are_errors(server, path):
     batches = server.batches(**QUICK)
     batches.fault("results", testing.body(b'{"custom_id":"id 0","response":{"status_code":200,"body":{"choices":['
@@ -315,6 +351,7 @@ def test_a_line_without_end_is_refused(server, path, monkeypatch):
     assert texts(run(client(server), path)) == SAID  # it goes on
 
 
+@side
 def test_items_that_cannot_be_asked_are_errors_in_their_place(server, path):
     server.batches(**QUICK)
     items = [("a", None, {"messages": "x", "wrong": 1}), ("b", None, "x"), ("c", None, {"messages": []}),
@@ -331,6 +368,7 @@ def test_items_that_cannot_be_asked_are_errors_in_their_place(server, path):
         run(client(server), path, headers={})
 
 
+@side
 def test_an_id_that_comes_twice_is_an_error(server, path):
     batches = server.batches(**QUICK)
     with pytest.raises(llmlite.ConfigurationError, match="the custom_id 'id 0' is there twice"):
@@ -345,6 +383,7 @@ def test_an_id_that_comes_twice_is_an_error(server, path):
 @pytest.mark.parametrize("fault", [testing.raw(testing.RESET), testing.raw(testing.CLOSE), testing.error(500),
                                    testing.body(b"<html>"), testing.json_body({})],
                          ids=["reset", "closed", "500", "page", "no id"])
+@side
 def test_a_job_whose_creation_was_not_answered_is_found_and_not_created_again(server, path, provider, fault):
     batches = server.batches(listed_after=0.02, **QUICK)
     batches.fault("create", fault, after=True)
@@ -354,6 +393,7 @@ def test_a_job_whose_creation_was_not_answered_is_found_and_not_created_again(se
 
 @pytest.mark.parametrize("provider", kills.PLACES)
 @pytest.mark.parametrize("fault", [testing.raw(testing.RESET), testing.error(503)], ids=["reset", "503"])
+@side
 def test_a_job_that_was_not_taken_is_created_once_it_is_known(server, path, provider, fault):
     batches = server.batches(**QUICK)
     batches.fault("create", fault)
@@ -363,6 +403,7 @@ def test_a_job_that_was_not_taken_is_created_once_it_is_known(server, path, prov
     assert between.method == "GET" and created(server)[0].body == created(server)[1].body
 
 
+@side
 def test_creation_over_a_stale_connection_is_no_second_creation(server, path):
     """The connection dies as soon as the job is there: to a client it looks like one that was closed before."""
     batches = server.batches(**QUICK)
@@ -373,6 +414,7 @@ def test_creation_over_a_stale_connection_is_no_second_creation(server, path):
     assert len(batches.jobs) == 1
 
 
+@side
 def test_a_session_that_signs_requests_does_not_create_twice(server, path):
     import requests
     batches = server.batches(**QUICK)
@@ -383,6 +425,7 @@ def test_a_session_that_signs_requests_does_not_create_twice(server, path):
     assert len(batches.jobs) == 1
 
 
+@side
 def test_a_creation_that_never_succeeds_is_raised_and_leaves_no_job(server, path):
     batches = server.batches(**QUICK)
     for retry, times in ((RETRY, 4), (None, 1)):
@@ -393,6 +436,7 @@ def test_a_creation_that_never_succeeds_is_raised_and_leaves_no_job(server, path
     assert len(created(server)) == 5 and not batches.jobs
 
 
+@side
 def test_a_limit_is_waited_for_and_a_refusal_is_final(server, path):
     batches = server.batches(**QUICK)
     batches.fault("create", testing.error(429, retry_after=0.05))
@@ -426,6 +470,7 @@ def test_where_nobody_listens_nothing_was_created(path):
     assert kept(path) == [] and not batches.jobs
 
 
+@side
 def test_uploads_are_tried_again_and_files_without_id_or_place_are_errors(server, path):
     batches = server.batches(**QUICK)
     batches.fault("upload", testing.error(500))
@@ -452,6 +497,7 @@ def stopped(llm, path, items=ASKED, **options):
 
 
 @pytest.mark.parametrize("provider", kills.PLACES)
+@side
 def test_a_run_that_was_stopped_goes_on_with_the_jobs_it_has(server, path, provider):
     batches = server.batches(states=["in_progress"] * 3)
     assert stopped(client(server, provider), path, stopping=lambda: len(batches.jobs) == 2,
@@ -460,6 +506,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_jobs_it_has(server, path, provi
     assert [len(job.lines) for job in batches.jobs] == [2, 2, 1] and set(batches.submitted.values()) == {1}
 
 
+@side
 def test_stopping_wakes_a_wait(server, path):
     server.batches(states=["in_progress"] * 99)
     started = time.monotonic()
@@ -467,6 +514,7 @@ def test_stopping_wakes_a_wait(server, path):
     assert time.monotonic() - started < 2
 
 
+@side
 def test_results_are_for_the_items_that_are_open(server, path):
     server.batches(states=["in_progress"] * 3)
     stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
@@ -474,6 +522,7 @@ def test_results_are_for_the_items_that_are_open(server, path):
     assert kept(path)[0]["fetched"]
 
 
+@side
 def test_a_job_of_which_nothing_is_wanted_is_not_waited_for(server, path):
     batches = server.batches(states=["in_progress"] * 3)
     stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
@@ -483,6 +532,7 @@ def test_a_job_of_which_nothing_is_wanted_is_not_waited_for(server, path):
     assert not any("content" in request.path for request in server.requests)
 
 
+@side
 def test_items_of_jobs_that_were_fetched_are_asked_anew(server, path):
     batches = server.batches(lambda request: testing.error(500) if len(batches.jobs) == 1 else None, **QUICK)
     assert isinstance(run(client(server), path)["id 0"], llmlite.ServerError)
@@ -490,6 +540,7 @@ def test_items_of_jobs_that_were_fetched_are_asked_anew(server, path):
     assert [len(job.lines) for job in batches.jobs] == [5, 1]
 
 
+@side
 def test_a_request_that_has_changed_is_neither_sent_nor_given_another_ones_answer(server, path):
     batches = server.batches(**QUICK)
     stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
@@ -501,6 +552,7 @@ def test_a_request_that_has_changed_is_neither_sent_nor_given_another_ones_answe
 
 @pytest.mark.parametrize("provider", kills.PLACES)
 @pytest.mark.parametrize("taken", [True, False])
+@side
 def test_a_run_that_died_before_it_was_told_the_id(server, path, provider, taken):
     batches = server.batches(listed_after=9, **QUICK)
     batches.fault("create", testing.raw(testing.RESET), after=taken)
@@ -528,6 +580,7 @@ def others(batches, count=5, how_many=1):
     batches.add = add
 
 
+@side
 def test_anthropics_batch_is_known_by_its_results_among_those_it_may_be(server, path):
     batches = server.batches(**QUICK)
     with others(batches, how_many=2):
@@ -537,6 +590,7 @@ def test_anthropics_batch_is_known_by_its_results_among_those_it_may_be(server, 
     assert kept(path)[0]["candidates"]
 
 
+@side
 def test_anthropics_batch_is_created_again_once_none_of_those_it_may_be_is_it(server, path):
     batches = server.batches(**QUICK)
     lines = [testing.Line(f"foreign-{number}", {"messages": [{"content": "x"}]}, "/v1/messages") for number in range(5)]
@@ -565,6 +619,7 @@ def test_anthropics_batch_is_created_again_once_none_of_those_it_may_be_is_it(se
     ("openai", [{"data": [{"id": "x"}], "has_more": True}] * 3), ("together", [[{"id": "x"}]]),
     ("mistral", [{"data": [{"id": "x"}]}, {"data": []}]),
     ("gemini", [{"operations": [{"name": "x"}], "nextPageToken": "y"}] * 3)])
+@side
 def test_lists_are_read_to_their_end_and_not_for_ever(server, path, provider, pages):
     batches = server.batches(**QUICK)
     batches.fault("create", testing.raw(testing.RESET))
@@ -576,6 +631,7 @@ def test_lists_are_read_to_their_end_and_not_for_ever(server, path, provider, pa
 # the state file
 
 
+@side
 def test_the_state_file_is_for_its_owner_and_holds_no_key(server, path):
     server.batches(**QUICK)
     run(client(server), path)
@@ -590,6 +646,7 @@ def test_the_state_file_is_for_its_owner_and_holds_no_key(server, path):
         assert [json.loads(line)[0] for line in file] == list(SAID)
 
 
+@side
 def test_another_ones_and_broken_state_files_are_refused(server, path):
     server.batches(states=["in_progress"] * 9)
     stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
@@ -633,6 +690,7 @@ def test_polls_that_fail_are_made_again_for_a_while(server, path, monkeypatch):
         run(client(server), path)
 
 
+@side
 def test_the_interval_grows(server, path):
     server.batches(states=["in_progress"] * 8)
     run(client(server), path, poll=jobs.Poll(0.01, 0.05, 0))
@@ -641,6 +699,7 @@ def test_the_interval_grows(server, path):
     assert gaps[-1] > 0.045 and gaps[0] < gaps[-1]
 
 
+@side
 def test_results_that_break_off_are_read_again_and_handed_out_once(server, path):
     batches = server.batches(**QUICK)
     llm = client(server)
@@ -689,12 +748,14 @@ SPOKEN = {"candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason":
     {"metadata": {"state": "BATCH_STATE_SUCCEEDED", "output": {"inlinedResponses": [{"response": SPOKEN}]}}},
     {"metadata": {"state": "JOB_STATE_SUCCEEDED"}, "response": {
         "inlinedResponses": {"inlinedResponses": [{"response": SPOKEN, "metadata": {"key": "id 0"}}]}}}])
+@side
 def test_geminis_quirks(server, path, output):
     waits = {"name": "batches/1", "metadata": {"state": "BATCH_STATE_SUCCEEDED"}}
     played("poll", waits, {"name": "batches/1", "done": True, **output})(server.batches(**QUICK))
     assert texts(run(client(server, "gemini"), path, ASKED[:1])) == {"id 0": "x"}
 
 
+@side
 def test_geminis_lines_may_be_odd(server, path):
     rows = [{"error": {"code": 3, "message": "bad"}}, {"response": 7}, 7, {"status": {"code": 8, "message": "later"}}]
     output = {"inlinedResponses": {"inlinedResponses": rows}}
@@ -733,6 +794,7 @@ def test_anthropics_lines_may_be_odd_and_its_results_come_from_its_own_host(serv
     assert type(run(client(server, "anthropic"), path, ASKED[:1])["id 0"]) is llmlite.ServerError and not mark
 
 
+@side
 def test_mistral_may_have_its_results_in_the_job(server, path):
     line = {"custom_id": "id 0", "response": {"status_code": 200, "body": {"choices": [{
         "message": {"content": "x"}, "finish_reason": "stop"}]}}}
@@ -744,6 +806,7 @@ def test_mistral_may_have_its_results_in_the_job(server, path):
 
 
 @pytest.mark.parametrize("provider", kills.PLACES)
+@side
 def test_jobs_are_cancelled_and_what_was_done_is_fetched(server, path, provider):
     batches = server.batches(states=["in_progress"] * 99, left=lambda line: "say 1" not in json.dumps(line.body))
     stopped(client(server, provider), path, stopping=lambda: len(created(server)) == 1)
@@ -757,6 +820,7 @@ def test_jobs_are_cancelled_and_what_was_done_is_fetched(server, path, provider)
         assert jobs.cancel(llm, path) == []
 
 
+@side
 def test_what_has_ended_is_not_cancelled(server, path):
     batches = server.batches(states=["in_progress"] * 2)
     stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
@@ -772,12 +836,14 @@ def test_what_has_ended_is_not_cancelled(server, path):
             jobs.cancel(llm, path)
 
 
+@side
 def test_jobs_whose_id_was_never_told_are_cancelled_where_they_are_found(server, path):
     for provider in ("openai", "anthropic"):
-        batches = server.batches(states=["in_progress"] * 9)
+        batches = server.batches(states=["in_progress"] * 9, listed_after=9)
         batches.fault("create", testing.raw(testing.RESET), after=True)
         before = len(created(server))
         stopped(client(server, provider), path, stopping=lambda before=before: len(created(server)) > before)
+        batches.listed_after = 0
         with client(server, provider) as llm:
             said = jobs.cancel(llm, path)
         if provider == "openai":
@@ -793,6 +859,7 @@ def test_jobs_whose_id_was_never_told_are_cancelled_where_they_are_found(server,
         assert jobs.cancel(llm, path) == [f"{kept(path)[0]['mark']}: its id was never told; no such job is listed"]
 
 
+@side
 def test_without_a_state_file_there_is_nothing_to_cancel(server, path):
     with client(server) as llm, pytest.raises(llmlite.ConfigurationError, match="out.jobs.json is not there"):
         jobs.cancel(llm, path)
@@ -802,5 +869,6 @@ def test_without_a_state_file_there_is_nothing_to_cancel(server, path):
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
+@beside
 def test_killed_runs_submit_and_pay_nothing_twice(provider):
     assert kills.play(provider, 3, random.Random(provider), faults=False)[0] <= 3
