@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from types import SimpleNamespace
-from typing import IO, Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import IO, Any, Callable, Dict, Generator, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 from urllib.parse import quote, urlsplit
 
 from requests.structures import CaseInsensitiveDict
@@ -132,11 +132,12 @@ def cancel(llm: Client, state: Union[str, os.PathLike[str]]) -> List[str]:
 
 def _cancelled(llm: Client, api: _Api, job: JSON, kept: _State) -> str:
     if not job["id"]:
-        found = list(api.search(llm, job, kept.ids()))
-        if not any(certain for _, certain in found):
-            among = f"it may be {' or '.join(id for id, _ in found)}" if found else "no such job is listed"
+        if job.get("deferred"):
+            return f"{job['mark']}: is not under way: the provider had no room for it"
+        job["id"], found = _searched(llm, api, job, kept)
+        if not job["id"]:
+            among = f"it may be {' or '.join(found)}" if found else "no such job is listed"
             return f"{job['mark']}: its id was never told; {among}"
-        job["id"] = next(id for id, certain in found if certain)
     told = api.look(llm, job)
     if told.end:
         return f"{job['id']}: {told.end} before"
@@ -148,6 +149,16 @@ def _cancelled(llm: Client, api: _Api, job: JSON, kept: _State) -> str:
             raise
         return f"{job['id']}: {told.end} before: {error.message}"
     return f"{job['id']}: cancelled"
+
+
+def _searched(llm: Client, api: _Api, job: JSON, kept: _State) -> Tuple[Optional[str], List[str]]:
+    """The id of a job that was never told, by the provider's list, or else None; and those that it may be."""
+    found = []
+    for id, certain in api.search(llm, job, [*kept.ids(), *job.get("past", [])]):
+        found.append(id)
+        if certain:
+            return id, found
+    return None, found
 
 
 class _Stopped(Exception):
@@ -190,11 +201,12 @@ class _Run:
     def take_up(self) -> None:
         """Go on with what an earlier run has left: find the jobs whose ids it was never told."""
         for job in self.jobs:
-            if not job["id"] and not job.get("candidates") and self.is_absent(job):
+            is_unknown = not (job["id"] or job.get("candidates") or job.get("deferred"))
+            if is_unknown and self.is_absent(job):
                 self.state.drop(job)
                 continue
             self.table.add(job["mark"], self.state.lines(job))
-            if not job["id"]:  # nobody knows yet: its lines are kept as they come by
+            if job.get("candidates") and not job["id"]:  # nobody knows yet: its lines are kept as they come by
                 self.waiting[job["mark"]] = _Part(self.state.folder, job["model"], job["path"], job["mark"])
 
     def submit(self, items: Iterable[Item], options: JSON) -> None:
@@ -280,7 +292,7 @@ class _Run:
                 until_known.pop_all()
         self.tell()
 
-    def send(self, job: JSON, part: _Part) -> None:
+    def send(self, job: JSON, part: Optional[_Part]) -> None:
         """Create a job, at most once: what may have been taken is looked for, and never simply sent again."""
         tried: Counter[str] = Counter()
         while True:
@@ -293,7 +305,7 @@ class _Run:
                 raise error
             self.pause(wait)
 
-    def send_once(self, job: JSON, part: _Part) -> Tuple[Optional[LLMError], bool]:
+    def send_once(self, job: JSON, part: Optional[_Part]) -> Tuple[Optional[LLMError], bool]:
         """Why a job may not have been created, if so, and whether it may have been all the same."""
         body = self.api.creation(job, part)
         job["sent"] = time.time()
@@ -327,15 +339,14 @@ class _Run:
         _log.warning("%s: looking for a batch whose creation was not answered", self.llm._provider.name)
         while True:
             late = client._now() >= until
-            found = list(self.api.search(self.llm, job, self.state.ids()))
-            certain = [id for id, sure in found if sure]
+            certain, found = _searched(self.llm, self.api, job, self.state)
             if certain or late:
                 break
             self.pause(min(max(until - client._now(), 0.0), self.poll.first))
         if certain:
-            job["id"] = certain[0]
+            job["id"] = certain
         elif found:
-            job["candidates"] = [id for id, _ in found]
+            job["candidates"] = found
         self.state.save()
         return not found
 
@@ -343,17 +354,44 @@ class _Run:
         """Look at the jobs until all are at their end, and fetch what each has."""
         interval = self.poll.first
         while True:
-            for job in self.jobs:
+            room = not self.under_way
+            for job in self.under_way:
                 self.check()
                 ended = self.look(job)
-                if ended is not None:
+                if ended is not None and not self.defers(job, ended):
                     self.fetch(job, ended)
-                    interval = self.poll.first
+                    interval, room = self.poll.first, True
             self.tell()
+            if room:
+                self.resume()
             if not any(self.table.is_open(job["mark"]) for job in self.jobs):
                 return
             self.pause(interval)
             interval = min(interval * 1.5, max(self.poll.most, self.poll.first))
+
+    @property
+    def under_way(self) -> List[JSON]:
+        """The jobs that the provider has, or may have."""
+        return [job for job in self.jobs if not job.get("deferred")]
+
+    def defers(self, job: JSON, told: _Told) -> bool:
+        """Whether a job was refused for want of room, which jobs before it take: then it is created later."""
+        codes = [problem.get("code") for problem in self.api.problems(told.body)]
+        if told.end != "failed" or "token_limit_exceeded" not in codes or job.get("alone"):
+            return False
+        _log.warning("%s: the provider has no room for it yet: %s", job["id"], client._quoted(str(told.body["errors"])))
+        job.update(id=None, deferred=True, past=[*job.get("past", []), job["id"]])
+        self.told.pop(job["mark"])
+        self.state.save()
+        return True
+
+    def resume(self) -> None:
+        """Create a job for which there was no room, of the file that is there, now that there may be some."""
+        deferred = [job for job in self.jobs if job.get("deferred")]
+        if deferred:
+            job = deferred[0]
+            job.update(deferred=False, alone=not self.under_way)
+            self.send(job, None)
 
     def patiently(self, ask: Callable[[Client, JSON], Any], job: JSON) -> Any:
         """What the provider says of a job; None while it cannot be reached, as long as that may pass."""
@@ -428,17 +466,22 @@ class _Run:
     def read(self, job: JSON, told: _Told) -> int:
         """Hand out what a job's files hold; returns how many of their lines nobody can read."""
         unread = 0
-        for line in self.api.read(self.llm, job, told.body):
-            self.check()
-            said = self.api.outcome(line, job)
-            if said is None:
-                unread += 1
-                _log.warning("%s: a line of a batch's results cannot be read: %s", job["id"], client._quoted(str(line)))
-                continue
-            row = self.table.find(said.custom_id) if said.place is None else self.table.at(job["mark"], said.place)
-            if row is not None and row.open and row.mark == job["mark"]:
-                self.hand_out(row.custom_id, self.result(job, said, self.schemas[row.schema]))
+        with contextlib.closing(self.api.read(self.llm, job, told.body)) as lines:
+            for line in lines:
+                self.check()
+                said = self.api.outcome(line, job)
+                if said is None:
+                    unread += 1
+                    _log.warning("%s: a line of its results cannot be read: %s", job["id"], client._quoted(str(line)))
+                else:
+                    self.take(job, said)
         return unread
+
+    def take(self, job: JSON, said: _Outcome) -> None:
+        """Hand out a line's result, if it is one that is wanted."""
+        row = self.table.find(said.custom_id) if said.place is None else self.table.at(job["mark"], said.place)
+        if row is not None and row.open and row.mark == job["mark"]:
+            self.hand_out(row.custom_id, self.result(job, said, self.schemas[row.schema]))
 
     def result(self, job: JSON, said: _Outcome, schema: Any = None) -> Result:
         """A line's outcome as what `chat` would have returned or raised."""
@@ -879,7 +922,7 @@ class _Api:
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         return {"file": self.id_of(_ask(llm, "POST", "/files", body, headers=kind).json())}
 
-    def creation(self, job: JSON, part: _Part) -> _Body:
+    def creation(self, job: JSON, part: Any) -> _Body:
         """What creates a job, to be sent once."""
         return _Body(lambda: [], _json(self.order(job)), after=b"", once=True)
 
@@ -926,7 +969,7 @@ class _Api:
     def search(self, llm: Client, job: JSON, known: List[str]) -> Iterator[Tuple[str, bool]]:
         """The ids of jobs in the provider's list that may be this one, and whether that is certain."""
         for body in self.listed(llm):
-            if self.is_marked(body, job):
+            if self.is_marked(body, job) and self.id_of(body) not in known:
                 yield self.id_of(body), True
 
     def listed(self, llm: Client, query: str = "") -> Iterator[JSON]:
@@ -965,7 +1008,7 @@ class _Api:
         """The results that stand in the job itself."""
         return []
 
-    def read(self, llm: Client, job: JSON, body: JSON) -> Iterator[Any]:
+    def read(self, llm: Client, job: JSON, body: JSON) -> Generator[Any, None, None]:
         """The results, line by line."""
         yield from self.inside(body)
         for path in self.sources(job, body):
@@ -1071,7 +1114,7 @@ class _Anthropic(_Api):
         newest = next(self.listed(llm, "limit=1"), {})  # no clock is asked what is newer than this
         return {"file": None, "before": newest.get("id")}
 
-    def creation(self, job: JSON, part: _Part) -> _Body:
+    def creation(self, job: JSON, part: Any) -> _Body:
         return _Body(self.all(part), b'{"requests":[', b",", b"]}", once=True)
 
     def search(self, llm: Client, job: JSON, known: List[str]) -> Iterator[Tuple[str, bool]]:
@@ -1087,10 +1130,11 @@ class _Anthropic(_Api):
             told = self.look(llm, job)
             if not told.end:
                 return None
-            lines = list(itertools.islice(self.read(llm, job, told.body), 1))
+            with contextlib.closing(self.read(llm, job, told.body)) as lines:
+                first = client._dict(next(lines, None))
         except client.NotFoundError:  # somebody has deleted it
             return False
-        return str(client._dict(lines[0] if lines else None).get("custom_id")).startswith(job["mark"] + "-")
+        return str(first.get("custom_id")).startswith(job["mark"] + "-")
 
     def sources(self, job: JSON, body: JSON) -> List[str]:
         return [self.address(job) + "/results"] if body.get("results_url") else []
@@ -1140,7 +1184,7 @@ class _Gemini(_Api):
             "X-Goog-Upload-Offset": "0", "X-Goog-Upload-Command": "upload, finalize"})
         return {"file": self.id_of(client._dict(answer.json()).get("file"))}
 
-    def creation(self, job: JSON, part: _Part) -> _Body:
+    def creation(self, job: JSON, part: Any) -> _Body:
         if job["file"]:
             batch = {"displayName": job["mark"], "inputConfig": {"fileName": job["file"]}}
             return _Body(lambda: [], _json({"batch": batch}), after=b"", once=True)

@@ -317,13 +317,55 @@ def test_a_refused_job_tells_each_line_what_is_wrong_with_it(server, path):
     results = run(client(server), path, ASKED[:2])
     assert [results[id].code for id in ("id 0", "id 1")] == ["bad_line", "bad_line"]
     os.remove(path)
-    played("poll", {**job, "errors": {"data": problems[::-1]}})(server.batches())
+    played("poll", *[{**job, "errors": {"data": problems[::-1]}}] * 2)(server.batches())  # the second time alone
     results = run(client(server), path, ASKED[:2])
     assert [results[id].code for id in ("id 0", "id 1")] == ["token_limit_exceeded", "bad_line"]
     assert type(results["id 0"]) is llmlite.RateLimitError
     os.remove(path)
     played("poll", {**job, "errors": None})(server.batches())
     assert run(client(server), path, ASKED[:1])["id 0"].code == "batch_failed"
+
+
+def crowded(batches):
+    """A provider that has room for one job at a time."""
+    add = batches.add
+
+    def added(api, asked, lines):
+        busy = any(not job.ended for job in batches.jobs)
+        job = add(api, asked, lines)
+        if busy:
+            job.end, job.states = "failed", []
+            job.problems = [{"code": "token_limit_exceeded", "message": "no room", "line": None}]
+        return job
+    batches.add = added
+    return batches
+
+
+@side
+def test_jobs_for_which_there_is_no_room_are_created_once_there_is(server, path):
+    batches = crowded(server.batches(states=["in_progress"] * 2))
+    told = []
+    results = run(client(server), path, limits=jobs.Limits(2, 1 << 20), progress=told.append)
+    assert texts(results) == SAID and set(batches.paid.values()) == {1} and told[-1] == jobs.Counts(5, 5, 0, 3, 3)
+    assert len([request for request in server.requests if request.path.endswith("/files")]) == 3
+    assert [len(job["past"]) for job in kept(path)[1:]] == [1, 1]
+
+
+@side
+def test_a_run_with_jobs_for_which_there_was_no_room_goes_on_with_them(server, path):
+    batches = crowded(server.batches(states=["in_progress"] * 4))
+
+    def are_deferred():
+        return os.path.exists(path) and sum(bool(job.get("deferred")) for job in kept(path)) == 2
+    stopped(client(server), path, limits=jobs.Limits(2, 1 << 20), stopping=are_deferred)
+    with client(server) as llm:
+        said = jobs.cancel(llm, path)
+    assert [line.partition(": ")[2] for line in said] == ["cancelled"] + [
+        "is not under way: the provider had no room for it"] * 2
+    batches.fault("create", testing.raw(testing.RESET), after=True)
+    results = texts(run(client(server), path))
+    assert {id: results[id] for id in ("id 2", "id 3", "id 4")} == {id: SAID[id] for id in ("id 2", "id 3", "id 4")}
+    assert set(batches.paid.values()) == {1} and len([r for r in server.requests if r.path.endswith("/files")]) == 3
 
 
 @side
