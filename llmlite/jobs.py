@@ -6,7 +6,8 @@
 A run may be killed at any moment and started again with the same state file: nothing is submitted twice.  What a job is
 to hold, and the mark by which it is found again, stand in the state file before it is created; its id as soon as it is
 told.  Where it was not told, the provider's list of jobs says whether there is such a job.  Anthropic's list does not
-tell what a batch holds: of those that may be ours, the results tell, once one has ended.
+tell what a batch holds: of those that may be ours, the results tell, once one has ended.  What cannot be known: whether
+a provider will list a job later than `Poll.settle` seconds after it was asked for it; such a one is created again.
 
 How it works, top down: `run` and `cancel`; a `_Run`, which submits, waits and fetches; what it keeps (the state file,
 the part of the input that becomes the next job, a table of the lines); requests; the Batch APIs, which differ in data
@@ -94,10 +95,11 @@ def run(llm: Client, items: Iterable[Item], write: Callable[[str, Result], Any],
         limits: a `Limits`, in place of the provider's own.
         progress: called with `Counts` after each look.
         sync: called before a job counts as fetched: what `write` was given must be on the disk when it returns.
-        stopping: asked five times a second at least while it waits; True ends the run, the jobs go on.
+        stopping: asked between steps, and five times a second between looks; True ends the run, the jobs go on.
         options: of `chat`, for every item that has none of its own.
 
-    Returns True; False if it was stopped before all results were there.
+    Returns True; False if it was stopped before all results were there.  Each look, upload and download is a call under
+    the client's retries and limits; the ledger counts as calls what the provider has done.
 
     Raises:
         ConfigurationError: a provider without a Batch API, another's state file, a request that has changed.
@@ -176,7 +178,7 @@ class _Run:
                  sync: Callable[[], Any], stopping: Callable[[], bool]) -> None:
         self.llm, self.write, self.poll, self.sync, self.stopping = llm, write, Poll(*poll), sync, stopping
         self.api = _api_of(llm)
-        self.limits = limits or self.api.limits
+        self.limits = Limits(*limits or self.api.limits)
         self.progress = progress or (lambda counts: None)
         self.state = _State(path, llm)
         self.table = _Table()
@@ -254,7 +256,7 @@ class _Run:
         if len(body) + len(custom_id) + 1000 > self.limits.size:  # 1000: more than stands around it
             raise ConfigurationError(f"a request of {len(body)} bytes", why=f"a job of {self.llm._provider.name} may "
                                      f"have {self.limits.size}", hint="shorten the messages")
-        digest = hashlib.blake2b(body, digest_size=8).hexdigest()
+        digest = hashlib.blake2b(_json([model, request.path]) + body, digest_size=8).hexdigest()
         return _Line(custom_id, digest, self.noted(asked.get("schema")), body, model, request.path)
 
     def noted(self, schema: Any) -> int:
@@ -335,7 +337,7 @@ class _Run:
 
         Where the list cannot tell, those that it may be are noted: their results will tell.
         """
-        until = client._now() + min(job["sent"] + self.poll.settle - time.time(), self.poll.settle)
+        until = client._now() + self.poll.settle
         _log.warning("%s: looking for a batch whose creation was not answered", self.llm._provider.name)
         while True:
             late = client._now() >= until
@@ -379,7 +381,7 @@ class _Run:
         codes = [problem.get("code") for problem in self.api.problems(told.body)]
         if told.end != "failed" or "token_limit_exceeded" not in codes or job.get("alone"):
             return False
-        _log.warning("%s: the provider has no room for it yet: %s", job["id"], client._quoted(str(told.body["errors"])))
+        _log.warning("%s: the provider has no room for it yet; it is created again later", job["id"])
         job.update(id=None, deferred=True, past=[*job.get("past", []), job["id"]])
         self.told.pop(job["mark"])
         self.state.save()
@@ -413,8 +415,9 @@ class _Run:
         told = self.patiently(self.api.look, job) if job["id"] else None
         if told is None:
             return None
-        self.told[job["mark"]] = told
-        if told.end == "completed" and not (self.api.inside(told.body) or self.api.sources(job, told.body)):
+        self.told[job["mark"]] = told._replace(body={})  # which may hold all the results
+        has_results = self.api.inside(told.body) or self.api.sources(job, told.body)
+        if (told.end == "completed" or told.end and told.done) and not has_results:
             self.unready[job["mark"]] += 1
             return told if self.unready[job["mark"]] >= _UNREADY else None
         return told if told.end else None
@@ -702,7 +705,9 @@ _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 # ------------------------------------------------------------------------------------------------------------ requests
 
 _JSON_KIND = {"Content-Type": "application/json"}
-_PASSING = (client.APIConnectionError, client.ServerError, client.RateLimitError)  # what may be over by the next poll
+_PASSING = (  # what may be over by the next poll
+    client.APIConnectionError, client.DeadlineExceededError, client.ServerError, client.RateLimitError,
+    client.ResponseError)
 _OWN = ("self", "model", "timeout", "deadline", "headers")  # arguments of chat() that no line of a batch has
 _ARGUMENTS = frozenset(inspect.signature(Client.chat).parameters).difference(_OWN)
 
@@ -983,7 +988,7 @@ class _Api:
             query = self.next_page(client._dict(page), rows, len(seen))
 
     def rows(self, page: Any) -> List[Any]:
-        return client._list(page if isinstance(page, list) else page.get("data"))
+        return client._list(page if isinstance(page, list) else client._dict(page).get("data"))
 
     def next_page(self, page: JSON, rows: List[JSON], number: int) -> str:
         """The query of the next page, or ""."""
@@ -1022,7 +1027,7 @@ class _Api:
             return None
         if response and (response.get("body") or not error):
             status = response.get("status_code")
-            return _Outcome(custom_id, status=status if isinstance(status, int) else 200,
+            return _Outcome(custom_id, status=status if type(status) is int else 200,
                             body=response.get("body", response), request_id=response.get("request_id"))
         code, message = client._dict(error).get("code"), client._dict(error).get("message")
         end = next((end for end in ("expired", "cancelled") if str(code).endswith(end)), "")
@@ -1130,6 +1135,8 @@ class _Anthropic(_Api):
             told = self.look(llm, job)
             if not told.end:
                 return None
+            if not self.sources(job, told.body) and not told.body.get("archived_at"):
+                return None
             with contextlib.closing(self.read(llm, job, told.body)) as lines:
                 first = client._dict(next(lines, None))
         except client.NotFoundError:  # somebody has deleted it
@@ -1155,9 +1162,10 @@ class _Anthropic(_Api):
 class _Gemini(_Api):
     """Gemini's: operations; requests and results are inside them, or, where they are large, in files."""
 
-    limits = Limits(50_000, 1_000_000_000, 19_000_000)
+    # 20 MB may be inline; but then the answers come in one piece too, with each look at a job that has ended
+    limits = Limits(50_000, 1_000_000_000, 1_000_000)
     id_key = "name"
-    page_query = "pageSize=100"
+    page_query = "pageSize=10"
     counts = ("metadata.batchStats.successfulRequestCount", "metadata.batchStats.failedRequestCount")
 
     def line(self, part: _Part, line: _Line, place: int) -> bytes:
@@ -1204,7 +1212,7 @@ class _Gemini(_Api):
         _ask(llm, "POST", self.address(job) + ":cancel")
 
     def rows(self, page: Any) -> List[Any]:
-        return client._list(page.get("operations"))
+        return client._list(client._dict(page).get("operations"))
 
     def next_page(self, page: JSON, rows: List[JSON], number: int) -> str:
         token = page.get("nextPageToken")

@@ -586,9 +586,9 @@ def test_items_of_jobs_that_were_fetched_are_asked_anew(server, path):
 def test_a_request_that_has_changed_is_neither_sent_nor_given_another_ones_answer(server, path):
     batches = server.batches(**QUICK)
     stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
-    for asked in ({"messages": "another"}, {"messages": []}):
+    for model, asked in ((None, {"messages": "another"}), (None, {"messages": []}), ("another", ASKED[0][2])):
         with pytest.raises(llmlite.ConfigurationError, match="'id 0' is not the one that was submitted.*jobs.json"):
-            run(client(server), path, [("id 0", None, asked)])
+            run(client(server), path, [("id 0", model, asked)])
     assert len(batches.jobs) == 1
 
 
@@ -719,7 +719,8 @@ def test_polls_that_fail_are_made_again_for_a_while(server, path, monkeypatch):
     monkeypatch.setattr(jobs, "_OUTAGE", 3)
     batches = server.batches(**QUICK)
     patient = llmlite.RetryPolicy(max_retries=0, rate_limit_max_retries=0)
-    batches.fault("poll", testing.error(500, times=2))
+    batches.fault("poll", testing.error(500))
+    batches.fault("poll", testing.body(b"<html>"))
     assert texts(run(client(server, retry=patient), path)) == SAID
     for retry, times in ((patient, 3), (None, 1)):
         os.remove(path)
@@ -779,8 +780,39 @@ def test_a_job_that_is_completed_but_has_no_files_yet_is_polled_on(server, path,
     assert {str(result) for result in results.values()} == {"openai: no result in the batch's files"}
 
 
-def gemini_job(**more):
-    return {"name": "batches/1", "metadata": {"state": "JOB_STATE_SUCCEEDED", **more}}
+@side
+def test_a_job_that_was_cancelled_may_tell_of_answers_before_their_files(server, path):
+    early = {"id": "batch_1", "status": "cancelled", "request_counts": {"completed": 5}, "output_file_id": None}
+    played("poll", *[early] * 3)(server.batches(**QUICK))
+    assert texts(run(client(server), path)) == SAID
+
+
+ODD = [None, [], 3, "x", {}, {"data": 3}, {"data": [3, None]}, {"id": 3}, {"job": 3}, {"id": "a/../b", "status": ["x"]},
+       {"id": "x", "status": "completed", "errors": 3, "request_counts": 3, "output_file_id": 3, "outputs": [3, None]},
+       {"status": "failed", "errors": {"data": [3, {"line": "x", "code": {}}]}, "error": {"code": []}},
+       {"status": "failed", "errors": [[]], "error": "x"}, {"processing_status": "ended", "results_url": 3},
+       {"name": {}, "metadata": 3, "operations": [3], "nextPageToken": {}}, {"file": {"name": "files/../x"}},
+       {"metadata": {"state": "X_STATE_SUCCEEDED", "output": {"inlinedResponses": [3, {"metadata": 3, "error": 3}]}}},
+       {"metadata": {"state": "X_STATE_FAILED", "output": 3}, "error": {"code": {}, "message": 3}},
+       {"custom_id": [], "response": 3}, {"custom_id": "id 0", "response": {"status_code": "x", "body": [3]}},
+       {"custom_id": "id 0", "error": 3}, {"custom_id": "x-99999999999999999999", "result": 3},
+       {"key": 3, "response": 3}]
+
+
+@pytest.mark.parametrize("step", ["upload", "create", "list", "poll", "results"])
+@pytest.mark.parametrize("provider", ["openai", "mistral", "anthropic", "gemini"])
+@side
+def test_whatever_a_server_says_only_our_errors_come_out(server, path, provider, step):
+    for odd in random.Random(provider + step).sample(ODD, 4):
+        batches = server.batches(states=[])
+        batches.fault(step, testing.json_body(odd))
+        if step == "list":
+            batches.fault("create", testing.raw(testing.RESET))
+        with contextlib.suppress(llmlite.LLMError):
+            results = run(client(server, provider), path, poll=jobs.Poll(0.001, 0.001, 0.001))
+            assert set(results) == set(SAID)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 SPOKEN = {"candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}]}
@@ -842,6 +874,19 @@ def test_mistral_may_have_its_results_in_the_job(server, path):
         "message": {"content": "x"}, "finish_reason": "stop"}]}}}
     played("poll", {"id": "job-1", "status": "SUCCESS", "outputs": [line]})(server.batches(**QUICK))
     assert texts(run(client(server, "mistral"), path, ASKED[:1])) == {"id 0": "x"}
+
+
+@side
+def test_anthropics_batch_is_not_judged_before_its_results_are_there(server, path):
+    batches = server.batches(**QUICK)
+    batches.fault("create", testing.raw(testing.RESET), after=True)
+    early = {"id": "msgbatch_1", "processing_status": "ended", "results_url": None}
+    played("poll", early, early, {"id": "msgbatch_1", "processing_status": "in_progress"})(batches)
+    assert texts(run(client(server, "anthropic"), path)) == SAID and len(created(server)) == 1
+    batches.fault("create", testing.raw(testing.RESET), after=True)
+    played("poll", {**early, "archived_at": "2026-01-01"})(batches)
+    items = [(f"{id} again", *rest) for id, *rest in ASKED]
+    assert len(run(client(server, "anthropic"), path, items)) == 5 and len(created(server)) == 3
 
 
 # cancelling
