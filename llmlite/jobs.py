@@ -135,7 +135,7 @@ def cancel(llm: Client, state: Union[str, os.PathLike[str]]) -> List[str]:
 def _cancelled(llm: Client, api: _Api, job: JSON, kept: _State) -> str:
     if not job["id"]:
         if job.get("deferred"):
-            return f"{job['mark']}: is not under way: the provider had no room for it"
+            return f"{job['mark']}: waits for room; it is given up once a run finds another one cancelled"
         job["id"], found = _searched(llm, api, job, kept)
         if not job["id"]:
             among = f"it may be {' or '.join(found)}" if found else "no such job is listed"
@@ -234,7 +234,7 @@ class _Run:
             else:
                 self.table.open(custom_id, line.schema)
                 if known.mark in self.waiting:
-                    self.waiting[known.mark].add(self.api, line)
+                    self.waiting[known.mark].add(line)
         self.create_all()
 
     def create_all(self) -> None:
@@ -253,7 +253,7 @@ class _Run:
             raise ConfigurationError(f"custom_id={custom_id!r}: give a str")
         request, model = _built(self.llm, model, asked)
         body = client._encode(self.api.body(request.body or {}))
-        if len(body) + len(custom_id) + 1000 > self.limits.size:  # 1000: more than stands around it
+        if len(body) + len(_json(custom_id)) + 1000 > self.limits.size:  # 1000: more than stands around it
             raise ConfigurationError(f"a request of {len(body)} bytes", why=f"a job of {self.llm._provider.name} may "
                                      f"have {self.limits.size}", hint="shorten the messages")
         digest = hashlib.blake2b(_json([model, request.path]) + body, digest_size=8).hexdigest()
@@ -270,15 +270,15 @@ class _Run:
     def put(self, line: _Line) -> None:
         """Add a request to the job that will hold it; one that is full is created."""
         place = line.model, line.path
-        part = self.parts.get(place)
-        if part is not None and not part.has_room(self.api, line, self.limits):
+        part = self.parts.get(place) or _Part(self.state.folder, line.model, line.path)
+        self.parts[place] = part
+        size = len(self.api.line(part, line, part.count)) + 1
+        if part.count >= self.limits.lines or part.count and part.size + size > self.limits.size:
             self.create(self.parts.pop(place))
-            part = None
-        if part is None:
             part = self.parts[place] = _Part(self.state.folder, line.model, line.path)
         self.table.add(part.mark, [(line.custom_id, line.digest)], part.count)
         self.table.open(line.custom_id, line.schema)
-        part.add(self.api, line)
+        part.add(line, size)
 
     def create(self, part: _Part) -> None:
         """Make a job of a part.  It stands in the state file before the provider hears of it."""
@@ -363,6 +363,7 @@ class _Run:
                 if ended is not None and not self.defers(job, ended):
                     self.fetch(job, ended)
                     interval, room = self.poll.first, True
+                    self.give_up(ended)
             self.tell()
             if room:
                 self.resume()
@@ -387,11 +388,20 @@ class _Run:
         self.state.save()
         return True
 
+    @property
+    def deferred(self) -> List[JSON]:
+        """The jobs that the provider had no room for."""
+        return [job for job in self.jobs if job.get("deferred")]
+
+    def give_up(self, ended: _Told) -> None:
+        """Who has cancelled a job does not want those that come after it either."""
+        for job in self.deferred if ended.end == "cancelled" else []:
+            self.fetch(job, _Told("cancelled", 0, 0, {}))
+
     def resume(self) -> None:
         """Create a job for which there was no room, of the file that is there, now that there may be some."""
-        deferred = [job for job in self.jobs if job.get("deferred")]
-        if deferred:
-            job = deferred[0]
+        if self.deferred:
+            job = self.deferred[0]
             job.update(deferred=False, alone=not self.under_way)
             self.send(job, None)
 
@@ -548,11 +558,9 @@ class _Part:
     def close(self) -> None:
         self.file.close()
 
-    def has_room(self, api: _Api, line: _Line, limits: Limits) -> bool:
-        return self.count < limits.lines and self.size + len(api.line(self, line, self.count)) <= limits.size
-
-    def add(self, api: _Api, line: _Line) -> None:
-        self.size += len(api.line(self, line, self.count)) + 1
+    def add(self, line: _Line, size: int = 0) -> None:
+        """Add a request, which will take so many bytes."""
+        self.size += size
         self.count += 1
         head = json.dumps([line.custom_id, line.digest, line.schema]).encode()
         self.file.write(head + b"\t" + line.body + b"\n")
@@ -643,7 +651,7 @@ class _State:
                 kept = json.load(file)
             jobs = [dict(job) for job in kept["jobs"]]
             for job in jobs:
-                job["mark"], job["id"], job["model"], job["path"], job["fetched"], job["sent"], job["ids"]
+                _checked_job(**job)
             head = {name: kept[name] for name in self.head}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f"{self.path} cannot be read", why=f"{type(error).__name__}: {error}",
@@ -697,6 +705,15 @@ class _State:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path)
+
+
+def _checked_job(*, mark: str, id: Optional[str], model: str, path: str, fetched: bool, file: Optional[str], count: int,
+                 ids: List[int], sent: float, candidates: Optional[List[str]] = None, **others: Any) -> None:
+    """Raise ValueError or TypeError if a job of a state file is none."""
+    start, end = ids
+    texts = [mark, model, path, *(value for value in (id, file) if value is not None), *(candidates or [])]
+    if not all(isinstance(text, str) for text in texts) or not 0 <= start <= end or count < 0:
+        raise ValueError(f"{mark} is no job")
 
 
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
@@ -1124,7 +1141,7 @@ class _Anthropic(_Api):
 
     def search(self, llm: Client, job: JSON, known: List[str]) -> Iterator[Tuple[str, bool]]:
         for body in self.listed(llm):
-            if body.get("id") == job["before"]:
+            if body.get("id") == job.get("before"):
                 return
             counts = client._dict(body.get("request_counts"))
             if sum(map(_number, counts.values())) == job["count"] and body.get("id") not in known:
@@ -1176,7 +1193,7 @@ class _Gemini(_Api):
                         for line in part.lines())
 
     def prepare(self, llm: Client, part: _Part, limits: Limits) -> JSON:
-        if len(_Body(self.inline(part))) <= limits.inline:
+        if part.size <= limits.inline and len(_Body(self.inline(part))) <= limits.inline:
             return {"file": None}
         body, base = _Body(self.all(part)), urlsplit(llm._base_url)
         version = base.path.rpartition("/")

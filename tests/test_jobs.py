@@ -351,21 +351,25 @@ def test_jobs_for_which_there_is_no_room_are_created_once_there_is(server, path)
     assert [len(job["past"]) for job in kept(path)[1:]] == [1, 1]
 
 
+@pytest.mark.parametrize("are_cancelled", [False, True])
 @side
-def test_a_run_with_jobs_for_which_there_was_no_room_goes_on_with_them(server, path):
+def test_a_run_with_jobs_for_which_there_was_no_room_goes_on_with_them(server, path, are_cancelled):
     batches = crowded(server.batches(states=["in_progress"] * 4))
 
     def are_deferred():
         return os.path.exists(path) and sum(bool(job.get("deferred")) for job in kept(path)) == 2
     stopped(client(server), path, limits=jobs.Limits(2, 1 << 20), stopping=are_deferred)
+    if not are_cancelled:
+        batches.fault("create", testing.raw(testing.RESET), after=True)
+        assert texts(run(client(server), path)) == SAID and set(batches.paid.values()) == {1}
+        assert len([request for request in server.requests if request.path.endswith("/files")]) == 3
+        return
     with client(server) as llm:
         said = jobs.cancel(llm, path)
     assert [line.partition(": ")[2] for line in said] == ["cancelled"] + [
-        "is not under way: the provider had no room for it"] * 2
-    batches.fault("create", testing.raw(testing.RESET), after=True)
-    results = texts(run(client(server), path))
-    assert {id: results[id] for id in ("id 2", "id 3", "id 4")} == {id: SAID[id] for id in ("id 2", "id 3", "id 4")}
-    assert set(batches.paid.values()) == {1} and len([r for r in server.requests if r.path.endswith("/files")]) == 3
+        "waits for room; it is given up once a run finds another one cancelled"] * 2
+    results = run(client(server), path)
+    assert {error.code for error in results.values()} == {"batch_cancelled"} and len(created(server)) == 3
 
 
 @side
@@ -704,7 +708,13 @@ def test_another_ones_and_broken_state_files_are_refused(server, path):
                 file.write(content)
         with pytest.raises(llmlite.ConfigurationError, match="out.jobs.ids cannot be read: .*it belongs to"):
             run(client(server), path)
-    for content in (b"", b"[]", b'{"jobs": [{}]}', b'{"jobs": []}', b'{"jobs": 3}', b"\xff"):
+    with open(path, encoding="utf-8") as file:
+        whole = file.read()
+    spoilt = [whole.replace(*change).encode() for change in (
+        ('"ids": [', '"ids": [99999, '), ('"ids": [0', '"ids": [9999'), ('"id": "batch_1"', '"id": 3'),
+        ('"count": 5', '"count": "x"'), ('"sent"', '"other"'), ('"mark"', '"other"'))]
+    assert whole.encode() not in spoilt
+    for content in (b"", b"[]", b'{"jobs": [{}]}', b'{"jobs": []}', b'{"jobs": 3}', b"\xff", *spoilt):
         with open(path, "wb") as file:
             file.write(content)
         with pytest.raises(llmlite.ConfigurationError, match="out.jobs.json cannot be read: .*paid for"):
