@@ -45,6 +45,7 @@ Result = Union[client.Response, LLMError]
 _log = logging.getLogger("llmlite")
 _UNREADY = 20  # polls that find a job completed, but no results: then it has none
 _OUTAGE = 30  # polls in turn that find nobody who answers: then nobody will
+_MOST_PARTS = 50  # models whose requests are gathered at a time: each takes a file
 _LONGEST = 512 << 20  # bytes: a line of results, files made by a model included
 
 
@@ -270,6 +271,8 @@ class _Run:
     def put(self, line: _Line) -> None:
         """Add a request to the job that will hold it; one that is full is created."""
         place = line.model, line.path
+        if place not in self.parts and len(self.parts) >= _MOST_PARTS:
+            self.create(self.parts.pop(next(iter(self.parts))))
         part = self.parts.get(place) or _Part(self.state.folder, line.model, line.path)
         self.parts[place] = part
         size = len(self.api.line(part, line, part.count)) + 1
@@ -887,7 +890,9 @@ def _book(ledger: client.Ledger, result: Result) -> None:
     """Count a result: a reply is a billed call, also one that an error is about."""
     reply = result.response if isinstance(result, LLMError) else result
     if reply is not None:
-        ledger._book(object(), client._Booking((1, 0, 0, int(client._is_empty(reply)), 0, 0), reply.model, reply.usage))
+        counts = {"calls": 1, "empty": int(client._is_empty(reply))}
+        ledger._book(object(), client._Booking(
+            tuple(counts.get(name, 0) for name in client._COUNTED), reply.model, reply.usage))
     if isinstance(result, LLMError):
         ledger._book_failure()
     ledger._tidy()

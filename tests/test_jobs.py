@@ -201,6 +201,23 @@ def test_a_model_and_an_endpoint_have_a_job_of_their_own(server, path):
 
 
 @side
+def test_many_models_take_few_files(server, path):
+    batches = server.batches(**QUICK)
+    items = [(str(number), f"m{number % 60}", {"messages": str(number)}) for number in range(120)]
+    assert texts(run(client(server), path, items)) == {id: id for id, _, _ in items}
+    assert len(batches.jobs) == 120 and set(batches.paid.values()) == {1}  # those of a model are too far apart
+
+
+@side
+def test_results_may_be_packed(server, path):
+    batches = server.batches(**QUICK)
+    play = batches.play
+    batches.play = lambda request: testing.body(batches.files[request.path.split("/")[3]], framing="gzip", headers={
+        "Content-Type": "application/jsonl"}, split=7) if request.path.endswith("/content") else play(request)
+    assert texts(run(client(server), path)) == SAID
+
+
+@side
 def test_a_gateway_may_have_openais_and_others_say_who_has_one(server, path):
     batches = server.batches(**QUICK)
     llm = llmlite.Client("m", base_url=server.url)

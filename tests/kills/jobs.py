@@ -1,8 +1,9 @@
 """Batches at a scripted provider whose process is killed at random moments, again and again.
 
-    python -m tests.kills.jobs [KILLS [SEED]]
+    python -m tests.kills.jobs [KILLS [SEED [LINES [LINES OF A JOB]]]]
 
-At the end every request was submitted once, and has one answer, the right one.
+Each batch is killed some times at random moments, while the provider fails now and then. At the end every request was
+submitted once, and has one answer, the right one.
 """
 import collections
 import json
@@ -104,13 +105,13 @@ def upset(batches, provider, chance, size):
             batches.add(api, {"root": batches._server.root}, lines)
 
 
-def main(kills=200, seed=None):
+def main(kills=200, seed=None, lines=60, size=20):
     seed = int(seed) if seed is not None else random.randrange(1 << 32)
     print(f"seed {seed}")
     chance, total, runs = random.Random(seed), 0, collections.Counter()
     while total < int(kills):
         for provider in PLACES:
-            killed, seconds = play(provider, chance.randint(1, 6), chance)
+            killed, seconds = play(provider, chance.randint(1, 6), chance, int(lines), int(size))
             total += killed
             runs[provider] += killed
             print(f"{provider}: {killed} kills, {seconds:.1f} s", flush=True)
