@@ -44,7 +44,7 @@ Result = Union[client.Response, LLMError]
 
 _log = logging.getLogger("llmlite")
 _UNREADY = 20  # polls that find a job completed, but no results: then it has none
-_OUTAGE = 30  # polls in turn that find nobody who answers: then nobody will
+_OUTAGE = 30  # polls of every job in turn that find nobody who answers: then nobody will
 _MOST_PARTS = 50  # models whose requests are gathered at a time: each takes a file
 _LONGEST = 512 << 20  # bytes: a line of results, files made by a model included
 
@@ -290,6 +290,11 @@ class _Run:
             self.check()
             job: JSON = {"mark": part.mark, "id": None, "model": part.model, "path": part.path, "fetched": False,
                          **self.api.prepare(self.llm, part, self.limits), "sent": time.time()}
+            for _ in range(_UNREADY * 10):
+                if self.api.is_ready(self.llm, job):
+                    break
+                self.pause(self.poll.first)
+            job.pop("is_ready", None)
             self.state.add(job, part)
             self.send(job, part)
             if not job["id"]:
@@ -414,7 +419,7 @@ class _Run:
             told = ask(self.llm, job)
         except _PASSING as error:
             self.misses += 1
-            if self.misses >= _OUTAGE or self.llm._retry is None:
+            if self.misses >= _OUTAGE * len(self.under_way) or self.llm._retry is None:
                 raise
             _log.warning("%s; it is asked again", error)
             return None
@@ -947,7 +952,18 @@ class _Api:
                 "Content-Type: application/jsonl\r\n\r\n")
         body = _Body(self.all(part), form.encode(), after=f"\n\r\n--{boundary}--\r\n".encode())
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return {"file": self.id_of(_ask(llm, "POST", "/files", body, headers=kind).json())}
+        file = _ask(llm, "POST", "/files", body, headers=kind).json()
+        return {"file": self.id_of(file), "is_ready": self.is_processed(file)}
+
+    def is_processed(self, file: Any) -> bool:
+        """Whether a file can be used: Azure takes its time."""
+        return client._dict(file).get("status") not in ("pending", "running", "notRunning", "uploading")
+
+    def is_ready(self, llm: Client, job: JSON) -> bool:
+        """Whether a job's file can be used; asked until it can."""
+        if job.get("is_ready") is False:
+            job["is_ready"] = self.is_processed(_ask(llm, "GET", f"/files/{quote(job['file'], safe='')}").json())
+        return job.get("is_ready") is not False
 
     def creation(self, job: JSON, part: Any) -> _Body:
         """What creates a job, to be sent once."""
@@ -1149,7 +1165,7 @@ class _Anthropic(_Api):
             if body.get("id") == job.get("before"):
                 return
             counts = client._dict(body.get("request_counts"))
-            if sum(map(_number, counts.values())) == job["count"] and body.get("id") not in known:
+            if sum(map(_number, counts.values())) in (0, job["count"]) and body.get("id") not in known:
                 yield self.id_of(body), False
 
     def is_ours(self, llm: Client, job: JSON) -> Optional[bool]:

@@ -502,7 +502,8 @@ class Batches:
     def fault(self, step: str, reply: Reply, *, after: bool = False) -> None:
         """Answer the next request of a step by `reply`; with `after`, once what was asked for is done.
 
-        The steps are "upload", "create", "list", "poll", "cancel" and "results"; faults of one step come in turn.
+        The steps are "upload", "file" (is it there?), "create", "list", "poll", "cancel" and "results"; faults of one
+        step come in turn.
 
             batches.fault("create", testing.raw(testing.RESET), after=True)     # the job's id is never told
         """
@@ -1402,8 +1403,11 @@ class _BatchApi:
     def on_upload(self, batches: Batches, request: Request) -> Reply:
         fields = _form(request)
         purpose, content = fields["purpose"].decode(), fields["file"]
-        id = batches.keep(content, purpose)
-        return json_body({"id": id, "object": "file", "bytes": len(content), "purpose": purpose})
+        return self.on_file(batches, request, batches.keep(content, purpose))
+
+    def on_file(self, batches: Batches, request: Request, id: str) -> Reply:
+        told = {"bytes": len(batches.files[id]), "purpose": batches.purposes[id], "status": "processed"}
+        return json_body({"id": id, "object": "file", **told})
 
     def on_create(self, batches: Batches, request: Request) -> Reply:
         asked = request.json
@@ -1668,12 +1672,13 @@ class _GeminiBatches(_BatchApi):
 
 
 _RPC = {400: 3, 403: 7, 404: 5, 429: 8, 500: 13, 503: 14}  # an HTTP status as google.rpc counts it
-_BATCH_STEPS = ("upload", "create", "list", "poll", "cancel", "results")
+_BATCH_STEPS = ("upload", "file", "create", "list", "poll", "cancel", "results")
 _OPENAI, _TOGETHER, _MISTRAL = _BatchApi(), _TogetherBatches(), _MistralBatches()
 _ANTHROPIC, _GEMINI = _AnthropicBatches(), _GeminiBatches()
 _BATCH_ROUTES: Sequence[tuple[str, str, _BatchApi]] = (
     ("^POST .*/upload/v1beta/files$", "upload", _GEMINI),
     ("^POST .*/files$", "upload", _OPENAI),
+    ("^GET .*/v1/files/([^/:]+)$", "file", _OPENAI),
     ("^POST .*/models/([^/]+):batchGenerateContent$", "create", _GEMINI),
     ("^POST .*/messages/batches$", "create", _ANTHROPIC),
     ("^POST .*/batch/jobs$", "create", _MISTRAL),

@@ -165,6 +165,8 @@ def test_faults_come_in_turn_before_or_after_what_they_fail(server):
     assert len(batches.jobs) == 3 and batches.submitted == {"a": 3}
     with pytest.raises(KeyError):
         batches.fault("other", testing.error(500))
+    assert ask(server, "GET", f"/v1/files/{file}").json == {
+        "id": file, "object": "file", "bytes": len(lines()), "purpose": "batch", "status": "processed"}
     for step, method, path in (("list", "GET", ""), ("poll", "GET", "/batch_1"), ("cancel", "POST", "/batch_1/cancel")):
         batches.fault(step, testing.error(503))
         assert ask(server, method, "/v1/batches" + path).status == 503
