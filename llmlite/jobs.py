@@ -803,6 +803,11 @@ class _Body(client._Upload):
     def __len__(self) -> int:
         return self.size
 
+    def __iter__(self) -> Iterator[bytes]:
+        if self.spent:  # by an adapter of the user's own, which tries again by itself
+            raise client.APIConnectionError("the request was sent, and is not sent again")
+        return super().__iter__()
+
     def pieces(self) -> Iterator[bytes]:
         pieces, size = [self.before], len(self.before)
         for at, line in enumerate(self.source()):

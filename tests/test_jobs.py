@@ -488,6 +488,20 @@ def test_a_session_that_signs_requests_does_not_create_twice(server, path):
     assert len(batches.jobs) == 1
 
 
+@pytest.mark.parametrize("fault", [testing.error(500), testing.raw(testing.RESET)], ids=["500", "reset"])
+@side
+def test_a_session_that_tries_again_by_itself_does_not_create_twice(server, path, fault):
+    import requests
+    import urllib3
+    batches = server.batches(**QUICK)
+    batches.fault("create", fault, after=True)
+    with requests.Session() as session:
+        again = urllib3.Retry(3, status_forcelist=[500], allowed_methods=None, backoff_factor=0)
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=again))
+        assert texts(run(client(server, session=session), path)) == SAID
+    assert len(batches.jobs) == 1 and len(created(server)) in (1, 2)  # a second has no body
+
+
 @side
 def test_a_creation_that_never_succeeds_is_raised_and_leaves_no_job(server, path):
     batches = server.batches(**QUICK)
