@@ -700,7 +700,7 @@ class _State:
                 while file.tell() < end:
                     custom_id, digest = json.loads(file.readline())
                     yield custom_id, digest
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(f"{self.ids_path} cannot be read", why=f"{type(error).__name__}: {error}",
                                      hint=f"it belongs to {self.path}") from None
 
@@ -733,7 +733,7 @@ _JSON_KIND = {"Content-Type": "application/json"}
 _PASSING = (  # what may be over by the next poll
     client.APIConnectionError, client.DeadlineExceededError, client.ServerError, client.RateLimitError,
     client.ResponseError)
-_OWN = ("self", "model", "timeout", "deadline", "headers")  # arguments of chat() that no line of a batch has
+_OWN = ("self", "model", "timeout", "deadline", "headers", "cache")  # arguments of chat() that no line has
 _ARGUMENTS = frozenset(inspect.signature(Client.chat).parameters).difference(_OWN)
 
 
@@ -745,7 +745,7 @@ def _asked(options: JSON, asked: Any) -> JSON:
     unknown = sorted(map(str, set(merged) - _ARGUMENTS))
     if unknown:
         raise ConfigurationError(f"a batch at the provider takes no {unknown[0]}",
-                                 hint="give what chat() takes but for model, timeout, deadline and headers")
+                                 hint="give what chat() takes but for model, timeout, deadline, headers and cache")
     return merged
 
 

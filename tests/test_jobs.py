@@ -747,7 +747,7 @@ def test_another_ones_and_broken_state_files_are_refused(server, path):
         run(client(server, "groq"), path)
     count = len(server.requests)
     ids = path.replace(".json", ".ids")
-    for content in (b"", b"broken\n", None):
+    for content in (b"", b"broken\n", b"3\n", b"[3]\n", None):
         if content is None:
             os.remove(ids)
         else:
