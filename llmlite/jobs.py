@@ -334,6 +334,9 @@ class _Run:
         """Seconds after which a creation that has failed is tried again; None: it is not."""
         policy, limited = self.llm._retry, isinstance(error, client.RateLimitError)
         kind = "rate" if limited else "normal"
+        if isinstance(error, client.AuthenticationError) and callable(self.llm._key) and policy and not tried["key"]:
+            tried["key"] += 1
+            return 0.0  # a new one may do
         if policy is None or not (limited or taken) or tried[kind] >= policy._limits(kind)[0]:
             return None
         wait = policy._delay(kind, tried[kind]) if error.retry_after is None else error.retry_after
