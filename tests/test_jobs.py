@@ -538,6 +538,20 @@ def test_a_limit_is_waited_for_and_a_refusal_is_final(server, path):
     assert len(batches.jobs) == 1
 
 
+@side
+def test_a_key_that_was_refused_is_asked_for_anew_once(server, path):
+    batches = server.batches(**QUICK)
+    keys = iter(["first", "old", *["new"] * 99])
+    batches.fault("create", testing.error(401))
+    assert texts(run(client(server, api_key=lambda: next(keys)), path)) == SAID
+    assert [request.headers["authorization"] for request in created(server)] == ["Bearer old", "Bearer new"]
+    os.remove(path)
+    batches.fault("create", testing.error(401, times=2))
+    with pytest.raises(llmlite.AuthenticationError):
+        run(client(server, api_key=lambda: "bad"), path)
+    assert len(batches.jobs) == 1
+
+
 def test_where_nobody_listens_nothing_was_created(path):
     with testing.Server() as server:
         batches = server.batches(**QUICK)
