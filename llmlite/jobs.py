@@ -681,8 +681,7 @@ class _State:
         """Note a job that is about to be created, and what it holds; to be saved."""
         start = max([job["ids"][1] for job in self.jobs], default=0)
         with open(os.open(self.ids_path, os.O_RDWR | os.O_CREAT | _BINARY, 0o600), "r+b") as file:
-            file.seek(start)
-            file.truncate()  # what a killed run has left is no job's
+            file.seek(start)  # what a killed run has left behind it is no job's
             file.writelines(json.dumps([line.custom_id, line.digest]).encode() + b"\n" for line in part.lines())
             file.flush()
             os.fsync(file.fileno())

@@ -218,6 +218,15 @@ def test_results_may_be_packed(server, path):
 
 
 @side
+def test_a_job_answers_its_own_requests_alone(server, path):
+    batches = server.batches(**QUICK)
+    batches.fault("results", testing.json_body({"custom_id": "id 4", "response": {"status_code": 200, "body": {
+        "choices": [{"message": {"content": "not mine"}, "finish_reason": "stop"}]}}}))
+    results = run(client(server), path, limits=jobs.Limits(4, 1 << 20))
+    assert results["id 4"].text == "say 4" and isinstance(results["id 0"], llmlite.ResponseError)
+
+
+@side
 def test_a_gateway_may_have_openais_and_others_say_who_has_one(server, path):
     batches = server.batches(**QUICK)
     llm = llmlite.Client("m", base_url=server.url)
@@ -377,6 +386,7 @@ def test_a_run_with_jobs_for_which_there_was_no_room_goes_on_with_them(server, p
         return os.path.exists(path) and sum(bool(job.get("deferred")) for job in kept(path)) == 2
     stopped(client(server), path, limits=jobs.Limits(2, 1 << 20), stopping=are_deferred)
     if not are_cancelled:
+        batches.fault("create", testing.raw(testing.RESET))  # the one that was refused is none
         batches.fault("create", testing.raw(testing.RESET), after=True)
         assert texts(run(client(server), path)) == SAID and set(batches.paid.values()) == {1}
         assert len([request for request in server.requests if request.path.endswith("/files")]) == 3
@@ -444,8 +454,8 @@ def test_an_id_that_comes_twice_is_an_error(server, path):
 
 @pytest.mark.parametrize("provider", kills.PLACES)
 @pytest.mark.parametrize("fault", [testing.raw(testing.RESET), testing.raw(testing.CLOSE), testing.error(500),
-                                   testing.body(b"<html>"), testing.json_body({})],
-                         ids=["reset", "closed", "500", "page", "no id"])
+                                   testing.error(408), testing.body(b"<html>"), testing.json_body({})],
+                         ids=["reset", "closed", "500", "408", "page", "no id"])
 @side
 def test_a_job_whose_creation_was_not_answered_is_found_and_not_created_again(server, path, provider, fault):
     batches = server.batches(listed_after=0.02, **QUICK)
@@ -647,13 +657,14 @@ def test_items_of_jobs_that_were_fetched_are_asked_anew(server, path):
     assert [len(job.lines) for job in batches.jobs] == [5, 1]
 
 
+@pytest.mark.parametrize("provider", ["openai", "mistral", "gemini"])  # the last two have the model beside the request
 @side
-def test_a_request_that_has_changed_is_neither_sent_nor_given_another_ones_answer(server, path):
+def test_a_request_that_has_changed_is_neither_sent_nor_given_another_ones_answer(server, path, provider):
     batches = server.batches(**QUICK)
-    stopped(client(server), path, stopping=lambda: len(created(server)) == 1)
+    stopped(client(server, provider), path, stopping=lambda: len(created(server)) == 1)
     for model, asked in ((None, {"messages": "another"}), (None, {"messages": []}), ("another", ASKED[0][2])):
         with pytest.raises(llmlite.ConfigurationError, match="'id 0' is not the one that was submitted.*jobs.json"):
-            run(client(server), path, [("id 0", model, asked)])
+            run(client(server, provider), path, [("id 0", model, asked)])
     assert len(batches.jobs) == 1
 
 
