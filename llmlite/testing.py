@@ -32,8 +32,11 @@ is not known (threads), give the server a function instead:
     ...     llmlite.Client("test", base_url=server.url).chat("hello").text
     'HELLO'
 
+`Server.batches` has it play the providers' Batch APIs too: files, jobs, results.
+
 How it works, top down: functions build `Reply` objects, which are data; `wire` turns a reply into steps (bytes to send,
-seconds to wait, an end); a `Server` plays the steps, one thread a connection. The providers' formats stand last.
+seconds to wait, an end); a `Server` plays the steps, one thread a connection. The providers' formats stand last: of
+answers first, then of batches.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ import contextlib
 import enum
 import json as jsonlib
 import os
+import re
 import socket
 import ssl
 import struct
@@ -50,7 +54,7 @@ import threading
 import time
 import traceback
 import zlib
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import (
@@ -60,6 +64,7 @@ from typing import (
     Dict,
     Iterable,
     Iterator,
+    List,
     Mapping,
     NamedTuple,
     Optional,
@@ -69,12 +74,13 @@ from typing import (
     TypeVar,
     Union,
 )
+from urllib.parse import parse_qs, unquote
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
-    "CLOSE", "RESET", "STALL", "Reply", "Request", "Server",
+    "CLOSE", "RESET", "STALL", "Batches", "Job", "Line", "Reply", "Request", "Server",
     "body", "error", "json_body", "raw", "reply", "sse", "stream",
 ]  # fmt: skip
 
@@ -404,7 +410,8 @@ class Request:
 def shape_of(request: Request) -> Shape:
     """What the request asks for: its dialect by the path's end, the rest by its body."""
     path = request.path.partition("?")[0].rstrip("/")
-    dialect = next((dialect for end, dialect in _ROUTES.items() if path.endswith(end)), _CHAT)
+    dialect = next((dialect for end, dialect in _ROUTES.items() if path.endswith(end)), None)
+    dialect = dialect or next((dialect for part, dialect in _PLACES.items() if part in path), _CHAT)
     try:
         sent = request.json if request.body else {}
     except (ValueError, RecursionError):
@@ -421,6 +428,155 @@ def shape_of(request: Request) -> Shape:
 
 
 # ------------------------------------------------------------------------------------------------------ the server
+
+
+class Line(NamedTuple):
+    """One request of a batch: what it is called, what is asked, where."""
+
+    custom_id: str
+    body: Json
+    path: str
+
+
+class Script(TypedDict, total=False):
+    """How a server's batches go; OpenAI's words, which each provider is told in its own."""
+
+    states: Sequence[str]  # what the polls of a job find, one each, before its end
+    end: str  # "completed", "failed" (it does not validate), "expired" or "cancelled"
+    left: Callable[[Line], bool]  # which lines an expired or cancelled job leaves undone; default: all
+    order: Callable[[List[Json]], Iterable[Json]]  # of the lines in a file of results; default: the last one first
+    listed_after: float  # seconds for which listings do not show a new job yet
+    delay: float  # seconds by which each answer comes late, after what it tells of was done
+
+
+@dataclass(eq=False)
+class Job:
+    """A batch as it was submitted, and how far it is."""
+
+    id: str
+    api: _BatchApi
+    asked: Json  # the body that created it
+    lines: Sequence[Line]
+    states: list[str]  # to be told yet
+    end: str
+    status: str = "validating"
+    problems: Sequence[Json] = ()  # why it does not validate
+    done: list[Json] = field(default_factory=list)  # the results, once it has ended
+    failed: list[Json] = field(default_factory=list)
+    undone: int = 0
+    created: float = field(default_factory=time.time)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is at its end."""
+        return self.status == self.end
+
+
+class Batches:
+    """The Batch APIs that a `Server` plays, and the count of what was submitted to them.
+
+    Attributes:
+        jobs: every `Job` created, in order.
+        submitted: how often each custom_id was submitted.
+        paid: how often each custom_id was answered, and so paid for.
+        files: the bytes of each file by its id, those of results too.
+    """
+
+    def __init__(
+        self, server: Server, answer: Callable[[Request], Reply | None] | None = None, *,
+        states: Sequence[str] = ("validating", "in_progress", "finalizing"), end: str = "completed",
+        left: Callable[[Line], bool] = lambda line: True, order: Callable[[List[Json]], Iterable[Json]] = reversed,
+        listed_after: float = 0.0, delay: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.jobs: list[Job] = []
+        self.submitted: Counter[str] = Counter()
+        self.paid: Counter[str] = Counter()
+        self.files: dict[str, bytes] = {}
+        self.purposes: dict[str, str] = {}  # of uploaded files
+        self.states, self.end, self.left, self.order = states, end, left, order
+        self.listed_after, self.delay = listed_after, delay
+        self._server, self._answer = server, answer
+        self._faults: dict[str, deque[tuple[Reply, bool]]] = {step: deque() for step in _BATCH_STEPS}
+        self._lock = threading.RLock()
+
+    def fault(self, step: str, reply: Reply, *, after: bool = False) -> None:
+        """Answer the next request of a step by `reply`; with `after`, once what was asked for is done.
+
+        The steps are "upload", "file" (is it there?), "create", "list", "poll", "cancel" and "results"; faults of one
+        step come in turn.
+
+            batches.fault("create", testing.raw(testing.RESET), after=True)     # the job's id is never told
+        """
+        self._faults[step].extend([(reply, after)] * (reply.times or 1))
+
+    def play(self, request: Request) -> Reply | None:
+        """The answer to a request, or None if it is none of a Batch API's."""
+        path = f"{request.method} {request.path.partition('?')[0]}"
+        for pattern, step, api in _BATCH_ROUTES:
+            found = re.search(pattern, path)
+            if found:
+                with self._lock:
+                    reply = self._take(step, api, request, *map(unquote, found.groups()))
+                return replace(reply, delay=self.delay) if self.delay and reply.steps is None else reply
+        return None
+
+    def job(self, id: str) -> Job:
+        """A job by its id. Raises KeyError."""
+        return {job.id: job for job in self.jobs}[id]
+
+    def keep(self, content: bytes, purpose: str = "") -> str:
+        """Keep a file; returns its id."""
+        id = f"file-{len(self.files) + 1}"
+        self.files[id], self.purposes[id] = content, purpose
+        return id
+
+    def add(self, api: _BatchApi, asked: Json, lines: Sequence[Line]) -> Job:
+        """A new job."""
+        problems = api.problems(lines)
+        end = "failed" if problems else self.end
+        states = [] if problems else list(self.states)
+        job = Job(f"{api.prefix}{len(self.jobs) + 1}", api, asked, lines, states, end)
+        job.problems = problems or ([{"code": "invalid_request", "message": "scripted", "line": None}] * (
+            end == "failed"))
+        self.jobs.append(job)
+        self.submitted.update(line.custom_id for line in lines)
+        return job
+
+    def advance(self, job: Job) -> None:
+        """A poll: tell the next of its states, or bring it to its end."""
+        if job.states:
+            job.status = job.states.pop(0)
+        elif not job.ended:
+            job.status = job.end
+            if job.end != "failed":
+                job.api.finish(self, job)
+
+    def answer(self, line: Line) -> tuple[int, Json]:
+        """What a line of a batch is answered: status and body."""
+        request = Request(f"POST {line.path} HTTP/1.1\r\n\r\n".encode(), _dump(line.body))
+        answer = self._answer or self._server._handler or _echo
+        said = answer(request) or reply("ok")
+        self.paid[line.custom_id] += said.status < 300
+        return said.status, jsonlib.loads(b"".join(said.content(shape_of(request)).pieces))
+
+    def cancel(self, job: Job) -> bool:
+        """Have a job come to its end early; False if it has come there before."""
+        if job.ended:
+            return False
+        job.end, job.states, job.status = "cancelled", ["cancelling"], "cancelling"
+        return True
+
+    def _take(self, step: str, api: _BatchApi, request: Request, *found: str) -> Reply:
+        fault, after = self._faults[step].popleft() if self._faults[step] else (None, False)
+        if fault is not None and not after:
+            return fault
+        try:
+            answer: Reply = getattr(api, f"on_{step}")(self, request, *found)
+        except KeyError as unknown:
+            answer = error(404, f"there is no {unknown.args[0]}")
+        except ValueError as wrong:
+            answer = error(400, str(wrong))
+        return fault or answer
 
 
 class Server:
@@ -440,6 +596,7 @@ class Server:
         self._changed = threading.Condition()  # guards all that follows, and tells of requests and connections
         self._queue: deque[tuple[Reply, int | None]] = deque()  # with the times left
         self._handler: Callable[[Request], Reply | None] | None = None
+        self._batches: Batches | None = None
         self._open: dict[int, _Connection] = {}
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -530,6 +687,17 @@ class Server:
         self._handler = function
         return function
 
+    def batches(
+        self, answer: Callable[[Request], Reply | None] | None = None, **script: Unpack[Script]
+    ) -> Batches:
+        """Play the Batch APIs of OpenAI, Azure, Groq, Together, Mistral, Anthropic and Gemini: files, jobs, results.
+
+        Each line of a batch is answered by `answer(request)`, else by what `handle` was given, else by an echo of its
+        last message. Queued replies come before: they answer any request. The options stand in `Script`.
+        """
+        self._batches = Batches(self, answer, **script)
+        return self._batches
+
     def wait_for(self, n: int, timeout: float = 5.0) -> bool:
         """Wait until `requests` holds `n` of them; False if that took longer than `timeout` seconds."""
         with self._changed:
@@ -564,6 +732,9 @@ class Server:
             self._changed.notify_all()
             if self._queue:
                 return self._take()
+        played = self._batches.play(request) if self._batches else None
+        if played is not None:
+            return played
         if self._handler is None:
             return error(501, f"llmlite.testing: no reply was queued for {request.method} {request.path}")
         return self._handler(request) or reply("ok")
@@ -1184,3 +1355,340 @@ _ROUTES: Mapping[str, _Dialect] = {  # the first that ends the path
     ":batchEmbedContents": _GeminiEmbeddings(),
     "/models": _Models(),
 }
+_PLACES: Mapping[str, _Dialect] = {"/messages/batches": _Messages(), "/v1beta/": _Gemini()}  # else the first inside it
+
+
+# ----------------------------------------------------------------------------------------- the providers' batches
+
+
+def _echo(request: Request) -> Reply:
+    """The answer to a line of a batch unless the script has another: its last message."""
+    sent = request.json
+    last = (_listed(sent.get("messages") or sent.get("contents") or sent.get("input")) or [""])[-1]
+    said = last.get("content", last.get("parts")) if isinstance(last, dict) else last
+    return reply("".join(part if isinstance(part, str) else part.get("text", "") for part in _listed(said)))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _form(request: Request) -> dict[str, bytes]:
+    """The fields of a multipart form."""
+    boundary = re.search(r'boundary="?([^";]+)', request.headers.get("content-type", ""))
+    if not boundary:
+        raise ValueError("a file comes as multipart/form-data")
+    fields = {}
+    for part in (b"\r\n" + request.body).split(b"\r\n--" + boundary[1].encode())[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        name = re.search(rb'name="([^"]*)"', head)
+        fields[name[1].decode() if name else ""] = content
+    return fields
+
+
+def _read_lines(content: bytes) -> list[Json]:
+    return [jsonlib.loads(line) for line in content.splitlines() if line.strip()]
+
+
+def _write_lines(lines: Iterable[Json]) -> bytes:
+    return b"".join(_dump(line) + b"\n" for line in lines)
+
+
+class _BatchApi:
+    """OpenAI's Batch API, which Azure and Groq have too; what is named after a step takes what its path holds."""
+
+    prefix = "batch_"
+    words: Mapping[str, str] = {}  # OpenAI's word of a state -> this provider's
+
+    def on_upload(self, batches: Batches, request: Request) -> Reply:
+        fields = _form(request)
+        purpose, content = fields["purpose"].decode(), fields["file"]
+        return self.on_file(batches, request, batches.keep(content, purpose))
+
+    def on_file(self, batches: Batches, request: Request, id: str) -> Reply:
+        told = {"bytes": len(batches.files[id]), "purpose": batches.purposes[id], "status": "processed"}
+        return json_body({"id": id, "object": "file", **told})
+
+    def on_create(self, batches: Batches, request: Request) -> Reply:
+        asked = request.json
+        content = batches.files[asked["input_file_id"]]
+        if batches.purposes[asked["input_file_id"]] == "batch-api":
+            return _TOGETHER.on_create(batches, request)
+        job = batches.add(self, asked, [self.line(line) for line in _read_lines(content)])
+        return json_body(self.shown(job))
+
+    def line(self, line: Json) -> Line:
+        return Line(line["custom_id"], line["body"], line["url"])
+
+    def problems(self, lines: Sequence[Line]) -> list[Json]:
+        """Why a job does not validate."""
+        found: list[Json] = [] if lines else [{"code": "empty_file", "message": "The file is empty.", "line": None}]
+        seen: set[str] = set()
+        for number, line in enumerate(lines, 1):
+            if line.custom_id in seen:
+                message = f"The custom_id {line.custom_id} is not unique."
+                found.append({"code": "duplicate_custom_id", "message": message, "line": number})
+            seen.add(line.custom_id)
+        if len({line.body.get("model") for line in lines}) > 1:
+            found.append({"code": "mismatched_model", "message": "The models of the lines differ.", "line": None})
+        return found
+
+    def finish(self, batches: Batches, job: Job) -> None:
+        """The end of a job: each line is answered, or left undone."""
+        for line in job.lines:
+            if job.end != "completed" and batches.left(line):
+                job.undone += 1
+                job.failed += self.undone(line, job)
+            else:
+                status, body = batches.answer(line)
+                (job.done if status < 300 else job.failed).append(self.result(line, status, body))
+        self.write(batches, job)
+
+    def write(self, batches: Batches, job: Job) -> None:
+        """Keep the results as files."""
+        for name, lines in (("output", job.done), ("error", job.failed)):
+            if lines:
+                job.asked[name] = batches.keep(_write_lines(batches.order(lines)))
+
+    def result(self, line: Line, status: int, body: Json) -> Json:
+        response = {"status_code": status, "request_id": "req-1", "body": body}
+        return {"id": "batch_req_1", "custom_id": line.custom_id, "response": response, "error": None}
+
+    def undone(self, line: Line, job: Job) -> list[Json]:
+        """What the file of errors says of a line that was not done."""
+        if job.end != "expired":
+            return []
+        problem = {"code": "batch_expired", "message": "This request could not be executed in time."}
+        return [{"id": "batch_req_1", "custom_id": line.custom_id, "response": None, "error": problem}]
+
+    def shown(self, job: Job) -> Json:
+        """A job as it is told."""
+        counts = {"total": len(job.lines), "completed": len(job.done), "failed": len(job.failed)}
+        errors = {"object": "list", "data": list(job.problems)} if job.ended and job.problems else None
+        return {
+            "id": job.id, "object": "batch", "endpoint": job.asked.get("endpoint"), "status": self.word(job),
+            "input_file_id": job.asked.get("input_file_id"), "metadata": job.asked.get("metadata"), "errors": errors,
+            "output_file_id": job.asked.get("output"), "error_file_id": job.asked.get("error"),
+            "request_counts": counts, "created_at": int(job.created),
+            "usage": {"input_tokens": 10 * len(job.done), "output_tokens": 5 * len(job.done)},
+        }  # fmt: skip
+
+    def word(self, job: Job) -> str:
+        return self.words.get(job.status, job.status)
+
+    def on_poll(self, batches: Batches, request: Request, id: str) -> Reply:
+        job = batches.job(id)
+        batches.advance(job)
+        return json_body(job.api.shown(job))
+
+    def on_cancel(self, batches: Batches, request: Request, id: str) -> Reply:
+        job = batches.job(id)
+        if not batches.cancel(job):
+            return error(409, f"{id} is {job.status}")
+        return json_body(job.api.shown(job))
+
+    def on_list(self, batches: Batches, request: Request) -> Reply:
+        """A page of the jobs, the newest first."""
+        query = {name: values[0] for name, values in parse_qs(request.path.partition("?")[2]).items()}
+        before = time.time() - batches.listed_after
+        jobs = [job for job in reversed(batches.jobs) if job.api.prefix == self.prefix and job.created <= before]
+        return json_body(self.page(jobs, query))
+
+    def page(self, jobs: Sequence[Job], query: Mapping[str, str]) -> Json:
+        after = query.get("after") or query.get("after_id")
+        ids = [job.id for job in jobs]
+        first = ids.index(after) + 1 if after in ids else 0
+        shown = [job.api.shown(job) for job in jobs[first : first + int(query.get("limit", 20))]]
+        return {
+            "object": "list", "data": shown, "has_more": first + len(shown) < len(jobs),
+            "last_id": shown[-1]["id"] if shown else None,
+        }  # fmt: skip
+
+    def on_results(self, batches: Batches, request: Request, id: str) -> Reply:
+        return body([batches.files[id]])
+
+
+class _TogetherBatches(_BatchApi):
+    """Together's: a new job in a wrapper, states in upper case."""
+
+    def on_create(self, batches: Batches, request: Request) -> Reply:
+        asked = request.json
+        job = batches.add(self, asked, [self.line(line) for line in _read_lines(batches.files[asked["input_file_id"]])])
+        return json_body({"job": self.shown(job), "warning": None})
+
+    def line(self, line: Json) -> Line:
+        return Line(line["custom_id"], line["body"], "/v1/chat/completions")
+
+    def shown(self, job: Job) -> Json:
+        shown, failed = super().shown(job), job.ended and job.problems
+        kept = {name: value for name, value in shown.items() if name not in ("request_counts", "metadata", "errors")}
+        progress = 100 * len(job.done) // (len(job.lines) or 1)
+        return {**kept, "progress": progress, "error": job.problems[0]["message"] if failed else None}
+
+    def word(self, job: Job) -> str:
+        return {"finalizing": "IN_PROGRESS", "cancelling": "IN_PROGRESS"}.get(job.status, job.status.upper())
+
+
+class _MistralBatches(_BatchApi):
+    """Mistral's: a job names its model, its lines do not."""
+
+    prefix = "job-"
+    words = {
+        "validating": "QUEUED", "in_progress": "RUNNING", "finalizing": "RUNNING", "completed": "SUCCESS",
+        "failed": "FAILED", "expired": "TIMEOUT_EXCEEDED", "cancelling": "CANCELLATION_REQUESTED",
+        "cancelled": "CANCELLED",
+    }  # fmt: skip
+
+    def on_create(self, batches: Batches, request: Request) -> Reply:
+        asked = request.json
+        lines = [line for id in asked["input_files"] for line in _read_lines(batches.files[id])]
+        made = [Line(line["custom_id"], {"model": asked["model"], **line["body"]}, asked["endpoint"]) for line in lines]
+        return json_body(self.shown(batches.add(self, asked, made)))
+
+    def undone(self, line: Line, job: Job) -> list[Json]:
+        return []
+
+    def shown(self, job: Job) -> Json:
+        errors = [{"message": problem["message"], "count": 1} for problem in job.problems if job.ended]
+        kept = {name: job.asked.get(name) for name in ("model", "endpoint", "input_files", "metadata")}
+        return {
+            "id": job.id, "object": "batch", **kept, "status": self.word(job), "errors": errors,
+            "output_file": job.asked.get("output"), "error_file": job.asked.get("error"), "outputs": None,
+            "total_requests": len(job.lines), "completed_requests": len(job.done) + len(job.failed),
+            "succeeded_requests": len(job.done), "failed_requests": len(job.failed), "created_at": int(job.created),
+        }  # fmt: skip
+
+    def page(self, jobs: Sequence[Job], query: Mapping[str, str]) -> Json:
+        size = int(query.get("page_size", 100))
+        first = size * int(query.get("page", 0))
+        return {"object": "list", "data": [self.shown(job) for job in jobs[first : first + size]], "total": len(jobs)}
+
+
+class _AnthropicBatches(_BatchApi):
+    """Anthropic's Message Batches: no files, no metadata."""
+
+    prefix = "msgbatch_"
+
+    def on_create(self, batches: Batches, request: Request) -> Reply:
+        asked = request.json
+        lines = [Line(each["custom_id"], each["params"], "/v1/messages") for each in asked["requests"]]
+        for line in lines:
+            if not re.fullmatch("[a-zA-Z0-9_-]{1,64}", line.custom_id):
+                raise ValueError(f"custom_id: {line.custom_id!r} does not match '^[a-zA-Z0-9_-]{{1,64}}$'")
+        if len({line.custom_id for line in lines}) < len(lines) or not lines:
+            raise ValueError("requests: each needs a custom_id of its own")
+        return json_body(self.shown(batches.add(self, {"root": batches._server.root}, lines)))
+
+    def problems(self, lines: Sequence[Line]) -> list[Json]:
+        return []
+
+    def write(self, batches: Batches, job: Job) -> None:
+        batches.files[job.id] = _write_lines(batches.order(job.done + job.failed))
+
+    def result(self, line: Line, status: int, body: Json) -> Json:
+        result = {"type": "succeeded", "message": body} if status < 300 else {"type": "errored", "error": body}
+        return {"custom_id": line.custom_id, "result": result}
+
+    def undone(self, line: Line, job: Job) -> list[Json]:
+        kind = "expired" if job.end == "expired" else "canceled"
+        return [{"custom_id": line.custom_id, "result": {"type": kind}}]
+
+    def shown(self, job: Job) -> Json:
+        kinds = [line["result"]["type"] for line in job.done + job.failed]
+        counts = {kind: kinds.count(kind) for kind in ("succeeded", "errored", "canceled", "expired")}
+        when = time.strftime("%Y-%m-%dT%H:%M:%S.000000+00:00", time.gmtime(job.created))
+        results = f"{job.asked['root']}/v1/messages/batches/{job.id}/results" if job.ended else None
+        return {
+            "id": job.id, "type": "message_batch", "processing_status": self.word(job), "created_at": when,
+            "request_counts": {"processing": 0 if job.ended else len(job.lines), **counts}, "results_url": results,
+        }  # fmt: skip
+
+    def word(self, job: Job) -> str:
+        return "ended" if job.ended else "canceling" if job.status == "cancelling" else "in_progress"
+
+
+class _GeminiBatches(_BatchApi):
+    """Gemini's: operations, whose requests and results are inside them or in files; uploads in two steps."""
+
+    prefix = ""
+
+    def on_upload(self, batches: Batches, request: Request) -> Reply:
+        if request.headers.get("x-goog-upload-command") == "start":
+            url = f"{batches._server.root}{request.path}?upload_id=1&upload_protocol=resumable"
+            return json_body({}, headers={"X-Goog-Upload-URL": url, "X-Goog-Upload-Status": "active"})
+        if request.headers.get("x-goog-upload-command") != "upload, finalize":
+            raise ValueError("X-Goog-Upload-Command: start, or upload, finalize")
+        name = f"files/{batches.keep(request.body)}"
+        file = {"name": name, "uri": f"{batches._server.root}/v1beta/{name}", "state": "ACTIVE"}
+        return json_body({"file": file}, headers={"X-Goog-Upload-Status": "final"})
+
+    def on_create(self, batches: Batches, request: Request, model: str = "") -> Reply:
+        asked = request.json["batch"]
+        given = asked["inputConfig"]
+        path = f"/v1beta/models/{model}:generateContent"
+        if "fileName" in given:
+            made = _read_lines(batches.files[given["fileName"].partition("/")[2]])
+            lines = [Line(each["key"], each["request"], path) for each in made]
+        else:
+            inline = given["requests"]["requests"]
+            lines = [Line(each["metadata"]["key"], each["request"], path) for each in inline]
+        return json_body(self.shown(batches.add(self, {**asked, "model": f"models/{model}"}, lines)))
+
+    def write(self, batches: Batches, job: Job) -> None:
+        said = {line["metadata"]["key"]: line for line in job.done + job.failed}
+        lines = [said[line.custom_id] for line in job.lines if line.custom_id in said]  # as they were asked
+        if "fileName" in job.asked["inputConfig"]:
+            made = [{"key": line.pop("metadata")["key"], **line} for line in lines]
+            job.asked["output"] = {"responsesFile": f"files/{batches.keep(_write_lines(batches.order(made)))}"}
+        else:
+            job.asked["output"] = {"inlinedResponses": {"inlinedResponses": lines}}
+
+    def result(self, line: Line, status: int, body: Json) -> Json:
+        said = {"response": body} if status < 300 else {"error": {**body["error"], "code": _RPC.get(status, 13)}}
+        return {**said, "metadata": {"key": line.custom_id}}
+
+    def undone(self, line: Line, job: Job) -> list[Json]:
+        return []
+
+    def shown(self, job: Job) -> Json:
+        meta: Json = {
+            "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
+            "model": job.asked["model"], "displayName": job.asked.get("displayName"), "name": f"batches/{job.id}",
+            "state": f"BATCH_STATE_{self.word(job)}", "output": job.asked.get("output"),
+            "batchStats": {"requestCount": str(len(job.lines)), "successfulRequestCount": str(len(job.done))},
+        }  # fmt: skip
+        operation = {"name": f"batches/{job.id}", "metadata": _with({}, **meta)}
+        failure = {"code": 3, "message": job.problems[0]["message"]} if job.ended and job.problems else None
+        return _with(operation, done=job.ended or None, response=job.asked.get("output"), error=failure)
+
+    def word(self, job: Job) -> str:
+        words = {"validating": "PENDING", "in_progress": "RUNNING", "completed": "SUCCEEDED"}
+        return words.get(job.status, job.status.upper() if job.ended else "RUNNING")
+
+    def page(self, jobs: Sequence[Job], query: Mapping[str, str]) -> Json:
+        first, size = int(query.get("pageToken", 0)), int(query.get("pageSize", 50))
+        page = {"operations": [self.shown(job) for job in jobs[first : first + size]]}
+        return _with(page, nextPageToken=str(first + size) if first + size < len(jobs) else None)
+
+
+_RPC = {400: 3, 403: 7, 404: 5, 429: 8, 500: 13, 503: 14}  # an HTTP status as google.rpc counts it
+_BATCH_STEPS = ("upload", "file", "create", "list", "poll", "cancel", "results")
+_OPENAI, _TOGETHER, _MISTRAL = _BatchApi(), _TogetherBatches(), _MistralBatches()
+_ANTHROPIC, _GEMINI = _AnthropicBatches(), _GeminiBatches()
+_BATCH_ROUTES: Sequence[tuple[str, str, _BatchApi]] = (
+    ("^POST .*/upload/v1beta/files$", "upload", _GEMINI),
+    ("^POST .*/files$", "upload", _OPENAI),
+    ("^GET .*/v1/files/([^/:]+)$", "file", _OPENAI),
+    ("^POST .*/models/([^/]+):batchGenerateContent$", "create", _GEMINI),
+    ("^POST .*/messages/batches$", "create", _ANTHROPIC),
+    ("^POST .*/batch/jobs$", "create", _MISTRAL),
+    ("^POST .*/batches$", "create", _OPENAI),
+    ("^GET .*/v1beta/batches$", "list", _GEMINI),
+    ("^GET .*/messages/batches$", "list", _ANTHROPIC),
+    ("^GET .*/batch/jobs$", "list", _MISTRAL),
+    ("^GET .*/batches$", "list", _OPENAI),
+    ("^GET .*/files/([^/:]+)(?:/content|:download)$", "results", _OPENAI),
+    ("^GET .*/messages/batches/([^/]+)/results$", "results", _ANTHROPIC),
+    ("^POST .*/(?:batches|batch/jobs)/([^/:]+)[/:]cancel$", "cancel", _OPENAI),
+    ("^GET .*/(?:batches|batch/jobs)/([^/:]+)$", "poll", _OPENAI),
+)
