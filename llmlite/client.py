@@ -3002,8 +3002,9 @@ class _Threads(_Crew):
             self.begin()
 
     def begin(self) -> None:
-        work = functools.partial(copy_context().run, _work, self.client, self.options, self.given, self.came, self.stop)
-        thread = threading.Thread(target=work, name="llmlite map", daemon=True)
+        here = copy_context()  # a tracer's span, for one
+        work = _work, self.client, self.options, self.given, self.came, self.stop
+        thread = threading.Thread(target=here.run, args=work, name="llmlite map", daemon=True)
         try:
             thread.start()
             self.threads.append(thread)
@@ -3011,7 +3012,7 @@ class _Threads(_Crew):
             self.workers = len(self.threads)
             if not self.threads:
                 self.given.put(None)
-                work()
+                here.run(*work)
 
     def end(self) -> None:
         if self.process is not _Process.look():  # pragma: no cover: in forked children
