@@ -3002,7 +3002,7 @@ class _Threads(_Crew):
             self.begin()
 
     def begin(self) -> None:
-        here = copy_context()  # a tracer's span, for one
+        here: Any = copy_context()  # a tracer's span, for one
         work = _work, self.client, self.options, self.given, self.came, self.stop
         thread = threading.Thread(target=here.run, args=work, name="llmlite map", daemon=True)
         try:
