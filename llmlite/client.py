@@ -1300,6 +1300,7 @@ class Client:
 
         Raises:
             ConfigurationError: a bad argument, at once; a bad prompt is an error in its place.
+            Exception: what `prompts` raises, once the results of those before it have been yielded.
         """
         if (_finite(workers, int) or 0) < 1:
             raise ConfigurationError(f"workers={workers!r}: give a whole number, 1 or more")
@@ -2894,16 +2895,19 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
     """What `Client.map` yields: of those that were read at most so many have not been."""
     results: _Results = {}
     read = given = 0
-    more = True
+    ended: Optional[Exception] = None  # what the prompts ended with
     try:
-        while more or given < read:
+        while ended is None or given < read:
             waits = True
-            if more and read - given < most and crew.has_room():
+            if ended is None and read - given < most and crew.has_room():
                 try:
-                    crew.give(read, next(prompts))
+                    prompt = next(prompts)
+                except Exception as error:  # StopIteration, or the user's own, which is raised in its place
+                    ended = error
+                else:
+                    crew.give(read, prompt)
                     read += 1
-                except StopIteration:
-                    more = False
+                    del prompt
                 waits = False
             nth = given if ordered else next(iter(results), None)
             crew.collect(results, waits and nth not in results)
@@ -2918,7 +2922,11 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
                     finally:
                         del result
                 yield result if ordered else (nth, result)
+                del result
+        if not isinstance(ended, StopIteration):
+            raise ended
     finally:
+        ended = None
         crew.end()
         progress.end()
 
