@@ -37,7 +37,10 @@ import zlib
 from array import array
 from collections import Counter
 from types import FrameType
-from typing import IO, Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import IO, Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+# isort: split
+from typing import Union
 
 from . import client as core
 from .client import JSON, Client, ConfigurationError, LLMError, Response, Usage
@@ -129,16 +132,27 @@ def run_until(until: Stop, source: Path, output: Path, *, client: Client, worker
     with _page(report, source) as page, opened(source, output, client, options, retry_failed) as (items, lines):
         spent = _Spent(client, max_total_tokens)
         counts = _Counts(items, lines, page)
-        results = client.map(counts.asked(until), workers=workers, executor=executor, ordered=False, errors="return",
-                             progress=progress or False, total=len(items) - items.done - items.failed, **options)
-        with contextlib.closing(results):  # type: ignore[type-var]
-            for index, result in until.listening(results):
-                counts.add(index, result)
-                if spent.too_much():
-                    until.why = until.why or "budget"
+        _ask(until, counts, client, options, spent, progress, workers, executor)
         summary = counts.summary(spent, time.monotonic() - started, until.why)
         page.totals.update(summary._asdict())
     return summary
+
+
+def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Spent, progress: Any, workers: int,
+         executor: Any) -> None:
+    """Have a client answer what is to be asked."""
+    results = client.map(counts.asked(lambda: until.why is not None or spent.too_much()), workers=workers,
+                         executor=executor, ordered=False, errors="return", **options)
+    told = core._Progress(progress, counts.left)
+    with contextlib.closing(results), contextlib.ExitStack() as at_end:  # type: ignore[type-var]
+        at_end.callback(told.end)
+        for index, result in until.listening(results):
+            custom_id = counts.ids.pop(index)
+            if not isinstance(result, _Withheld):
+                counts.add(custom_id, result)
+                told.count(result)
+            if spent.too_much():
+                until.why = until.why or "budget"
 
 
 class _Counts:
@@ -148,17 +162,17 @@ class _Counts:
         self.items, self.lines, self.page = items, lines, page
         self.ids: Dict[int, str] = {}  # of what is under way
         self.done = self.failed = 0
+        self.left = len(items) - items.done - items.failed  # of the run's start
 
-    def asked(self, stop: Stop) -> Iterator[JSON]:
+    def asked(self, is_over: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
         """The prompts as `Client.map` takes them, until it is time to stop."""
         for index, (custom_id, model, arguments) in enumerate(self.items):
-            if stop.why is not None:
+            if is_over():
                 return
             self.ids[index] = custom_id
-            yield arguments if model is None else {**arguments, "model": model}
+            yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
 
-    def add(self, index: int, result: Result) -> None:
-        custom_id = self.ids.pop(index)
+    def add(self, custom_id: str, result: Result) -> None:
         self.lines.write(custom_id, result)
         if isinstance(result, LLMError):
             self.failed += 1
@@ -172,6 +186,34 @@ class _Counts:
         complete = self.done + failed + items.done == len(items)
         return Summary(len(items), self.done, failed, items.done, usage, retries, elapsed,
                        None if why == "budget" and complete else why)
+
+
+class _Withheld(LLMError):
+    """A prompt was not sent, for it is time to stop."""
+
+
+class _Prompt(Mapping[str, Any]):
+    """Arguments of `chat` that cannot be read once it is time to stop: what waits in a map's queue is not sent then.
+
+    In another process, where nobody knows that time, it is a dict.
+    """
+
+    def __init__(self, arguments: JSON, is_over: Callable[[], bool]) -> None:
+        self._arguments, self._is_over = arguments, is_over
+
+    def __iter__(self) -> Iterator[str]:
+        if self._is_over():
+            raise _Withheld("not sent")
+        return iter(self._arguments)
+
+    def __len__(self) -> int:
+        return len(self._arguments)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments[name]
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return dict, (self._arguments,)
 
 
 class _Spent:
