@@ -174,6 +174,8 @@ def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Sp
                 told.count(result)
             if spent.too_much():
                 until.why = until.why or "budget"
+    if counts.trouble is not None:
+        raise counts.trouble
 
 
 class _Counts:
@@ -182,16 +184,20 @@ class _Counts:
     def __init__(self, items: Items, lines: Output, page: _Page) -> None:
         self.items, self.lines, self.page = items, lines, page
         self.ids: Dict[int, str] = {}  # of what is under way
+        self.trouble: Optional[InputError] = None  # of a source that has changed
         self.done = self.failed = 0
         self.left = len(items) - items.done - items.failed  # of the run's start
 
     def asked(self, is_over: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
-        """The prompts as `Client.map` takes them, until it is time to stop."""
-        for index, (custom_id, model, arguments) in enumerate(self.items):
-            if is_over():
-                return
-            self.ids[index] = custom_id
-            yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
+        """The prompts as `Client.map` takes them, until it is time to stop, or the source has changed."""
+        try:
+            for index, (custom_id, model, arguments) in enumerate(self.items):
+                if is_over():
+                    return
+                self.ids[index] = custom_id
+                yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
+        except InputError as error:  # raised here it would cut calls under way, which are paid for
+            self.trouble = error
 
     def add(self, custom_id: str, result: Result) -> None:
         self.lines.write(custom_id, result)
