@@ -392,14 +392,22 @@ def _batch(words: List[str]) -> int:
     _add_batch_options(parser)
     args = parser.parse_args(words)
     _sort_settings(parser, args)
-    from . import batch  # here, for nothing else needs it
+    _check_place(parser, args)
     limit = client.RateLimit(args.rpm, args.tpm) if args.rpm or args.tpm else None
-    with _client(args, rate_limit=limit) as llm, _quiet(), batch.Stop(functools.partial(_stopping, args)) as stop:
+    keeps = contextlib.nullcontext() if args.at_provider or args.cancel else _cache(args.cache)
+    with keeps as answers, _client(args, rate_limit=limit, cache=answers) as llm, _quiet():
+        return _cancel_batch(llm, args) if args.cancel else _run_batch(llm, args)
+
+
+def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
+    from . import batch  # here, for nothing else needs it
+    options = {name: value for name, value in _chat_options(args).items() if value is not None}
+    with batch.Stop(functools.partial(_stopping, args)) as stop:
         try:
             summary = batch.run_until(
                 stop, args.source, args.output, client=llm, workers=args.workers, executor=None,
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
-                report=args.report, **{name: value for name, value in _chat_options(args).items() if value is not None})
+                report=args.report, at_provider=args.at_provider, **options)
         except batch.InputError as error:
             _say(str(error))
             return 2
@@ -413,6 +421,15 @@ def _batch(words: List[str]) -> int:
     return _batch_end(summary, stop.signal, args)
 
 
+def _cancel_batch(llm: client.Client, args: argparse.Namespace) -> int:
+    from . import batch
+    lines = batch.cancel(args.output, client=llm)
+    _write("".join(f"{line}\n" for line in lines))
+    if not lines:
+        _say("no job is under way: all were fetched")
+    return 0
+
+
 _BATCH_HELP = """\
 A line of IN.jsonl is {"prompt": "..."} or {"messages": [...]}, with any option of a chat beside
 (temperature, model, system, extra, ...) and an "id"; or a line of OpenAI's Batch API. The
@@ -421,6 +438,13 @@ line of OpenAI's Batch API with a chat.completion, whoever the provider is.
 
 Stopped, killed or out of space: the same command goes on and asks what has no line yet.
 Ctrl-C waits for the calls under way; again, and they are dropped.
+
+With --at-provider the provider's Batch API does it (OpenAI, Azure, Anthropic, Gemini, Groq,
+Mistral, Together): half the price, within a day. The jobs' ids stand in OUT.jsonl.jobs.json
+as soon as they exist, what they hold in OUT.jsonl.jobs.ids. The same command goes on with
+them after Ctrl-C, which they do not notice, and after a crash: nothing is submitted twice.
+When all is answered both files may go. --cancel ends the jobs; what was done until then is
+paid for, and the same command with --at-provider fetches it: the rest are failed lines.
 
 Exit codes: 0 all is answered; 1 some lines failed, in this run or before; 2 the input is
 wrong, nothing was sent; 3 the tokens are spent; 130, 143 stopped by a signal."""
@@ -438,6 +462,12 @@ def _add_batch_options(parser: _Parser) -> None:
     parser.option("--rpm", metavar="N", type=_whole, help="requests a minute at most")
     parser.option("--tpm", metavar="N", type=_whole, help="tokens a minute at most")
     parser.option("--max-total-tokens", metavar="N", type=_whole, help="stop when this run has spent as many")
+    parser.option("--cache", metavar="FILE", help="keep answers there, and give them again, at once and unbilled "
+                  "(default: LLMLITE_CACHE); not with --at-provider")
+    parser.option("--at-provider", action="store_true", help="have it done by the provider's Batch API: half the "
+                  "price, within a day; --workers is of no matter then")
+    parser.option("--cancel", action="store_true", help="cancel the jobs at the provider that are under way, say what "
+                  "became of each, and do no more; another run may wait for them meanwhile")
     parser.option("--retry-failed", action="store_true", help="ask again for the lines that failed before")
     parser.option("--report", metavar="FILE.html", help="write a page at the end: times, tokens, errors")
     parser.option("--no-progress", action="store_true", help="no progress on stderr, as where that is no terminal")
@@ -464,6 +494,13 @@ def _sort_settings(parser: _Parser, args: argparse.Namespace) -> None:
     args.output = names[0]
 
 
+def _check_place(parser: _Parser, args: argparse.Namespace) -> None:
+    """Refuse what the provider's Batch API would not heed."""
+    for name in ("rpm", "tpm", "max_total_tokens", "deadline", "cache") if args.at_provider else ():
+        if getattr(args, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} has no meaning with --at-provider")
+
+
 def _quiet() -> ContextManager[None]:
     """The log's warnings are counted in the end's line: of thousands of calls they would bury everything."""
     return contextlib.nullcontext() if _log.handlers else _logging_to(logging.NullHandler())
@@ -476,8 +513,9 @@ def _is_watched(args: argparse.Namespace) -> bool:
 def _stopping(args: argparse.Namespace) -> None:
     """Within a signal's handler, where print() might be at work already."""
     if _is_watched(args):
+        word = "this request" if args.at_provider else "what is under way"
         with contextlib.suppress(OSError):
-            os.write(sys.stderr.fileno(), b"\nllmlite: stopping when what is under way is answered; again: at once\n")
+            os.write(sys.stderr.fileno(), f"\nllmlite: stopping when {word} is answered; again: at once\n".encode())
 
 
 def _batch_end(summary: batch.Summary, number: int, args: argparse.Namespace) -> int:
@@ -487,7 +525,8 @@ def _batch_end(summary: batch.Summary, number: int, args: argparse.Namespace) ->
     if stopped is not None:
         left = total - done - failed - skipped
         why = "interrupted" if stopped == "interrupted" else "the tokens are spent"
-        _say(f"{why}: {left} left" + ("; the same command goes on with them" if left and resumes else ""))
+        there = "; the jobs go on at the provider" if args.at_provider else ""
+        _say(f"{why}: {left} left" + (f"{there}; the same command goes on with them" if left and resumes else ""))
     again = "; --retry-failed asks the failed ones again" if failed and resumes else ""
     _say(f"{done} done, {failed} failed, {skipped} skipped; {usage.input_tokens} input tokens, {usage.output_tokens} "
          f"output tokens; {retries} retries; {elapsed:.1f} s{again}")

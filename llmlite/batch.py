@@ -9,6 +9,7 @@ one of OpenAI's Batch API.  An output line is one of that API too, with a `chat.
 was stopped, in whatever way, goes on where it was when it is started again.  Sections, top-down:
 
     running    run(): what is sent, what is counted, what the caller is told
+    provider   the same through the provider's own Batch API
     source     the input's lines: found sound before anything is sent, then read again as they are sent
     lines in   what one of them asks for
     ids        which there are, and which are done, in 8 bytes each
@@ -37,7 +38,10 @@ import zlib
 from array import array
 from collections import Counter
 from types import FrameType
-from typing import IO, Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set
+
+# isort: split
+from typing import Tuple, Union
 
 from . import client as core
 from .client import JSON, Client, ConfigurationError, LLMError, Response, Usage
@@ -47,7 +51,10 @@ if sys.platform == "win32":  # pragma: no cover: Windows
 else:
     import fcntl
 
-__all__ = ["InputError", "Items", "Output", "Stop", "Summary", "opened", "run", "run_until"]
+if TYPE_CHECKING:
+    from . import jobs
+
+__all__ = ["InputError", "Items", "Output", "Stop", "Summary", "cancel", "opened", "run", "run_until"]
 
 Path = Union[str, "os.PathLike[str]"]
 Result = Union[Response, LLMError]
@@ -87,7 +94,8 @@ class Summary(NamedTuple):
 
 def run(source: Path, output: Path, *, client: Client, workers: int = 8, executor: Any = None,
         retry_failed: bool = False, max_total_tokens: Optional[int] = None, progress: Any = None,
-        report: Optional[Path] = None, **options: Any) -> Summary:
+        report: Optional[Path] = None, at_provider: bool = False, poll: Optional[jobs.Poll] = None,
+        **options: Any) -> Summary:
     """Ask every prompt of a file, and append each answer to another as it comes.
 
         summary = run("in.jsonl", "out.jsonl", client=Client("openai/gpt-5-mini"), workers=16, temperature=0)
@@ -99,17 +107,25 @@ def run(source: Path, output: Path, *, client: Client, workers: int = 8, executo
         source: the input's path; "-" is stdin.
         output: the output's path; "-" is stdout, which cannot be resumed.
         client: who is asked.
-        workers: how many calls are under way at once.
+        workers: how many calls are under way at once; of no matter at the provider.
         executor: a `concurrent.futures.Executor` to make them on, as in `Client.map`.
         retry_failed: ask again for what an earlier run has a failed line for; else that stays failed.
         max_total_tokens: stop when this run has spent as many.
-        progress: True for a bar on stderr, or a callable that gets (done, failed, usage), as in `Client.map`.
+        progress: True for a bar on stderr, or a callable that gets (done, failed, usage) after each line, or, at the
+            provider, after each look at the jobs.
         report: the path of a page in HTML to write at the end: what happened when, how long it took, what failed.
+        at_provider: have it done by the provider's own Batch API: half the price, within a day.  The jobs' ids stand in
+            `output` + ".jobs.json", with what they hold in ".jobs.ids" beside it: started again, it submits nothing
+            twice.  A signal ends the waiting; the jobs go on.  When all is answered both files are of no more use.
+            Each look, upload and download is a call under the client's retries and deadline.
+        poll: a `jobs.Poll`, how often to look at the jobs there; default: after 5 s, and then less often, up to 60 s.
         options: arguments of `Client.chat` for every prompt; a line's own win.
 
     Raises:
         InputError: a line is none, or an id stands twice; the message names file and line.  Nothing was sent.
-        ConfigurationError: the output is another input's, no such file or in use; nothing of it was touched.
+        ConfigurationError: the output is another input's, no such file or in use; or it cannot be done at the provider;
+            nothing of the output was touched.
+        LLMError: the provider refuses a job or does not answer; the next run goes on.
         OSError: the output cannot be written, with its name; what was written before stays good.
         TypeError: an option is no argument of `Client.chat`.
         KeyboardInterrupt: a signal came before anything was sent.
@@ -117,28 +133,49 @@ def run(source: Path, output: Path, *, client: Client, workers: int = 8, executo
     with Stop() as until:
         return run_until(until, source, output, client=client, workers=workers, executor=executor,
                          retry_failed=retry_failed, max_total_tokens=max_total_tokens, progress=progress,
-                         report=report, **options)
+                         report=report, at_provider=at_provider, poll=poll, **options)
 
 
 def run_until(until: Stop, source: Path, output: Path, *, client: Client, workers: int, executor: Any,
               retry_failed: bool, max_total_tokens: Optional[int], progress: Any, report: Optional[Path],
-              **options: Any) -> Summary:
+              at_provider: bool = False, poll: Optional[jobs.Poll] = None, **options: Any) -> Summary:
     """What `run` does, with a `Stop` of the caller's, who learns which signal it was."""
     started = time.monotonic()
     core._checked("max_total_tokens", max_total_tokens, (int, core._NONE), 1)
-    with _page(report, source) as page, opened(source, output, client, options, retry_failed) as (items, lines):
+    if at_provider:
+        _check_at_provider(output, client, options, executor=executor, max_total_tokens=max_total_tokens)
+    else:
+        _check_no_jobs(output)
+    with _page(report, source) as page, opened(source, output, client, options, retry_failed, at_provider) as (
+            items, lines):
         spent = _Spent(client, max_total_tokens)
         counts = _Counts(items, lines, page)
-        results = client.map(counts.asked(until), workers=workers, executor=executor, ordered=False, errors="return",
-                             progress=progress or False, total=len(items) - items.done - items.failed, **options)
-        with contextlib.closing(results):  # type: ignore[type-var]
-            for index, result in until.listening(results):
-                counts.add(index, result)
-                if spent.too_much():
-                    until.why = until.why or "budget"
+        if at_provider:
+            _ask_provider(until, counts, client, options, spent, progress, poll)
+        else:
+            _ask(until, counts, client, options, spent, progress, workers, executor)
         summary = counts.summary(spent, time.monotonic() - started, until.why)
         page.totals.update(summary._asdict())
     return summary
+
+
+def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Spent, progress: Any, workers: int,
+         executor: Any) -> None:
+    """Have a client answer what is to be asked."""
+    results = client.map(counts.asked(lambda: until.why is not None or spent.too_much()), workers=workers,
+                         executor=executor, ordered=False, errors="return", **options)
+    told = core._Progress(progress, counts.left)
+    with contextlib.closing(results), contextlib.ExitStack() as at_end:  # type: ignore[type-var]
+        at_end.callback(told.end)
+        for index, result in until.listening(results):
+            custom_id = counts.ids.pop(index)
+            if not isinstance(result, _Withheld):
+                counts.add(custom_id, result)
+                told.count(result)
+            if spent.too_much():
+                until.why = until.why or "budget"
+    if counts.trouble is not None:
+        raise counts.trouble
 
 
 class _Counts:
@@ -147,18 +184,22 @@ class _Counts:
     def __init__(self, items: Items, lines: Output, page: _Page) -> None:
         self.items, self.lines, self.page = items, lines, page
         self.ids: Dict[int, str] = {}  # of what is under way
+        self.trouble: Optional[InputError] = None  # of a source that has changed
         self.done = self.failed = 0
+        self.left = len(items) - items.done - items.failed  # of the run's start
 
-    def asked(self, stop: Stop) -> Iterator[JSON]:
-        """The prompts as `Client.map` takes them, until it is time to stop."""
-        for index, (custom_id, model, arguments) in enumerate(self.items):
-            if stop.why is not None:
-                return
-            self.ids[index] = custom_id
-            yield arguments if model is None else {**arguments, "model": model}
+    def asked(self, is_over: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
+        """The prompts as `Client.map` takes them, until it is time to stop, or the source has changed."""
+        try:
+            for index, (custom_id, model, arguments) in enumerate(self.items):
+                if is_over():
+                    return
+                self.ids[index] = custom_id
+                yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
+        except InputError as error:  # raised here it would cut calls under way, which are paid for
+            self.trouble = error
 
-    def add(self, index: int, result: Result) -> None:
-        custom_id = self.ids.pop(index)
+    def add(self, custom_id: str, result: Result) -> None:
         self.lines.write(custom_id, result)
         if isinstance(result, LLMError):
             self.failed += 1
@@ -172,6 +213,34 @@ class _Counts:
         complete = self.done + failed + items.done == len(items)
         return Summary(len(items), self.done, failed, items.done, usage, retries, elapsed,
                        None if why == "budget" and complete else why)
+
+
+class _Withheld(LLMError):
+    """A prompt was not sent, for it is time to stop."""
+
+
+class _Prompt(Mapping[str, Any]):
+    """Arguments of `chat` that cannot be read once it is time to stop: what waits in a map's queue is not sent then.
+
+    In another process, where nobody knows that time, it is a dict.
+    """
+
+    def __init__(self, arguments: JSON, is_over: Callable[[], bool]) -> None:
+        self._arguments, self._is_over = arguments, is_over
+
+    def __iter__(self) -> Iterator[str]:
+        if self._is_over():
+            raise _Withheld("not sent")
+        return iter(self._arguments)
+
+    def __len__(self) -> int:
+        return len(self._arguments)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments[name]
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return dict, (self._arguments,)
 
 
 class _Spent:
@@ -231,18 +300,112 @@ def _page(path: Optional[Path], source: Path) -> Iterator[_Page]:
                 file.write(page.report.html(page.totals).encode("utf-8", "replace"))
 
 
+# ------------------------------------------------------------------------------------------------------------- provider
+
+
+def cancel(output: Path, *, client: Client) -> List[str]:
+    """Cancel the jobs that a run at the provider has submitted for this output; a run that waits for them may go on.
+
+        print("\n".join(cancel("out.jsonl", client=Client("openai/gpt-5-mini"))))
+
+    Returns a line for each that had not been fetched: what became of it.  The next run fetches what was done until
+    then, which is paid for; the rest are failed lines.
+
+    Raises:
+        ConfigurationError: there are no such jobs, or they are another provider's.
+        LLMError: the provider does not answer.
+    """
+    from . import jobs
+    return jobs.cancel(client, _jobs_of(output))
+
+
+def _jobs_of(output: Path) -> str:
+    """The file that tells of an output's jobs."""
+    return os.path.realpath(output) + ".jobs.json"
+
+
+def _check_at_provider(output: Path, client: Client, options: JSON, **refused: Any) -> None:
+    """Refuse what does not go with the provider's Batch API before any file is touched."""
+    from . import jobs
+    refused.update((name, options[name]) for name in _HERE if name in options)
+    for name, value in refused.items():
+        if value is not None:
+            raise ConfigurationError(f"{name} has no meaning at the provider", hint="leave it or at_provider out")
+    if not Output(output).is_file:
+        raise ConfigurationError(f"{Output(output).name} cannot be the output of a run at the provider",
+                                 why="its jobs are kept in a file beside it", hint="give the name of a file")
+    jobs.check(client, _jobs_of(output))
+
+
+def _check_no_jobs(output: Path) -> None:
+    """What is in a job under way would be paid for twice."""
+    path = _jobs_of(output)
+    if output != "-" and os.path.exists(path):
+        from . import jobs
+        left = jobs.pending(path)
+        if left:
+            raise ConfigurationError(
+                f"{path} tells of {left} job(s) at the provider whose results are not here", why="they are paid for",
+                hint="go on with --at-provider (at_provider=True), also after --cancel; or remove that file")
+
+
+def _ask_provider(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Spent, progress: Any,
+                  poll: Optional[jobs.Poll]) -> None:
+    """Have the provider's Batch API answer what is to be asked, or go on with what it has begun."""
+    from . import jobs
+
+    def write(custom_id: str, result: Result) -> None:
+        with until.whole():
+            counts.add(custom_id, result)
+
+    told, state = _Looks(progress, counts.left, spent), _jobs_of(counts.lines.path)
+    with contextlib.closing(told), _naming_nameless(state), until.interruptible():
+        jobs.run(client, counts.items, write, state=state, poll=poll or jobs.Poll(), progress=told.tell,
+                 sync=counts.lines.sync, stopping=lambda: until.why is not None, **options)
+
+
+@contextlib.contextmanager
+def _naming_nameless(name: str) -> Iterator[None]:
+    """Of an OSError that says no file: where there is no room."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or name) from None
+
+
+class _Looks:
+    """Tells what each look at the jobs has shown."""
+
+    def __init__(self, progress: Any, total: int, spent: _Spent) -> None:
+        self.progress, self.total, self.spent = progress, total, spent
+        self.shown = False
+
+    def tell(self, counts: jobs.Counts) -> None:
+        if callable(self.progress):
+            self.progress(counts.done, counts.failed, self.spent.now()[0])
+        elif self.progress:
+            self.shown = True
+            over = min(counts.done + counts.failed, self.total)  # a job may hold lines that are written already
+            print(f"\r{over}/{self.total} done, {counts.failed} failed, "
+                  f"{counts.ended}/{counts.jobs} jobs ended", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.shown:
+            print(file=sys.stderr)
+
+
 # --------------------------------------------------------------------------------------------------------------- source
 
 
 @contextlib.contextmanager
-def opened(source: Path, output: Path, client: Client, options: JSON,
-           retry_failed: bool = False) -> Iterator[Tuple[Items, Output]]:
+def opened(source: Path, output: Path, client: Client, options: JSON, retry_failed: bool = False,
+           at_provider: bool = False) -> Iterator[Tuple[Items, Output]]:
     """The prompts that are to be asked, found sound, and the output that they go to, locked: all that a runner needs.
 
     Who asks them goes through the items, and calls `write(custom_id, result)` of the output for each, in any order.
     The `options` are arguments of `chat` for all of them: they are checked, and not in the items but for their `extra`.
     """
-    check = _Check(client, options)
+    check = _Check(client, options, at_provider)
     with contextlib.ExitStack() as stack:
         items = stack.enter_context(Items(source, check))
         lines = stack.enter_context(Output(output, retry_failed))
@@ -387,6 +550,7 @@ def _kept(stream: Any) -> BinaryIO:
 
 _CHAT = frozenset(Client.chat.__kwdefaults__ or ())
 _OPTIONS = _CHAT - {"model", "timeout", "deadline", "headers"}  # which the request holds; the others the client sees to
+_HERE = ("timeout", "deadline", "headers", "cache")  # which a batch at the provider has no place for
 _PLAIN = {*_CHAT, "prompt", "messages"}
 _BATCH = frozenset(("custom_id", "method", "url", "body"))
 _SAME = frozenset(("messages", "model", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "tools",
@@ -398,11 +562,11 @@ _SHAPES = 'give {"prompt": "..."}, {"messages": [...]} or a line of OpenAI\'s Ba
 class _Check:
     """Finds what a prompt asks for wrong before anything is sent; what all prompts are asked with, at once."""
 
-    def __init__(self, client: Client, options: JSON) -> None:
+    def __init__(self, client: Client, options: JSON, at_provider: bool = False) -> None:
         unknown = sorted(set(options) - _CHAT)
         if unknown:
             raise TypeError(f"{unknown[0]!r} is no argument of Client.chat")
-        self.client, self.extra = client, options.get("extra")
+        self.client, self.extra, self.at_provider = client, options.get("extra"), at_provider
         self.has_model = bool(client.model or options.get("model"))
         self.known: Set[Any] = set()
         self._check_options(options)
@@ -413,12 +577,19 @@ class _Check:
         _check_messages(messages)
         if asked:
             self._check_kind(asked)
+            self._check_place(asked)
         if not (self.has_model or asked.get("model")):
             raise ConfigurationError("no model", hint='give -m MODEL, or "model" in the line')
         if self.extra and asked.get("extra"):
             asked["extra"] = {**self.extra, **asked["extra"]}
         asked["messages"] = messages
         return asked
+
+    def _check_place(self, options: JSON) -> None:
+        if self.at_provider:
+            for name in _HERE:
+                if name in options:
+                    raise ConfigurationError(f'"{name}" has no meaning at the provider', hint="leave it out")
 
     def _check_kind(self, options: JSON) -> None:
         kind = (*options.items(), *map(type, options.values()))
@@ -725,7 +896,7 @@ class Output:
     def __init__(self, path: Path, retry_failed: bool = False) -> None:
         self.name = "stdout" if path == "-" else os.fspath(path)
         self.path = os.path.realpath(self.name)  # what a link points at is replaced, not the link
-        self._is_file = path != "-" and (os.path.isfile(self.path) or not os.path.exists(self.path))
+        self.is_file = path != "-" and (os.path.isfile(self.path) or not os.path.exists(self.path))
         self._retry_failed = retry_failed
         self._stack = contextlib.ExitStack()
         self._is_stdout = path == "-"
@@ -734,7 +905,7 @@ class Output:
         self._fd: int
 
     def __enter__(self) -> Output:
-        if self._is_file:
+        if self.is_file:
             self._stack.enter_context(_Lock(self.path, self.name))
         return self
 
@@ -743,12 +914,12 @@ class Output:
 
     def check_apart(self, items: Items) -> None:
         with contextlib.suppress(OSError):
-            if self._is_file and os.path.samestat(os.fstat(items.file.fileno()), os.stat(self.path)):
+            if self.is_file and os.path.samestat(os.fstat(items.file.fileno()), os.stat(self.path)):
                 raise ConfigurationError(f"{self.name} is the input", hint="give another file for the output")
 
     def resume(self, items: Items) -> None:
         """Look at what an earlier run has written, mark those ids, and get ready to append."""
-        if self._is_file:
+        if self.is_file:
             with _naming(self.name):
                 found = _Found(self.name)
                 with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
@@ -761,6 +932,11 @@ class Output:
             with _naming(self.name):
                 self._fd = os.open(self.path, os.O_WRONLY | _BINARY)
                 self._stack.callback(os.close, self._fd)
+
+    def sync(self) -> None:
+        """Have what was written on disk now.  Raises OSError."""
+        if self._tail is not None:  # pragma: no branch: who asks for it has a file
+            self._tail.sync()
 
     def write(self, custom_id: str, result: Result) -> None:
         """Append the line of an answer, or of an error.  Raises OSError; what is there then are whole lines."""
@@ -934,6 +1110,11 @@ class _Tail:
             self._raise_trouble()
             self._append(line)
         self._unsynced.set()
+
+    def sync(self) -> None:
+        with _naming(self.name):
+            self._raise_trouble()
+            os.fsync(self.fd)
 
     def _append(self, line: bytes) -> None:
         """Of a line that has no room nothing stays."""
@@ -1153,6 +1334,25 @@ class Stop:
                 finally:
                     self._waiting = False
                 yield result
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Something that looks at `why` itself; a second signal ends it at once."""
+        self._listening = self._waiting = True
+        with contextlib.suppress(_Dropped):
+            try:
+                yield
+            finally:
+                self._waiting = False
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """A part of it that a second signal does not break."""
+        self._waiting = False
+        yield
+        self._waiting = True
+        if self._dropped:
+            raise _Dropped
 
     def _heard(self, number: int, frame: Optional[FrameType]) -> None:
         first = not self.signal

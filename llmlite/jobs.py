@@ -37,7 +37,7 @@ from requests.structures import CaseInsensitiveDict
 from . import client
 from .client import JSON, APIError, Client, ConfigurationError, LLMError
 
-__all__ = ["Counts", "Limits", "Poll", "cancel", "run"]
+__all__ = ["Counts", "Limits", "Poll", "cancel", "check", "pending", "run"]
 
 Item = Tuple[str, Optional[str], JSON]  # custom_id, model, what `chat` takes
 Result = Union[client.Response, LLMError]
@@ -115,6 +115,17 @@ def run(llm: Client, items: Iterable[Item], write: Callable[[str, Result], Any],
         except _Stopped:
             return False
     return True
+
+
+def check(llm: Client, state: Union[str, os.PathLike[str]]) -> None:
+    """Raise what `run` would at its start: a ConfigurationError for no Batch API, or for another's state file."""
+    _api_of(llm)
+    _State(os.fspath(state), llm)
+
+
+def pending(state: Union[str, os.PathLike[str]]) -> int:
+    """How many jobs of a state file, whoever's, have results that were not fetched.  Raises ConfigurationError."""
+    return sum(not job["fetched"] for job in _read_state(os.fspath(state))[1])
 
 
 def cancel(llm: Client, state: Union[str, os.PathLike[str]]) -> List[str]:
@@ -653,20 +664,12 @@ class _State:
     def __init__(self, path: str, llm: Client) -> None:
         self.path, self.folder = path, os.path.dirname(os.path.abspath(path))
         self.ids_path = os.path.splitext(path)[0] + ".ids"
-        self.head = {"llmlite": 1, "provider": llm._provider.name, "base_url": client._fit_to_save(llm._base_url)}
+        told = (1, llm._provider.name, client._fit_to_save(llm._base_url))
+        self.head: JSON = dict(zip(_HEAD, told))
         self.jobs: List[JSON] = self._read() if os.path.exists(path) else []
 
     def _read(self) -> List[JSON]:
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                kept = json.load(file)
-            jobs = [dict(job) for job in kept["jobs"]]
-            for job in jobs:
-                _checked_job(**job)
-            head = {name: kept[name] for name in self.head}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{self.path} cannot be read", why=f"{type(error).__name__}: {error}",
-                                     hint="it tells which jobs are paid for: mend it, or use another output") from None
+        head, jobs = _read_state(self.path)
         if head != self.head:
             raise ConfigurationError(
                 f"{self.path} tells of jobs of {head['provider']} at {head['base_url']}", why=f"this client is "
@@ -715,6 +718,23 @@ class _State:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path)
+
+
+_HEAD = "llmlite", "provider", "base_url"  # whose jobs they are
+
+
+def _read_state(path: str) -> Tuple[JSON, List[JSON]]:
+    """What a state file says: whose the jobs are, and they.  Raises ConfigurationError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            kept = json.load(file)
+        jobs = [dict(job) for job in kept["jobs"]]
+        for job in jobs:
+            _checked_job(**job)
+        return {name: kept[name] for name in _HEAD}, jobs
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} cannot be read", why=f"{type(error).__name__}: {error}",
+                                 hint="it tells which jobs are paid for: mend it, or use another output") from None
 
 
 def _checked_job(*, mark: str, id: Optional[str], model: str, path: str, fetched: bool, file: Optional[str], count: int,

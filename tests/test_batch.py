@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -368,7 +369,7 @@ def test_an_input_that_cannot_be_read_on(place):
 
 @pytest.mark.parametrize("at", [200_000, None])
 def test_an_input_that_changes_meanwhile(place, at):
-    """What no longer is what was checked is not asked."""
+    """What no longer is what was checked is not asked; what was asked before is answered and written."""
     def answer(request):
         with open(place.source, "r+b") as file:
             file.seek(0 if at is None else at, os.SEEK_END if at is None else os.SEEK_SET)
@@ -379,7 +380,7 @@ def test_an_input_that_changes_meanwhile(place, at):
     place.write(*({"id": f"id-{n}", "prompt": f"prompt {n} " + "x" * 9000} for n in range(30)))
     with pytest.raises(InputError, match="line .* has changed since the run began"):
         place.run(workers=1)
-    assert len(place.server.requests) == (30 if at is None else 23)
+    assert len(place.server.requests) == len(place.lines) == (30 if at is None else 23)
     assert all(line["response"]["status_code"] == 200 for line in place.lines)
 
 
@@ -981,6 +982,54 @@ def test_an_output_that_cannot_be_written(place, tmp_path, name):
 # an end before the end
 
 
+def full(place, workers, then):
+    """Have all workers' calls under way, and as many prompts wait in the queue; then do something, and answer them."""
+    answered = threading.Event()
+
+    def answer(request):
+        assert answered.wait(20)
+        return testing.reply("x", usage=(3, 4))
+
+    def act():
+        place.server.wait_for(workers, 20)
+        time.sleep(0.1)
+        then()
+        time.sleep(0.2)  # until a signal's handler has run
+        answered.set()
+
+    place.server.handle(answer)
+    place.prompts(40)
+    actor = threading.Thread(target=act)
+    actor.start()
+    return actor
+
+
+@pytest.mark.parametrize("executor", [False, True])
+@pytest.mark.parametrize("why", ["budget", pytest.param("interrupted", marks=POSIX)])
+def test_what_waits_in_a_queue_is_not_sent(place, why, executor):
+    """After a signal, and where the tokens are spent, nothing goes out beyond what is under way; nor is it counted."""
+    heard = []
+    under_way = 3 if executor else 8
+    actor = full(place, under_way, lambda: os.kill(os.getpid(), signal.SIGINT) if why == "interrupted" else None)
+    with concurrent.futures.ThreadPoolExecutor(under_way) as pool:
+        summary = place.run(workers=8, max_total_tokens=7 if why == "budget" else None,
+                            executor=pool if executor else None, progress=lambda *told: heard.append(told))
+    actor.join()
+    assert summary[:4] == (40, under_way, 0, 0) and summary.stopped == why
+    assert len(place.server.requests) == len(place.lines) == len(heard) == under_way
+    assert heard[-1] == (under_way, 0, llmlite.Usage(3 * under_way, 4 * under_way))
+    place.server.handle(echo)
+    assert place.run()[:4] == (40, 40 - under_way, 0, under_way)
+
+
+def test_a_prompt_goes_to_another_process_as_a_dict():
+    """There is nobody there who knows when to stop."""
+    prompt = batch._Prompt({"messages": "a"}, lambda: True)
+    assert len(prompt) == 1 and pickle.loads(pickle.dumps(prompt)) == {"messages": "a"}
+    with pytest.raises(llmlite.LLMError):
+        dict(prompt)
+
+
 def test_the_tokens_are_spent(place):
     """No more is sent once the run has spent them, and all that was answered is written; the next run goes on."""
     place.prompts(20)
@@ -1057,9 +1106,9 @@ def test_a_second_signal_while_a_line_is_written(place):
     with batch.Stop() as stop, batch.opened(place.source, place.output, place.llm, {}) as (items, lines):
         lines.__class__ = Slow
         counts = batch._Counts(items, lines, batch._Page())
-        results = place.llm.map(counts.asked(stop), workers=1, ordered=False)
+        results = place.llm.map(counts.asked(lambda: stop.why is not None), workers=1, ordered=False)
         for index, result in stop.listening(results):
-            counts.add(index, result)
+            counts.add(counts.ids[index], result)
         results.close()
     assert counts.done == 1 and len(place.lines) == 1
 
