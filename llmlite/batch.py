@@ -1146,7 +1146,7 @@ class _Tail:
 
 # ------------------------------------------------------------------------------------------------------------ lines out
 
-_START = b'{"id": "'
+_START = b'{"id": "batch_req_'
 _FINISHES = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
 
 

@@ -685,6 +685,8 @@ def test_zeros_where_the_power_failed(place):
     (b"my notes\n", "line 1 is no line of a batch's output"),
     (b"my notes, without a line end", "line 1 is no line of a batch's output"),
     (b'{"prompt": "a"}\n', "line 1 is no line of a batch's output"),
+    (b'{"id": "a", "prompt": "b"}', "line 1 is no line of a batch's output"),  # an input's only line, without its end
+    (b'{"id": "a", "pro', "line 1 is no line of a batch's output"),
     (b'{"custom_id": 5, "response": null, "error": {}}\n', "line 1 is no line of a batch's output"),
     (b"[" * 100_000 + b"\n", "line 1 is no line of a batch's output"),
     (b'{"custom_id": "id-9", "response": null, "error": {}}\n', "line 1 has the id 'id-9', which is not in "),
