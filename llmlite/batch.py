@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import functools
 import json
 import operator
@@ -146,7 +147,7 @@ def run_until(until: Stop, source: Path, output: Path, *, client: Client, worker
         _check_at_provider(output, client, options, executor=executor, max_total_tokens=max_total_tokens)
     else:
         _check_no_jobs(output)
-    with _page(report, source) as page, opened(source, output, client, options, retry_failed, at_provider) as (
+    with _page(report, source, output) as page, opened(source, output, client, options, retry_failed, at_provider) as (
             items, lines):
         spent = _Spent(client, max_total_tokens)
         counts = _Counts(items, lines, page)
@@ -281,13 +282,18 @@ class _Page:
 
 
 @contextlib.contextmanager
-def _page(path: Optional[Path], source: Path) -> Iterator[_Page]:
+def _page(path: Optional[Path], source: Path, output: Path) -> Iterator[_Page]:
     """A report that is written at the end, however that comes."""
     if path is None:
         yield _Page()
         return
     from . import report  # here, for most runs need none
     path = os.path.realpath(path)
+    for name, what in ((source, "input"), (output, "output")):
+        if name != "-" and os.path.realpath(name) == path:
+            raise ConfigurationError(f"{os.fspath(name)} is the {what}", hint="give another file for the report")
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     tag = os.urandom(4).hex()
     with _naming(path), open(f"{path}.{tag}.tmp", "wb") as file:  # what stands in the way is told now
         os.remove(file.name)

@@ -579,6 +579,17 @@ def test_a_report_of_a_run_that_breaks(place, tmp_path):
     assert "id-0" in page.read_text()
 
 
+def test_a_report_takes_no_other_files_place(place, tmp_path):
+    """Neither the input's nor the output's, which it would be written over, nor a folder's: told before any call."""
+    place.prompts(2)
+    assert str(place.refused(report=place.source)).startswith(f"{place.source} is the input (")
+    assert str(place.refused(report=place.output)).startswith(f"{place.output} is the output (")
+    with pytest.raises(IsADirectoryError) as caught:
+        place.run(report=tmp_path)
+    assert caught.value.filename == str(tmp_path) and not place.server.requests
+    assert os.listdir(tmp_path) == ["in.jsonl"]
+
+
 def stop_at_the_second():
     def progress(done, failed, usage):
         if done == 2:
