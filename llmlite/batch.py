@@ -902,7 +902,8 @@ class Output:
     def __init__(self, path: Path, retry_failed: bool = False) -> None:
         self.name = "stdout" if path == "-" else os.fspath(path)
         self.path = os.path.realpath(self.name)  # what a link points at is replaced, not the link
-        self.is_file = path != "-" and (os.path.isfile(self.path) or not os.path.exists(self.path))
+        # not of self.path: /dev/stdout and a shell's >(...) lead to pipes, which have no path that can be opened
+        self.is_file = path != "-" and (os.path.isfile(self.name) or not os.path.exists(self.name))
         self._retry_failed = retry_failed
         self._stack = contextlib.ExitStack()
         self._is_stdout = path == "-"
@@ -911,6 +912,8 @@ class Output:
         self._fd: int
 
     def __enter__(self) -> Output:
+        if self._is_stdout and sys.stdout is None:
+            raise ConfigurationError("there is no stdout", hint="give a file for the output")
         if self.is_file:
             self._stack.enter_context(_Lock(self.path, self.name))
         return self
@@ -936,7 +939,7 @@ class Output:
                 self._tail = self._stack.enter_context(_Tail(self.path, self.name, found))
         elif not self._is_stdout:
             with _naming(self.name):
-                self._fd = os.open(self.path, os.O_WRONLY | _BINARY)
+                self._fd = os.open(self.name, os.O_WRONLY | _BINARY)
                 self._stack.callback(os.close, self._fd)
 
     def sync(self) -> None:

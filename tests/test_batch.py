@@ -870,6 +870,9 @@ def test_stdin_and_stdout(place, monkeypatch, capfdbinary):
     assert str(place.refused()).startswith("stdin, line 2: broken JSON")
     monkeypatch.setattr(sys, "stdin", None)
     assert "there is no stdin" in str(place.refused())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "a"}\n')))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert "there is no stdout" in str(place.refused())
 
 
 @POSIX
@@ -894,6 +897,20 @@ def test_named_pipes(place, tmp_path):
     for thread in threads:
         thread.join()
     assert json.loads(got[0])["custom_id"] == "line-1"
+
+
+@POSIX
+def test_a_pipe_without_a_name(place):
+    """Such as /dev/stdout before a "|", or a shell's >(...): what it links to cannot be opened by that name."""
+    place.prompts(1)
+    reads, writes = os.pipe()
+    place.output = f"/dev/fd/{writes}"
+    if not os.path.exists(place.output):
+        pytest.skip("no /dev/fd here")
+    assert place.run().done == 1
+    os.close(writes)
+    with open(reads) as file:
+        assert json.loads(file.read())["custom_id"] == "id-0"
 
 
 # no room
