@@ -1167,10 +1167,15 @@ def _line(custom_id: str, result: Result, tag: int = 0) -> bytes:
             "response": _refusal(result) if isinstance(result, LLMError) else _answer(result),
             "error": {"code": type(result).__name__, "message": str(result)} if failed else None}
     try:
-        text = json.dumps(said, default=str, allow_nan=False)
+        text = json.dumps(said, default=_written, allow_nan=False)
     except ValueError:  # NaN is no JSON, though some servers send it
-        text = json.dumps(json.loads(json.dumps(said, default=str), parse_constant=lambda name: None))
+        text = json.dumps(json.loads(json.dumps(said, default=_written), parse_constant=lambda name: None))
     return text.encode("ascii") + b"\n"
+
+
+def _written(value: Any) -> str:
+    """What is no JSON: the body of an answer that was none is bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _answer(reply: Response) -> JSON:

@@ -504,12 +504,13 @@ def test_a_call_without_an_answer(place):
 
 
 def test_an_answer_that_is_none(place):
-    """HTML with status 200 is a failed line that has it."""
-    place.server.handle(lambda request: testing.body(b"<html>"))
+    """HTML with status 200 is a failed line that has it, as text."""
+    place.server.handle(lambda request: testing.body("<html>caf\u00e9".encode() + b"\xff"))
     place.write({"prompt": "a"})
     place.run()
     line, = place.lines
-    assert line["response"]["status_code"] == 200 and line["error"]["code"] == "ResponseError"
+    assert line["response"] == {"status_code": 200, "request_id": None, "body": "<html>caf\u00e9\ufffd"}
+    assert line["error"]["code"] == "ResponseError"
 
 
 def test_answers_are_there_at_once_and_synced_within_a_second(place, monkeypatch):
