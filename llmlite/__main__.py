@@ -78,7 +78,8 @@ def _abandon_stdout() -> None:
 
 def _say(text: str) -> None:
     """One line on stderr, whatever the text holds."""
-    print("llmlite:", "".join(c if c.isprintable() else " " for c in text), file=sys.stderr)
+    if sys.stderr is not None:  # for which print() would take stdout
+        print("llmlite:", "".join(c if c.isprintable() else " " for c in text), file=sys.stderr)
 
 
 def _write(text: str) -> None:
@@ -393,6 +394,9 @@ def _batch(words: List[str]) -> int:
     args = parser.parse_args(words)
     _sort_settings(parser, args)
     _check_place(parser, args)
+    if not (args.model or args.provider or args.base_url or os.environ.get("LLMLITE_MODEL")):
+        raise client.ConfigurationError("no model", hint="give -m PROVIDER/MODEL, or set LLMLITE_MODEL; with -p or "
+                                        "--base-url the lines may name theirs")
     limit = client.RateLimit(args.rpm, args.tpm) if args.rpm or args.tpm else None
     keeps = contextlib.nullcontext() if args.at_provider or args.cancel else _cache(args.cache)
     with keeps as answers, _client(args, rate_limit=limit, cache=answers) as llm, _quiet():
@@ -416,7 +420,8 @@ def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
         except OSError as error:
             if error.filename is None:  # stdout's: main() knows it
                 raise
-            _say(f"{error.filename}: {error.strerror} (what was answered is kept; the same command goes on)")
+            goes_on = " (what was answered is kept; the same command goes on)" if llm.ledger.attempts else ""
+            _say(f"{error.filename}: {error.strerror}{goes_on}")
             return 1
     return _batch_end(summary, stop.signal, args)
 

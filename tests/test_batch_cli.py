@@ -136,15 +136,30 @@ def test_a_wrong_output(run, files, server, tmp_path):
     assert code == 1 and one_line(err) and f"{output}, line 1 is no line of a batch's output" in err
     assert output.read_text() == "my notes\n"
     code, _, err = run(source, "-o", tmp_path / "none" / "out.jsonl")
-    assert code == 1 and one_line(err) and f"{tmp_path / 'none' / 'out.jsonl'}: No such file or directory" in err
+    assert (code, err) == (1, f"llmlite: {tmp_path / 'none' / 'out.jsonl'}: No such file or directory\n")
     assert not server.requests
 
 
 def test_no_provider(run, files):
-    """Exit 1 and one line, as with the other commands."""
+    """Exit 1 and one line, as with the other commands; what a line names alone is no provider."""
     source, output = files
+    source.write_text('{"prompt": "a", "model": "openai/gpt-5-mini"}\n')
     code, _, err = run(source, "-o", output, at=False)
+    assert code == 1 and one_line(err) and "no model" in err and "-m PROVIDER/MODEL" in err and "LLMLITE_MODEL" in err
+    code, _, err = run(source, "-o", output, "-m", "gpt-5-mini", at=False)
     assert code == 1 and one_line(err) and "names no provider" in err
+    code, _, err = run(source, "-o", output, "-p", "openai", at=False)
+    assert code == 1 and one_line(err) and "no key for openai" in err
+
+
+def test_without_stderr(files, server):
+    """What there is to say is not said on stdout, between the answers."""
+    server.handle(echo)
+    words = command("batch", str(files[0]), "-o", "-", "-m", "test", "--base-url", server.url)
+    code = "import runpy, sys; sys.stderr = None; sys.argv = sys.argv[1:]; runpy.run_module('llmlite', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, "llmlite", *words[words.index("batch"):]],
+                          stdout=subprocess.PIPE, env=environment(), timeout=20)
+    assert done.returncode == 0 and len(list(map(json.loads, done.stdout.splitlines()))) == 9
 
 
 def test_the_tokens_are_spent(run, files):
