@@ -801,7 +801,7 @@ def _arguments(body: JSON) -> JSON:
         asked["schema"] = _FORMATS[format_["type"]](extra.pop("response_format"))
     if extra:
         asked["extra"] = extra
-    return {name: value for name, value in asked.items() if value is not None}
+    return asked  # also None, which is as good as any to win over an option for all lines
 
 
 def _schema_of(format_: JSON) -> Any:

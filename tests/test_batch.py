@@ -159,6 +159,15 @@ def test_options_are_for_all_lines_and_a_lines_own_win(place):
     assert a["messages"][0] == b["messages"][0] == {"role": "system", "content": "s"}
 
 
+@pytest.mark.parametrize("more", [{}, {"user": "me"}])
+def test_a_bodys_own_win_also_as_none(place, more):
+    """A body that asks for text is no matter of the schema for all lines, nor is its null of their temperature."""
+    messages = [{"role": "user", "content": "a"}]
+    place.write({"body": {"messages": messages, "temperature": None, "response_format": {"type": "text"}, **more}})
+    assert place.run(schema={"type": "object"}, temperature=1).done == 1
+    assert place.server.requests[0].json == {"model": "test", "messages": messages, **more}
+
+
 def test_ids(place):
     """Of a line without one it is line-N by the file's own count; a whole number is its digits."""
     place.write({"prompt": "a"}, b"", {"prompt": "b"}, b" \t", {"prompt": "c", "id": 7},
