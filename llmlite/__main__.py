@@ -420,8 +420,9 @@ def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
         except OSError as error:
             if error.filename is None:  # stdout's: main() knows it
                 raise
-            goes_on = " (what was answered is kept; the same command goes on)" if llm.ledger.attempts else ""
-            _say(f"{error.filename}: {error.strerror}{goes_on}")
+            kept = llm.ledger.attempts and not isinstance(error, FileNotFoundError)
+            _say(f"{error.filename}: {error.strerror}"
+                 + (" (what was answered is kept; the same command goes on)" if kept else ""))
             return 1
     return _batch_end(summary, stop.signal, args)
 

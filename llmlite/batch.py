@@ -1148,6 +1148,8 @@ class _Tail:
             self._unsynced.clear()
             try:
                 os.fsync(self.fd)
+                if not os.fstat(self.fd).st_nlink:  # what is written goes nowhere
+                    raise FileNotFoundError(errno.ENOENT, "removed, or replaced, while it was written to")
             except OSError as error:
                 self._trouble = error
                 return

@@ -927,6 +927,29 @@ def test_a_pipe_without_a_name(place):
 
 
 @POSIX
+@pytest.mark.parametrize("other", [False, True])
+def test_an_output_that_is_removed_meanwhile(place, other):
+    """An error soon, not answers that nobody finds and a summary that all is done; as where an editor replaces it."""
+    place.prompts(200)
+
+    def answer(request):
+        if len(place.server.requests) == 4:
+            if other:
+                os.replace(place.source + ".other", place.output)
+            else:
+                os.remove(place.output)
+        return testing.reply("x", delay=0.05)
+
+    if other:
+        with open(place.source + ".other", "w"):
+            pass
+    place.server.handle(answer)
+    with pytest.raises(FileNotFoundError) as caught:
+        place.run(workers=2)
+    assert caught.value.filename == place.output and len(place.server.requests) < 100
+
+
+@POSIX
 def test_a_full_device(place):
     """An OSError that names it."""
     place.prompts(3)
