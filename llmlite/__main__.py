@@ -151,16 +151,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _add_client_options(parser: _Parser) -> None:
+def _add_client_options(parser: _Parser, bounded: str = "everything") -> None:
     parser.option("-m", "--model", metavar="MODEL", help="provider/model; with -p or --base-url the model's id "
                   "as it is (default: LLMLITE_MODEL)")
     parser.option("-p", "--provider", metavar="NAME", help='one that "llmlite providers" lists')
     parser.option("--base-url", metavar="URL", help="the API's address (default: the provider's)")
-    _add_deadline(parser)
+    _add_deadline(parser, bounded)
 
 
-def _add_deadline(parser: _Parser) -> None:
-    parser.option("--deadline", metavar="SECONDS", type=_seconds, help="for everything, retries and waits included")
+def _add_deadline(parser: _Parser, bounded: str = "everything") -> None:
+    parser.option("--deadline", metavar="SECONDS", type=_seconds, help=f"for {bounded}, retries and waits included")
 
 
 def _seconds(word: str) -> float:
@@ -461,7 +461,7 @@ def _add_batch_options(parser: _Parser) -> None:
                   help='the answers; "-" is stdout, where nothing is resumed. With a word before its first "=" it is '
                   "a setting for all lines instead, -o temperature=0 and the like; a line's own wins; may be repeated")
     parser.option("--output", metavar="OUT.jsonl", help='the answers too, for a name that has a "="')
-    _add_client_options(parser)
+    _add_client_options(parser, "each call")
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")

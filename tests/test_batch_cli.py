@@ -156,8 +156,8 @@ def test_without_stderr(files, server):
     """What there is to say is not said on stdout, between the answers."""
     server.handle(echo)
     words = command("batch", str(files[0]), "-o", "-", "-m", "test", "--base-url", server.url)
-    code = "import runpy, sys; sys.stderr = None; sys.argv = sys.argv[1:]; runpy.run_module('llmlite', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code, "llmlite", *words[words.index("batch"):]],
+    code = "import sys; from llmlite.__main__ import main; sys.stderr = None; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, *words[words.index("batch"):]],
                           stdout=subprocess.PIPE, env=environment(), timeout=20)
     assert done.returncode == 0 and len(list(map(json.loads, done.stdout.splitlines()))) == 9
 
