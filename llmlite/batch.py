@@ -142,7 +142,9 @@ def run_until(until: Stop, source: Path, output: Path, *, client: Client, worker
               at_provider: bool = False, poll: Optional[jobs.Poll] = None, **options: Any) -> Summary:
     """What `run` does, with a `Stop` of the caller's, who learns which signal it was."""
     started = time.monotonic()
+    core._checked("client", client, (Client,))
     core._checked("max_total_tokens", max_total_tokens, (int, core._NONE), 1)
+    core._checked_workers(workers)
     if at_provider:
         _check_at_provider(output, client, options, executor=executor, max_total_tokens=max_total_tokens)
     else:
@@ -415,6 +417,7 @@ def opened(source: Path, output: Path, client: Client, options: JSON, retry_fail
     with contextlib.ExitStack() as stack:
         items = stack.enter_context(Items(source, check))
         lines = stack.enter_context(Output(output, retry_failed))
+        lines.mask = core._Mask([client._key] if isinstance(client._key, str) else ())
         lines.check_apart(items)
         items.check()
         lines.resume(items)
@@ -905,6 +908,7 @@ class Output:
         # not of self.path: /dev/stdout and a shell's >(...) lead to pipes, which have no path that can be opened
         self.is_file = path != "-" and (os.path.isfile(self.name) or not os.path.exists(self.name))
         self._retry_failed = retry_failed
+        self.mask = core._Mask(())
         self._stack = contextlib.ExitStack()
         self._is_stdout = path == "-"
         self._tail: Optional[_Tail] = None
@@ -949,7 +953,7 @@ class Output:
 
     def write(self, custom_id: str, result: Result) -> None:
         """Append the line of an answer, or of an error.  Raises OSError; what is there then are whole lines."""
-        line = _line(custom_id, result, self._tag(custom_id))
+        line = self.mask.of(_line(custom_id, result, self._tag(custom_id))).encode("ascii")  # a server may echo the key
         if self._tail is not None:
             self._tail.write(line)
         elif self._is_stdout:
@@ -1161,7 +1165,7 @@ _START = b'{"id": "batch_req_'
 _FINISHES = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
 
 
-def _line(custom_id: str, result: Result, tag: int = 0) -> bytes:
+def _line(custom_id: str, result: Result, tag: int = 0) -> str:
     """An output's line: ASCII, so that it is read alike in whatever encoding."""
     failed = isinstance(result, LLMError)
     end = f"-{tag:08x}" if tag else os.urandom(4).hex()
@@ -1172,7 +1176,7 @@ def _line(custom_id: str, result: Result, tag: int = 0) -> bytes:
         text = json.dumps(said, default=_written, allow_nan=False)
     except ValueError:  # NaN is no JSON, though some servers send it
         text = json.dumps(json.loads(json.dumps(said, default=_written), parse_constant=lambda name: None))
-    return text.encode("ascii") + b"\n"
+    return text + "\n"
 
 
 def _written(value: Any) -> str:

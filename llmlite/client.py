@@ -1302,8 +1302,7 @@ class Client:
             ConfigurationError: a bad argument, at once; a bad prompt is an error in its place.
             Exception: what `prompts` raises, once the results of those before it have been yielded.
         """
-        if (_finite(workers, int) or 0) < 1:
-            raise ConfigurationError(f"workers={workers!r}: give a whole number, 1 or more")
+        _checked_workers(workers)
         if errors not in ("return", "raise"):
             raise ConfigurationError(f"errors={errors!r}", hint='give "return" or "raise"')
         if isinstance(prompts, (str, bytes, abc.Mapping)) or not isinstance(prompts, abc.Iterable):
@@ -2929,6 +2928,11 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
         ended = None
         crew.end()
         progress.end()
+
+
+def _checked_workers(workers: Any) -> None:
+    if (_finite(workers, int) or 0) < 1:
+        raise ConfigurationError(f"workers={workers!r}: give a whole number, 1 or more")
 
 
 def _chat_arguments(prompt: Any) -> JSON:

@@ -396,6 +396,28 @@ def test_an_input_that_changes_meanwhile(place, at):
 # what is written
 
 
+def test_a_key_that_a_server_echoes(place):
+    """It is in no line of the output, good or failed."""
+    key = "sk-test-secret-0123456789"
+    place.server.handle(lambda request: testing.error(400, f"no {key}") if b"bad" in request.body else testing.reply(
+        f"your key is {key}"))
+    place.write({"id": "good", "prompt": "a"}, {"id": "bad", "prompt": "bad"})
+    place.run(client=llmlite.Client("m", base_url=place.server.url, api_key=key, retry=None))
+    with open(place.output, encoding="ascii") as file:
+        text = file.read()
+    assert key not in text and text.count("***") >= 2
+    assert [line["custom_id"] for line in place.lines] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("given, words", [({"workers": 0}, "workers=0"), ({"client": "openai/m"}, "client='openai/m'")])
+def test_bad_arguments_at_once(place, given, words):
+    """They are refused before a file is touched."""
+    place.prompts(1)
+    with pytest.raises(llmlite.ConfigurationError, match=words):
+        place.run(**given)
+    assert not os.path.exists(place.output)
+
+
 def test_an_output_line(place):
     """It is a line of OpenAI's Batch API, in ASCII, with all that the provider had said."""
     said = {"id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "test-2", "service_tier": "x"}
