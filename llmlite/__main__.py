@@ -394,10 +394,11 @@ def _batch(words: List[str]) -> int:
     _sort_settings(parser, args)
     from . import batch  # here, for nothing else needs it
     limit = client.RateLimit(args.rpm, args.tpm) if args.rpm or args.tpm else None
-    with _client(args, rate_limit=limit) as llm, _quiet(), batch.Stop(functools.partial(_stopping, args)) as stop:
+    with _client(args, rate_limit=limit) as llm, _quiet(), _dask(args.dask) as executor, \
+            batch.Stop(functools.partial(_stopping, args)) as stop:
         try:
             summary = batch.run_until(
-                stop, args.source, args.output, client=llm, workers=args.workers, executor=None,
+                stop, args.source, args.output, client=llm, workers=args.workers, executor=executor,
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
                 report=args.report, **{name: value for name, value in _chat_options(args).items() if value is not None})
         except batch.InputError as error:
@@ -435,12 +436,33 @@ def _add_batch_options(parser: _Parser) -> None:
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
+    parser.option("--dask", metavar="ADDRESS", help="ask from the workers of a Dask cluster, whose scheduler is there "
+                  "(tcp://host:8786); they need llmlite and the key's variable, and --rpm and --tpm are for each of them")
     parser.option("--rpm", metavar="N", type=_whole, help="requests a minute at most")
     parser.option("--tpm", metavar="N", type=_whole, help="tokens a minute at most")
     parser.option("--max-total-tokens", metavar="N", type=_whole, help="stop when this run has spent as many")
     parser.option("--retry-failed", action="store_true", help="ask again for the lines that failed before")
     parser.option("--report", metavar="FILE.html", help="write a page at the end: times, tokens, errors")
     parser.option("--no-progress", action="store_true", help="no progress on stderr, as where that is no terminal")
+
+
+@contextlib.contextmanager
+def _dask(address: Optional[str]) -> Iterator[Any]:
+    """The executor of the Dask cluster at an address, if there is one; else None."""
+    if address is None:
+        yield None
+        return
+    try:
+        import distributed
+        cluster = distributed.Client(address, timeout=10, set_as_default=False)
+    except ImportError as error:
+        raise client.ConfigurationError("--dask needs distributed", why=str(error),
+                                        hint="pip install 'llmlite[dask]'") from None
+    except (OSError, ValueError) as error:
+        raise client.ConfigurationError(f"--dask {address}: no scheduler answers there", why=str(error),
+                                        hint="give its address, as tcp://host:8786") from None
+    with cluster:
+        yield cluster.get_executor(pure=False)
 
 
 def _whole(word: str) -> int:
