@@ -436,8 +436,8 @@ def _add_batch_options(parser: _Parser) -> None:
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
-    parser.option("--dask", metavar="ADDRESS", help="ask from the workers of a Dask cluster, whose scheduler is there "
-                  "(tcp://host:8786); they need llmlite and the key's variable, and --rpm and --tpm are for each of them")
+    parser.option("--dask", metavar="ADDRESS", help="ask from a Dask cluster, whose scheduler is there (tcp://host:8786); "
+                  "its workers need llmlite and the key's variable; --rpm and --tpm hold for each of them")
     parser.option("--rpm", metavar="N", type=_whole, help="requests a minute at most")
     parser.option("--tpm", metavar="N", type=_whole, help="tokens a minute at most")
     parser.option("--max-total-tokens", metavar="N", type=_whole, help="stop when this run has spent as many")
@@ -462,7 +462,11 @@ def _dask(address: Optional[str]) -> Iterator[Any]:
         raise client.ConfigurationError(f"--dask {address}: no scheduler answers there", why=str(error),
                                         hint="give its address, as tcp://host:8786") from None
     with cluster:
-        yield cluster.get_executor(pure=False)
+        try:
+            yield cluster.get_executor(pure=False)
+        except RuntimeError as error:  # it takes no more calls
+            hint = "what was answered is kept; the same command goes on"
+            raise client.LLMError(f"--dask {address}", why=str(error), hint=hint) from None
 
 
 def _whole(word: str) -> int:

@@ -1296,10 +1296,11 @@ class Client:
             options: those of `chat`, for each call.
 
         Closing the iterator (its `close()`, dropping it, an exception where it is used) cuts the calls under way and
-        sends nothing more; those in other processes run to their end.
+        sends nothing more; those in other processes run to their end, and what they spend is still counted.
 
         Raises:
             ConfigurationError: a bad argument, at once; a bad prompt is an error in its place.
+            RuntimeError: the executor takes no more calls; raised when what it had taken has been yielded.
         """
         if (_finite(workers, int) or 0) < 1:
             raise ConfigurationError(f"workers={workers!r}: give a whole number, 1 or more")
@@ -3087,7 +3088,8 @@ class _Executed(_Crew):
         try:
             result, spent = future.result()
         except BaseException as error:  # of the executor, or the pickles between here and there
-            result, spent = LLMError("the executor gave no reply back", why=f"{type(error).__name__}: {error}"), None
+            why = _quoted(f"{type(error).__name__}: {error}")
+            result, spent = LLMError("the executor gave no reply back", why=why), None
         if spent is not None:
             self.client.ledger._add(spent)
         self.came.put((nth, result))
@@ -3116,10 +3118,8 @@ class _Sealed:
             import pickle
             try:
                 return pickle.loads(self.pickled)  # type: ignore[no-any-return]
-            except LLMError:
-                raise
             except Exception as error:
-                why = f"{type(error).__name__}: {error}"
+                why = _quoted(f"{type(error).__name__}: {error}")
         raise ConfigurationError("the client cannot go to another process", why=why)
 
 
@@ -3129,7 +3129,7 @@ def _pickled(thing: Any) -> Tuple[bytes, str]:
     try:
         return pickle.dumps(thing), ""
     except Exception as error:
-        return b"", f"{type(error).__name__}: {error}"
+        return b"", _quoted(f"{type(error).__name__}: {error}")
 
 
 def _call_away(token: str, nth: int, sealed: _Sealed, prompt: Any, options: JSON) -> Tuple[_Result, Optional[JSON]]:
@@ -3174,7 +3174,7 @@ def _portable(result: _Result) -> _Result:
         try:
             pickle.loads(pickle.dumps(result))
         except Exception:
-            why = f"{type(result).__name__}: {result}"
+            why = _quoted(f"{type(result).__name__}: {result}")
             return LLMError("the call ended in an error that cannot go to another process", why=why)
     return result
 

@@ -279,19 +279,21 @@ class Cluster:
     """`distributed` with a scheduler at one address; its executor's threads are here."""
 
     def __init__(self, address, timeout, set_as_default):
-        if address != "tcp://there:1":
+        self.executor = concurrent.futures.ThreadPoolExecutor(2)
+        if "gone" in address:
+            self.executor.shutdown()
+        if "not" in address:
             raise OSError(f"Timed out trying to connect to {address} after {timeout} s")
-        self.status = "running"
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        self.status = "closed"
+        self.executor.shutdown()
 
     def get_executor(self, pure):
         assert pure is False
-        return concurrent.futures.ThreadPoolExecutor(2, "dask")
+        return self.executor
 
 
 def test_on_dask(run, files, monkeypatch):
@@ -301,6 +303,9 @@ def test_on_dask(run, files, monkeypatch):
     code, _, err = run(source, "-o", output, "--dask", "tcp://not:2")
     assert code == 1 and one_line(err) and not output.exists()
     assert err.startswith("llmlite: --dask tcp://not:2: no scheduler answers there: Timed out trying")
+    code, _, err = run(source, "-o", output, "--dask", "tcp://gone:3")
+    assert code == 1 and one_line(err) and "goes on" in err
+    assert err.startswith("llmlite: --dask tcp://gone:3: cannot schedule new futures")
     assert run(source, "-o", output, "--dask", "tcp://there:1").code == 0
     assert len(lines(output)) == 9
     monkeypatch.setitem(sys.modules, "distributed", None)

@@ -3,7 +3,6 @@ import concurrent.futures
 import gc
 import itertools
 import os
-import pickle
 import subprocess
 import sys
 import threading
