@@ -436,8 +436,8 @@ def _add_batch_options(parser: _Parser) -> None:
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
-    parser.option("--dask", metavar="ADDRESS", help="ask from a Dask cluster, whose scheduler is there (tcp://host:8786); "
-                  "its workers need llmlite and the key's variable; --rpm and --tpm hold for each of them")
+    parser.option("--dask", metavar="ADDRESS", help="ask from a Dask cluster, whose scheduler is there "
+                  "(tcp://host:8786); its workers need llmlite and the key's variable; --rpm and --tpm hold for each")
     parser.option("--rpm", metavar="N", type=_whole, help="requests a minute at most")
     parser.option("--tpm", metavar="N", type=_whole, help="tokens a minute at most")
     parser.option("--max-total-tokens", metavar="N", type=_whole, help="stop when this run has spent as many")
