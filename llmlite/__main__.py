@@ -406,10 +406,10 @@ def _batch(words: List[str]) -> int:
 def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
     from . import batch  # here, for nothing else needs it
     options = {name: value for name, value in _chat_options(args).items() if value is not None}
-    with batch.Stop(functools.partial(_stopping, args)) as stop:
+    with _dask(args.dask) as executor, batch.Stop(functools.partial(_stopping, args)) as stop:
         try:
             summary = batch.run_until(
-                stop, args.source, args.output, client=llm, workers=args.workers, executor=None,
+                stop, args.source, args.output, client=llm, workers=args.workers, executor=executor,
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
                 report=args.report, at_provider=args.at_provider, **options)
         except batch.InputError as error:
@@ -465,6 +465,8 @@ def _add_batch_options(parser: _Parser) -> None:
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
+    parser.option("--dask", metavar="ADDRESS", help="ask from a Dask cluster, whose scheduler is there "
+                  "(tcp://host:8786); its workers need llmlite and the key's variable; --rpm and --tpm hold for each")
     parser.option("--rpm", metavar="N", type=_whole, help="requests a minute at most")
     parser.option("--tpm", metavar="N", type=_whole, help="tokens a minute at most")
     parser.option("--max-total-tokens", metavar="N", type=_whole, help="stop when this run has spent as many")
@@ -477,6 +479,29 @@ def _add_batch_options(parser: _Parser) -> None:
     parser.option("--retry-failed", action="store_true", help="ask again for the lines that failed before")
     parser.option("--report", metavar="FILE.html", help="write a page at the end: times, tokens, errors")
     parser.option("--no-progress", action="store_true", help="no progress on stderr, as where that is no terminal")
+
+
+@contextlib.contextmanager
+def _dask(address: Optional[str]) -> Iterator[Any]:
+    """The executor of the Dask cluster at an address, if there is one; else None."""
+    if address is None:
+        yield None
+        return
+    try:
+        import distributed
+        cluster = distributed.Client(address, timeout=10, set_as_default=False)
+    except ImportError as error:
+        raise client.ConfigurationError("--dask needs distributed", why=str(error),
+                                        hint="pip install 'llmlite[dask]'") from None
+    except (OSError, ValueError) as error:
+        raise client.ConfigurationError(f"--dask {address}: no scheduler answers there", why=str(error),
+                                        hint="give its address, as tcp://host:8786") from None
+    with cluster:
+        try:
+            yield cluster.get_executor(pure=False)
+        except RuntimeError as error:  # it takes no more calls
+            hint = "what was answered is kept; the same command goes on"
+            raise client.LLMError(f"--dask {address}", why=str(error), hint=hint) from None
 
 
 def _whole(word: str) -> int:
@@ -502,7 +527,7 @@ def _sort_settings(parser: _Parser, args: argparse.Namespace) -> None:
 
 def _check_place(parser: _Parser, args: argparse.Namespace) -> None:
     """Refuse what the provider's Batch API would not heed."""
-    for name in ("rpm", "tpm", "max_total_tokens", "deadline", "cache") if args.at_provider else ():
+    for name in ("rpm", "tpm", "max_total_tokens", "deadline", "cache", "dask") if args.at_provider else ():
         if getattr(args, name) is not None:
             parser.error(f"--{name.replace('_', '-')} has no meaning with --at-provider")
 

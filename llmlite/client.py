@@ -1296,11 +1296,12 @@ class Client:
             options: those of `chat`, for each call.
 
         Closing the iterator (its `close()`, dropping it, an exception where it is used) cuts the calls under way and
-        sends nothing more; those in other processes run to their end.
+        sends nothing more; those in other processes run to their end, and what they spend is still counted.
 
         Raises:
             ConfigurationError: a bad argument, at once; a bad prompt is an error in its place.
             Exception: what `prompts` raises, once the results of those before it have been yielded.
+            RuntimeError: the executor takes no more calls; raised when what it had taken has been yielded.
         """
         _checked_workers(workers)
         if errors not in ("return", "raise"):
@@ -3051,26 +3052,47 @@ class _Executed(_Crew):
     """An executor that calls for a map; in another process it does so by a client of its own, made once there."""
 
     here: Any = weakref.WeakValueDictionary()  # by token: those of this process
-    clients: Dict[Tuple[object, str], Client] = {}  # by process and token: those made from a pickle
+    clients: Dict[Tuple[object, str], Optional[Client]] = {}  # by process and token: those made from a pickle
 
     def __init__(self, client: Client, options: JSON, workers: int, executor: Any) -> None:
         super().__init__(client, options, workers)
         self.executor, self.token, self.futures = executor, os.urandom(8).hex(), set()  # type: Any, str, Set[Any]
+        self.dask = getattr(executor, "_client", None)  # whose futures never tell that they run
+        self.refused: Optional[Tuple[int, Exception]] = None  # the prompt that the executor did not take, and why
         self.here[self.token] = self
-        import pickle
-        try:
-            self.pickled: Union[bytes, str] = pickle.dumps(client)
-        except Exception as error:  # which the client's owner raises; in this process nobody needs it
-            self.pickled = f"{type(error).__name__}: {error}"
+        self.sealed = _Sealed(client)
 
     def has_room(self) -> bool:
-        return self.open < self.workers
+        return self.open < self.workers and self.refused is None
 
     def give(self, nth: int, prompt: Any) -> None:
-        future = self.executor.submit(_call_away, self.token, self.pickled, prompt, self.options)
+        call = self.token, nth, self.sealed, prompt, self.options  # with its number: Dask does the same thing but once
+        try:
+            if getattr(self.dask, "status", "") == "closed":  # Dask's executor would take it, and never answer
+                raise RuntimeError("the executor's Dask client is closed")
+            future = self.executor.submit(_call_away, *call)
+        except Exception as error:
+            self._refuse(nth, error, _pickled((prompt, self.options))[1])
+            return
         self.open += 1
         self.futures.add(future)
         future.add_done_callback(functools.partial(self._take, nth))
+
+    def _refuse(self, nth: int, error: Exception, why: str) -> None:
+        """The executor did not take a prompt: for what that is, or it takes none any more."""
+        if why:
+            self.open += 1
+            self.came.put((nth, LLMError("the executor gave no reply back", why=why)))
+        elif isinstance(error, RuntimeError):
+            self.refused = nth, error
+        else:  # its text may hold all that was to be sent, the key too
+            self.refused = nth, RuntimeError(f"the executor takes no more calls: {type(error).__name__}")
+
+    def collect(self, results: _Results, waits: bool) -> None:
+        if self.refused is None or self.open:
+            super().collect(results, waits)
+        else:  # what it had taken before has come back
+            results.setdefault(*self.refused)
 
     def _take(self, nth: int, future: Any) -> None:
         """In any thread: a call has ended, maybe long after the map has."""
@@ -3078,19 +3100,51 @@ class _Executed(_Crew):
         try:
             result, spent = future.result()
         except BaseException as error:  # of the executor, or the pickles between here and there
-            result, spent = LLMError("the executor gave no reply back", why=f"{type(error).__name__}: {error}"), None
+            why = _quoted(f"{type(error).__name__}: {error}")
+            result, spent = LLMError("the executor gave no reply back", why=why), None
         if spent is not None:
             self.client.ledger._add(spent)
         self.came.put((nth, result))
 
     def end(self) -> None:
-        if self.process is _Process.look():  # pragma: no branch: else in forked children
-            self.stop()
+        if self.process is not _Process.look():  # pragma: no cover: in forked children
+            return
+        self.stop()
+        if self.dask is None:
             for future in list(self.futures):
                 future.cancel()
+        elif self.futures:  # cancelled, those that run would lose what they spent; here may be Dask's own thread
+            self.dask.loop.add_callback(self.dask.run, _close_away, self.token, on_error="ignore")
 
 
-def _call_away(token: str, pickled: Union[bytes, str], prompt: Any, options: JSON) -> Tuple[_Result, Optional[JSON]]:
+class _Sealed:
+    """A client's pickle, or why there is none, that shows nothing of it: Dask logs what it calls with."""
+
+    def __init__(self, client: Client) -> None:
+        self.pickled, self.why = _pickled(client)  # none: the client's owner raises it; in this process nobody needs it
+
+    def client(self) -> Client:
+        """One more of it."""
+        why = self.why
+        if not why:
+            import pickle
+            try:
+                return pickle.loads(self.pickled)  # type: ignore[no-any-return]
+            except Exception as error:
+                why = _quoted(f"{type(error).__name__}: {error}")
+        raise ConfigurationError("the client cannot go to another process", why=why)
+
+
+def _pickled(thing: Any) -> Tuple[bytes, str]:
+    """Something as a pickle; or why it cannot be one."""
+    import pickle
+    try:
+        return pickle.dumps(thing), ""
+    except Exception as error:
+        return b"", _quoted(f"{type(error).__name__}: {error}")
+
+
+def _call_away(token: str, nth: int, sealed: _Sealed, prompt: Any, options: JSON) -> Tuple[_Result, Optional[JSON]]:
     """What an executor does for a map: the result, and what it cost, unless the caller's own ledger has that."""
     crew = _Executed.here.get(token)
     if crew is not None and crew.process is _Process.look():
@@ -3100,24 +3154,41 @@ def _call_away(token: str, pickled: Union[bytes, str], prompt: Any, options: JSO
         finally:
             _STOP.reset(stopping)
     try:
-        client = _client_away(token, pickled)
+        client = _client_away(token, sealed)
     except LLMError as error:
         return error, None
-    return _one_of_many(client, prompt, options), client.ledger.reset()
+    if client is None:
+        return _Stopped(), None
+    result = _one_of_many(client, prompt, options)
+    return _portable(result), client.ledger.reset()
 
 
-def _client_away(token: str, pickled: Union[bytes, str]) -> Client:
-    """This process's client for a map of another one's."""
-    if isinstance(pickled, str):
-        raise ConfigurationError("the client cannot go to another process", why=pickled)
+def _client_away(token: str, sealed: _Sealed) -> Optional[Client]:
+    """This process's client for a map of another one's; None: that was closed."""
     key, known = (_Process.look(), token), _Executed.clients
-    if key not in known:
+    client: Any = known.get(key, sealed)
+    if client is sealed:
+        client = known.setdefault(key, sealed.client())
+        for old in list(known)[:-8]:  # of maps long gone
+            known.pop(old, None)
+    return client  # type: ignore[no-any-return]
+
+
+def _close_away(token: str) -> None:
+    """In another process, at once: nothing more is to begin for a map."""
+    _Executed.clients[_Process.look(), token] = None
+
+
+def _portable(result: _Result) -> _Result:
+    """An exception that another process could not load would break a pool of processes."""
+    if isinstance(result, Exception):
         import pickle
-        client = pickle.loads(pickled)
-        if len(known) >= 8:  # of maps long gone
-            known.clear()
-        return known.setdefault(key, client)
-    return known[key]
+        try:
+            pickle.loads(pickle.dumps(result))
+        except Exception:
+            why = _quoted(f"{type(result).__name__}: {result}")
+            return LLMError("the call ended in an error that cannot go to another process", why=why)
+    return result
 
 
 class _Progress:

@@ -1,4 +1,5 @@
 """`llmlite batch`: what it takes, what it says, how it exits."""
+import concurrent.futures
 import io
 import json
 import os
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -286,3 +288,41 @@ def test_progress_on_a_terminal(files, server):
         shown[bool(more)] = text.decode()
     assert "stopping when what is under way is answered" in shown[False]
     assert "stopping" not in shown[True] and shown[True].count("\n") == 2
+
+
+class Cluster:
+    """`distributed` with a scheduler at one address; its executor's threads are here."""
+
+    def __init__(self, address, timeout, set_as_default):
+        self.executor = concurrent.futures.ThreadPoolExecutor(2)
+        if "gone" in address:
+            self.executor.shutdown()
+        if "not" in address:
+            raise OSError(f"Timed out trying to connect to {address} after {timeout} s")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.executor.shutdown()
+
+    def get_executor(self, pure):
+        assert pure is False
+        return self.executor
+
+
+def test_on_dask(run, files, monkeypatch):
+    """--dask asks from a cluster's workers; without distributed or a scheduler one line says so."""
+    source, output = files
+    monkeypatch.setitem(sys.modules, "distributed", types.SimpleNamespace(Client=Cluster))
+    code, _, err = run(source, "-o", output, "--dask", "tcp://not:2")
+    assert code == 1 and one_line(err) and not output.exists()
+    assert err.startswith("llmlite: --dask tcp://not:2: no scheduler answers there: Timed out trying")
+    code, _, err = run(source, "-o", output, "--dask", "tcp://gone:3")
+    assert code == 1 and one_line(err) and "goes on" in err
+    assert err.startswith("llmlite: --dask tcp://gone:3: cannot schedule new futures")
+    assert run(source, "-o", output, "--dask", "tcp://there:1").code == 0
+    assert len(lines(output)) == 9
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    code, _, err = run(source, "-o", output, "--dask", "tcp://there:1")
+    assert code == 1 and one_line(err) and "--dask needs distributed" in err and "pip install 'llmlite[dask]'" in err

@@ -3,7 +3,6 @@ import concurrent.futures
 import gc
 import itertools
 import os
-import pickle
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ import time
 import types
 
 import pytest
+import requests
 
 from tests import llmlite, testing
 from tests.beside import beside, untraced, within
@@ -514,7 +514,6 @@ def test_on_processes(server, processes):
 
 def test_a_client_that_does_not_pickle(server, processes):
     """It is an error in the place of each result, that says why."""
-    import requests
     session = requests.Session()
     session.auth = lambda request: request
     with client(server, session=session) as llm:
@@ -536,12 +535,143 @@ def test_a_key_that_is_not_there(server, processes, monkeypatch):
     """A client that looks its key up in the environment, and does not find it in the other process, says so."""
     monkeypatch.setenv("LLMLITE_API_KEY", "sk-test-0001")
     with llmlite.Client("m", base_url=f"http://[::ffff:127.0.0.1]:{server.port}/v1", retry=None) as llm:
-        crew = vars(sys.modules[llmlite.Client.__module__])["_call_away"]
-        pickled = pickle.dumps(llm)
+        module = vars(sys.modules[llmlite.Client.__module__])
+        sealed = module["_Sealed"](llm)
         monkeypatch.delenv("LLMLITE_API_KEY")
-        result, spent = crew("token", pickled, "hello", {})
+        result, spent = module["_call_away"]("token", 0, sealed, "hello", {})
     assert spent is None
     assert "api_key" in str(result)
+
+
+def needs_main():
+    """A key that only the module of the name it has here knows."""
+    return "sk-test-0001"
+
+
+def test_a_client_that_does_not_load(server, monkeypatch):
+    """A client that was pickled, and cannot be made in the other process, is an error that says why."""
+    module = vars(sys.modules[llmlite.Client.__module__])
+    with client(server, api_key=needs_main) as llm:
+        sealed = module["_Sealed"](llm)
+        monkeypatch.delattr(sys.modules[__name__], "needs_main")
+        result, spent = module["_call_away"]("token", 0, sealed, "hello", {})
+    assert isinstance(result, llmlite.ConfigurationError) and spent is None
+    assert "cannot go to another process: AttributeError: " in str(result) and "needs_main" in str(result)
+
+
+def test_a_sealed_client_shows_nothing(server):
+    """What an executor logs of its tasks' arguments holds no key."""
+    with client(server, api_key="sk-test-0001") as llm:
+        sealed = vars(sys.modules[llmlite.Client.__module__])["_Sealed"](llm)
+    assert b"sk-test-0001" in sealed.pickled and "sk-test-0001" not in f"{sealed} {sealed!r}"
+
+
+class Odd(Exception):
+    """An exception that pickles, and does not load again."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+class OddAdapter(requests.adapters.HTTPAdapter):
+    """An adapter whose errors are no errors of requests."""
+
+    def send(self, *args, **options):
+        raise Odd("this", "that")
+
+
+def test_an_error_that_does_not_load(server, processes):
+    """It would break the pool: in its place comes an error that can; the next call goes on."""
+    server.handle(echo)
+    session = requests.Session()
+    session.mount("http://", OddAdapter())
+    with session, client(server, session=session) as llm:
+        results = list(llm.map(["a", "b"], executor=processes))
+    assert [text(result) for result in results] == ["LLMError"] * 2
+    assert "cannot go to another process: Odd: this and that" in str(results[0])
+
+
+def test_an_executor_that_takes_no_more(server):
+    """What it had taken before is yielded; then its error is raised, and nothing hangs."""
+    server.handle(lambda request: echo(request, delay=0.1))
+    pool = concurrent.futures.ThreadPoolExecutor(2)
+
+    def prompts():
+        yield from "abc"
+        pool.shutdown(wait=False)
+        yield from "def"
+
+    with client(server) as llm:
+        for ordered in (True, False):
+            results, replies = llm.map(prompts(), executor=pool, ordered=ordered), []
+            with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+                for result in results:
+                    replies.append(text(result if ordered else result[1]))
+            assert sorted(replies) == list("abc")
+            pool = concurrent.futures.ThreadPoolExecutor(2)
+        pool.shutdown()
+
+
+class Dask(concurrent.futures.ThreadPoolExecutor):
+    """What Dask's executor shows of itself: a client, whose loop and run() reach the workers."""
+
+    def __init__(self, refuses=""):
+        super().__init__(1)
+        self._client = self.loop = self
+        self.status, self.refuses, self.told = "running", refuses, []
+
+    def submit(self, function, *args):
+        if args[3] == self.refuses:
+            raise OSError(f"Tried sending {args!r}")
+        return super().submit(function, *args)
+
+    def add_callback(self, call, *args, **options):
+        call(*args, **options)
+
+    def run(self, function, *args, on_error):
+        self.told.append((args, on_error))
+        function(*args)
+
+
+def test_closing_on_dask(server):
+    """Its workers are told that nothing more is to begin: a future that is cancelled could have begun."""
+    module = vars(sys.modules[llmlite.Client.__module__])
+    server.handle(lambda request: echo(request, delay=0.1))
+    with client(server) as llm, Dask() as executor:
+        results = llm.map(map(str, range(9)), executor=executor, workers=3)
+        next(results)
+        crew = results.gi_frame.f_locals["crew"]
+        results.close()
+        assert executor.told == [((crew.token,), "ignore")]
+        del module["_Executed"].here[crew.token]  # as in the other process
+        sent = len(server.requests)
+        result, spent = module["_call_away"](crew.token, 0, crew.sealed, "a", {})
+        assert type(result).__name__ == "_Stopped" and spent is None and len(server.requests) == sent
+        list(llm.map(["a"], executor=executor))
+        assert len(executor.told) == 1  # not where all has ended
+    module["_Executed"].clients.clear()
+
+
+@pytest.mark.parametrize("status, why", [("closed", "Dask client is closed"), ("running", "no more calls: OSError$")])
+def test_a_dask_client_that_is_closed(server, status, why):
+    """Nothing hangs, and an error that quotes what was to be sent is not passed on."""
+    server.handle(echo)
+    with client(server) as llm, Dask(refuses="b") as executor:
+        results = llm.map(list("ab"), executor=executor, workers=1)
+        assert next(results).text == "a"
+        executor.status = status
+        with pytest.raises(RuntimeError, match=why):
+            next(results)
+
+
+def test_a_prompt_that_an_executor_does_not_take(server):
+    """Dask's pickles while it submits: it is an error in its place, and the others are answered."""
+    server.handle(echo)
+    odd = {"messages": "b", "extra": {"lock": threading.Lock()}}
+    with client(server) as llm, Dask(refuses=odd) as executor:
+        results = list(llm.map(["a", odd, "c"], executor=executor))
+    assert [text(result) for result in results] == ["a", "LLMError", "c"]
+    assert "gave no reply back: TypeError: " in str(results[1])
 
 
 def test_clients_of_other_processes_are_few(server):
@@ -550,9 +680,9 @@ def test_clients_of_other_processes_are_few(server):
     call_away, kept = vars(module)["_call_away"], vars(module)["_Executed"].clients
     server.handle(echo)
     with client(server) as llm:
-        pickled = pickle.dumps(llm)
+        sealed = vars(module)["_Sealed"](llm)
     for nth in range(20):
-        result, spent = call_away(f"token {nth}", pickled, "hello", {})
+        result, spent = call_away(f"token {nth}", 0, sealed, "hello", {})
         assert (result.text, spent["calls"]) == ("hello", 1)
         assert len(kept) <= 8
     for one in kept.values():

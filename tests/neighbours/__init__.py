@@ -1,6 +1,6 @@
 """Libraries that change how requests, urllib3, sockets or the clock behave, beside ours: `pytest tests/neighbours`.
 
-They need the extra "neighbours"; a file whose library is not installed is skipped.
+They need the extras "neighbours" and "dask"; a file whose library is not installed is skipped.
 """
 import json
 import os
