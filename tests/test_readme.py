@@ -121,7 +121,7 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
         assert (tmp_path / "said.mp3").read_bytes() == b"ID3..."
         for name in ("llm", "local", "raw", "claude", "signed", "session"):
             names[name].close()
-        assert len(blocks) == 26
+        assert len(blocks) == 29
         assert len(server.requests) == 60
         sent = server.requests[3].json
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
