@@ -198,15 +198,17 @@ def answer(request):
 
 def test_whose_the_names_are():
     """The packages, classes and modules that the table names are there."""
-    assert [owner for owner, *_ in client._PRIVATE if pydoc.locate(owner) is None] == []
+    there = [owner for owner, *_ in client._PRIVATE if pydoc.locate(owner) is None]
+    assert set(there) <= EXTRA
 
 
-OWNERS = {name: owner for owner, names, _, _ in client._PRIVATE for name in names.split()}
+EXTRA = {"distributed.cfexecutor.ClientExecutor"}  # tests/neighbours/test_dask.py has what it does with the name
+OWNERS = {name: owner for owner, names, _, _ in client._PRIVATE for name in names.split() if owner not in EXTRA}
 ALSO = {"http": "http urllib3", "email": "email http"}  # the packages that share such an owner's names
 
 
 @pytest.mark.skipif(urllib3.__version__ < "2.3", reason="a name cannot vanish from a release that is out")
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", sorted(OWNERS))
 @beside
 def test_without_a_private_name(server, name):
     """With the name gone calls, streams, deadlines and closing are what they are with it, only slower."""
