@@ -2685,37 +2685,37 @@ class _Call:
     refreshes = False  # whether it goes there only
     entry = ""  # of the cache
     keep: Callable[[_Call, Response, JSON], None]
+    reader: _Reader  # of the answer
+    streams = False
+    method, path, url = "POST", "", ""
+    payload: Optional[bytes] = None
+    kind: Optional[str] = None  # of content
+    upload: Optional[_Upload] = None
+    schema: Any = None
+    asked: Optional[JSON] = None  # by the arguments of the method
+    key = ""
+    connect: Optional[float] = None
+    read: Optional[float] = None
+    idle: Optional[float] = None
+    policy: Optional[RetryPolicy] = None
+    ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
+    after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
+    before = 0  # attempts of the clients before
+    attempts = 0
+    deadline = _NO_DEADLINE
+    due = -math.inf  # when its next attempt is, by its own backoff
+    turn, turned = 0, -math.inf  # of its attempt, among all of the client; when
+    tokens: Optional[Tuple[float, float]] = None  # of what is sent, and of its answer at the most
+    last_error: Optional[LLMError] = None
 
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
         self.provider, self.base_url, self.model = provider, base_url, model
         self.key_headers = dialect.headers
-        self.reader: _Reader  # of the answer
-        self.streams = False
-        self.method, self.path, self.url = "POST", "", ""
-        self.payload: Optional[bytes] = None
-        self.kind: Optional[str] = None  # of content
-        self.upload: Optional[_Upload] = None
-        self.schema: Any = None
-        self.asked: Optional[JSON] = None  # by the arguments of the method
         self.headers: Dict[str, Optional[str]] = {}
-        self.key = ""
         self.keys: List[str] = []  # of attempts before
-        self.connect: Optional[float] = None
-        self.read: Optional[float] = None
-        self.idle: Optional[float] = None
-        self.policy: Optional[RetryPolicy] = None
-        self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
-        self.after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
-        self.before = 0  # attempts of the clients before
-        self.attempts = 0
-        self.started = _now()
-        self.deadline = _Deadline()
         self.retries: Dict[str, int] = {}  # by the kind of failure
-        self.due = -math.inf  # when its next attempt is, by its own backoff
-        self.turn, self.turned = 0, -math.inf  # of its attempt, among all of the client; when
-        self.tokens: Optional[Tuple[float, float]] = None  # of what is sent, and of its answer at the most
+        self.started = _now()
         self.stop = _STOP.get()
-        self.last_error: Optional[LLMError] = None
 
     def follows(self, after: Optional[_Call]) -> None:
         """Take over the story of the call that this one is a fallback for, if it is one."""
@@ -6222,14 +6222,32 @@ def _plain(value: Any) -> Any:
     return number
 
 
-_JSON_TEXT = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain).encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
+
+
+def _encoding() -> Callable[[Any, int], Iterable[str]]:
+    """What JSONEncoder.encode makes anew for each text, which costs more than a short text does.
+
+    It looks for no cycles: they are as deep as Python goes.
+    """
+    try:
+        text: Any = json.encoder
+        return text.c_make_encoder(  # type: ignore[no-any-return]
+            None, _plain, text.encode_basestring, None, ":", ",", False, False, False)
+    except (AttributeError, TypeError):  # pragma: no cover: another Python than CPython, or one to come
+        return lambda value, level: _ENCODER.iterencode(value)
+
+
+_json_pieces = _encoding()
 
 
 def _encode(body: JSON) -> bytes:
-    try:
-        return _JSON_TEXT(body).encode("utf-8", "backslashreplace")  # half a surrogate pair stays an escape, as in JSON
-    except (TypeError, ValueError, RecursionError) as error:
+    try:  # half a surrogate pair stays an escape, as in JSON
+        return "".join(_json_pieces(body, 0)).encode("utf-8", "backslashreplace")
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
+    except RecursionError:
+        raise ConfigurationError("the request cannot be written as JSON: it holds itself, or is too deep") from None
 
 
 def _dict(value: Any) -> JSON:
@@ -6245,7 +6263,7 @@ def _str(value: Any) -> str:
 
 
 def _int(value: Any) -> int:
-    return min(value, 1 << 53) if isinstance(value, int) and value > 0 else 0
+    return (value if value < 1 << 53 else 1 << 53) if isinstance(value, int) and value > 0 else 0
 
 
 def _at(value: Any, path: str) -> Any:
@@ -6871,7 +6889,7 @@ def _raise_given_up(choice: JSON, reason: Any) -> None:
 def _first_choice(choices: Any) -> JSON:
     """The choice that is the reply: of several, which may come in any order, the one of index 0."""
     if type(choices) is list and len(choices) == 1 and type(choices[0]) is dict:
-        return choices[0]  # type: ignore[no-any-return]
+        return choices[0]
     choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
     return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
 
