@@ -2693,7 +2693,7 @@ class _Call:
     upload: Optional[_Upload] = None
     schema: Any = None
     asked: Optional[JSON] = None  # by the arguments of the method
-    key = ""
+    key: str
     connect: Optional[float] = None
     read: Optional[float] = None
     idle: Optional[float] = None
