@@ -1441,9 +1441,9 @@ class Client:
         return _Deadline(math.inf if limit is None else _now() + limit, limit)
 
     def _model_for(self, model: Optional[str]) -> str:
-        _checked("model", model, (str, _NONE))
         if model is None:
             return self.model
+        _checked("model", model, (str, _NONE))
         prefix, _, rest = model.partition("/")
         row, verbatim = self._provider, self._options["provider"] or self._options["base_url"]
         if not verbatim and prefix == row.name:
@@ -1905,7 +1905,7 @@ def _as_dicts(asked: JSON) -> JSON:
     """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
     empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
     empty += ["tool_choice"] if "tools" in empty else []
-    asked = {name: value for name, value in asked.items() if name not in empty}
+    asked = _without(asked, *empty) if empty else asked
     if "tools" in asked:
         asked["tools"] = _tool_dicts(asked["tools"])
     choice = asked.get("tool_choice")
@@ -2686,37 +2686,37 @@ class _Call:
     refreshes = False  # whether it goes there only
     entry = ""  # of the cache
     keep: Callable[[_Call, Response, JSON], None]
+    reader: _Reader  # of the answer
+    streams = False
+    method, path, url = "POST", "", ""
+    payload: Optional[bytes] = None
+    kind: Optional[str] = None  # of content
+    upload: Optional[_Upload] = None
+    schema: Any = None
+    asked: Optional[JSON] = None  # by the arguments of the method
+    key: str
+    connect: Optional[float] = None
+    read: Optional[float] = None
+    idle: Optional[float] = None
+    policy: Optional[RetryPolicy] = None
+    ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
+    after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
+    before = 0  # attempts of the clients before
+    attempts = 0
+    deadline = _NO_DEADLINE
+    due = -math.inf  # when its next attempt is, by its own backoff
+    turn, turned = 0, -math.inf  # of its attempt, among all of the client; when
+    tokens: Optional[Tuple[float, float]] = None  # of what is sent, and of its answer at the most
+    last_error: Optional[LLMError] = None
 
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
         self.provider, self.base_url, self.model = provider, base_url, model
         self.key_headers = dialect.headers
-        self.reader: _Reader  # of the answer
-        self.streams = False
-        self.method, self.path, self.url = "POST", "", ""
-        self.payload: Optional[bytes] = None
-        self.kind: Optional[str] = None  # of content
-        self.upload: Optional[_Upload] = None
-        self.schema: Any = None
-        self.asked: Optional[JSON] = None  # by the arguments of the method
         self.headers: Dict[str, Optional[str]] = {}
-        self.key = ""
         self.keys: List[str] = []  # of attempts before
-        self.connect: Optional[float] = None
-        self.read: Optional[float] = None
-        self.idle: Optional[float] = None
-        self.policy: Optional[RetryPolicy] = None
-        self.ledgers: Tuple[Ledger, ...] = ()  # this client's, and those of the clients that it is a fallback of
-        self.after: Optional[_Call] = None  # the failed call of another client, which this one is a fallback for
-        self.before = 0  # attempts of the clients before
-        self.attempts = 0
-        self.started = _now()
-        self.deadline = _Deadline()
         self.retries: Dict[str, int] = {}  # by the kind of failure
-        self.due = -math.inf  # when its next attempt is, by its own backoff
-        self.turn, self.turned = 0, -math.inf  # of its attempt, among all of the client; when
-        self.tokens: Optional[Tuple[float, float]] = None  # of what is sent, and of its answer at the most
+        self.started = _now()
         self.stop = _STOP.get()
-        self.last_error: Optional[LLMError] = None
 
     def follows(self, after: Optional[_Call]) -> None:
         """Take over the story of the call that this one is a fallback for, if it is one."""
@@ -5604,16 +5604,17 @@ def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str =
                          request_id=_request_id(answer.headers), _kind="empty")
 
 
-def _completed(reply: Response, call: _Call, answer: _Answer) -> Response:
-    """A reply with what is known of it beyond its body."""
+def _completed(reply: Response, call: _Call, answer: Optional[_Answer] = None) -> Response:
+    """A reply with what is known of it beyond its body; a kept one's limits, cookies and dates are no longer true."""
     call.reader.stamp(reply, call.model)
     limit = call.asked.get("max_tokens") if call.asked else None
     if limit and not call.reader.tells_cut and reply.finish_reason and reply.usage.output_tokens >= limit:
         reply.finish_reason = "length"
         reply.tool_calls[-1:] = [_cut(last, _CUT_BY["length"]) for last in reply.tool_calls[-1:]]
     reply.model = reply.model or call.model
-    reply.headers = answer.headers
-    reply.request_id = _request_id(answer.headers) or reply.request_id
+    if answer is not None:
+        reply.headers = answer.headers
+        reply.request_id = _request_id(answer.headers) or reply.request_id
     reply.attempts = call.before + call.attempts
     reply.elapsed = _now() - call.started
     return reply
@@ -5635,7 +5636,6 @@ _SERVER_FIELDS = ("message", "code", "type", "request_id", "headers", "response"
 
 # --------------------------------------------------------------------------------------------------------- kept answers
 
-_NO_HEADERS: Any = SimpleNamespace(headers={})  # of an answer: its limits, cookies and dates are no longer true
 _ASIDE = frozenset(("baggage", "traceparent", "tracestate", "user-agent", "x-client-request-id", "x-correlation-id",
                     "x-request-id"))  # headers that tell requests apart which ask for the same
 
@@ -5653,8 +5653,8 @@ def _entry_of(call: _Call) -> str:
     if query or "@" in base:
         told = "&".join(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))
         url = f"{_without_userinfo(base)}?{told}" if told else _without_userinfo(base)
-    headers = sorted((name.lower(), str(value)) for name, value in call.headers.items()
-                     if name.lower() not in _ASIDE and not _is_hidden(name, value))
+    headers = call.headers and sorted((name.lower(), str(value)) for name, value in call.headers.items()
+                                      if name.lower() not in _ASIDE and not _is_hidden(name, value)) or []
     asked = f"llmlite 1\n{call.provider.name}\n{call.method} {url}\n{headers}\n".encode("utf-8", "backslashreplace")
     return hashlib.sha256(asked + (payload or b"")).hexdigest()
 
@@ -5681,8 +5681,8 @@ def _kept_reply(call: _Call, text: Any) -> Optional[Response]:
         return None
     reply = reader.parse(body)
     reply.request_id = _str(kept.get("request_id")) or None
-    _completed(reply, call, _NO_HEADERS)
-    reply.headers, reply.cached = {}, True
+    _completed(reply, call)
+    reply.cached = True
     if "tokens" in kept:
         reply.tokens = [Token(*row) for row in _list(kept["tokens"]) if type(row) is list and len(row) == 3]
     try:
@@ -5698,11 +5698,11 @@ def _value_in(text: Any) -> JSON:
     if not isinstance(text, str):
         return {}
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value, end = _scan_json(text, 0)
+    except (ValueError, StopIteration, RecursionError):
         return {}
     deep = text.count("[") + text.count("{") > _MAX_DEPTH and not _is_shallow(text.encode("utf-8", "replace"))
-    return {} if deep else _dict(value)
+    return {} if deep or end < len(text) else _dict(value)
 
 
 class _KeptFlow:
@@ -5963,7 +5963,8 @@ def _checked_options(options: JSON) -> JSON:
     for name, value in options.items():
         if name in _OPTIONS:
             options[name] = _checked(name, value, _OPTIONS[name], _LEAST.get(name, -_LARGEST))
-    _check_dicts("system", options.get("system"), (str,), '{"type": "text", "text": "..."}')
+    if "system" in options:
+        _check_dicts("system", options["system"], (str,), '{"type": "text", "text": "..."}')
     _checked_prompt_cache(options.get("prompt_cache"))
     return options
 
@@ -6305,14 +6306,32 @@ def _plain(value: Any) -> Any:
     return number
 
 
-_JSON_TEXT = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain).encode
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)
+
+
+def _encoding() -> Callable[[Any, int], Iterable[str]]:
+    """What JSONEncoder.encode makes anew for each text, which costs more than a short text does.
+
+    It looks for no cycles: they are as deep as Python goes.
+    """
+    try:
+        text: Any = json.encoder
+        return text.c_make_encoder(  # type: ignore[no-any-return]
+            None, _plain, text.encode_basestring, None, ":", ",", False, False, False)
+    except (AttributeError, TypeError):  # pragma: no cover: another Python than CPython, or one to come
+        return lambda value, level: _ENCODER.iterencode(value)
+
+
+_json_pieces = _encoding()
 
 
 def _encode(body: JSON) -> bytes:
-    try:
-        return _JSON_TEXT(body).encode("utf-8", "backslashreplace")  # half a surrogate pair stays an escape, as in JSON
-    except (TypeError, ValueError, RecursionError) as error:
+    try:  # half a surrogate pair stays an escape, as in JSON
+        return "".join(_json_pieces(body, 0)).encode("utf-8", "backslashreplace")
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"the request cannot be written as JSON: {error}") from None
+    except RecursionError:
+        raise ConfigurationError("the request cannot be written as JSON: it holds itself, or is too deep") from None
 
 
 def _dict(value: Any) -> JSON:
@@ -6328,7 +6347,7 @@ def _str(value: Any) -> str:
 
 
 def _int(value: Any) -> int:
-    return min(value, 1 << 53) if isinstance(value, int) and value > 0 else 0
+    return (value if value < 1 << 53 else 1 << 53) if isinstance(value, int) and value > 0 else 0
 
 
 def _at(value: Any, path: str) -> Any:
@@ -6348,7 +6367,10 @@ def _count(value: Any, *paths: str) -> int:
 
 
 def _first(*values: Any) -> Any:
-    return next((value for value in values if value not in (None, "")), None)
+    for value in values:
+        if value is not None and value != "":
+            return value
+    return None
 
 
 def _first_text(*values: Any) -> str:
@@ -6750,7 +6772,8 @@ class _Dialect(_Reader):
         path, body = self.build(model, _without(asked, "extra", "prompt_cache"), stream)
         if asked.get("prompt_cache"):
             self.keep(body, {"type": "ephemeral", **({"ttl": "1h"} if asked["prompt_cache"] == "1h" else {})})
-        return _Request("POST", path, _merged(body, asked.get("extra", {})))
+        extra = asked.get("extra")
+        return _Request("POST", path, _merged(body, extra) if extra else body)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         """The path and the body for what was asked, which is a dict of the method's own."""
@@ -6949,6 +6972,8 @@ def _raise_given_up(choice: JSON, reason: Any) -> None:
 
 def _first_choice(choices: Any) -> JSON:
     """The choice that is the reply: of several, which may come in any order, the one of index 0."""
+    if type(choices) is list and len(choices) == 1 and type(choices[0]) is dict:
+        return choices[0]
     choices = [choice for choice in _list(choices) if isinstance(choice, dict)]
     return next((choice for choice in choices if not choice.get("index")), choices[0] if choices else {})
 
@@ -6985,11 +7010,14 @@ class _OpenAI(_Choices):
 
     def streaming(self, stream: bool) -> JSON:
         """What asks for a stream, with its usage where the provider knows how."""
-        usage = {"stream_options": {"include_usage": True}} if self.stream_usage else {}
-        return {"stream": True, **usage} if stream else {}
+        if not stream:
+            return {}
+        return {"stream": True, **({"stream_options": {"include_usage": True}} if self.stream_usage else {})}
 
     def message(self, message: JSON) -> JSON:
         """A message of the history as this provider takes it: its own words back, nobody else's."""
+        if len(message) == 2 and type(message.get("content")) is str:  # with its role
+            return message
         sent = _without(message, "llmlite", "is_error")
         sent.update(_verbatim(message, self.voice) or {})
         if type(sent.get("content")) is list:
@@ -7040,11 +7068,14 @@ class _OpenAI(_Choices):
         message = _dict(choice.get("message"))
         finish = _finish_of(choice.get("finish_reason"))
         thoughts = _first(message.get("reasoning_content"), message.get("reasoning"))
-        reply = self.reply(body, choice, tool_calls=_openai_calls(message),
+        made = _openai_calls(message)
+        reply = self.reply(body, choice, tool_calls=made,
                            reasoning=_str(thoughts) or _content_text(message.get("content"))[1],
                            finish_reason="content_filter" if message.get("refusal") and finish == "stop" else finish,
                            citations=_list(_first(body.get("citations"), message.get("annotations"))),
                            files=_made_images(message["images"]) if "images" in message else [])
+        if not made and not self.echo:
+            return _finished(reply)
         calls = [_without(_dict(call), "index") for call in _list(message.get("tool_calls"))]
         words = {**message, "tool_calls": calls}
         return _finished(reply, self.voice, {key: words[key] for key in self.echo if message.get(key)},
@@ -7061,7 +7092,10 @@ class _OpenAI(_Choices):
 
     def text_of(self, choice: JSON) -> str:
         message = _dict(choice.get("message"))
-        return _content_text(_settled(message.get("content")))[0] + _str(_settled(message.get("refusal")))
+        content, refusal = message.get("content"), message.get("refusal")
+        if type(content) is str and not refusal:  # the usual, and quicker
+            return content
+        return _content_text(_settled(content))[0] + _str(_settled(refusal))
 
     def fold(self, choice: JSON, kept: JSON, events: List[_Said]) -> None:
         delta, message = choice.get("delta"), kept.get("message")
@@ -7139,14 +7173,17 @@ def _function_of(call: JSON) -> JSON:
 
 
 def _openai_usage(body: JSON, choice: JSON) -> Usage:
-    usage = _dict(_first(body.get("usage"), _at(body, "x_groq.usage"), choice.get("usage")))
+    usage = body.get("usage")
+    if type(usage) is not dict:
+        usage = _dict(_first(usage, _at(body, "x_groq.usage"), choice.get("usage")))
+    took, made = _dict(usage.get("prompt_tokens_details")), _dict(usage.get("completion_tokens_details"))
     read, written = _int(usage.get("prompt_tokens")), _int(usage.get("completion_tokens"))
     total = _int(usage.get("total_tokens"))
-    reasoning = _count(usage, "completion_tokens_details.reasoning_tokens", "reasoning_tokens")
+    reasoning = _int(made.get("reasoning_tokens")) or _int(usage.get("reasoning_tokens"))
     if total == read + written + reasoning or not written:  # some count reasoning apart, some leave the output out
         written = max(written, total - read)
-    cached = _count(usage, "prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens")
-    return Usage(read, written, cached, reasoning, _count(usage, "prompt_tokens_details.cache_write_tokens"))
+    cached = _int(took.get("cached_tokens")) or _int(usage.get("prompt_cache_hit_tokens"))
+    return Usage(read, written, cached, reasoning, _int(took.get("cache_write_tokens")))
 
 
 class _DeepSeek(_OpenAI):

@@ -98,6 +98,24 @@ def test_what_json_cannot_say(server, value):
     assert server.requests == []
 
 
+def test_what_json_cannot_hold(server):
+    """Nor is what holds itself, or is nested deeper than Python goes; the next call is as good as any."""
+    cycle, deep = {}, []
+    cycle["again"] = [cycle]
+    for _ in range(200000):
+        deep = [deep]
+    llm = client(server)
+    for value in (cycle, deep):
+        with pytest.raises(llmlite.ConfigurationError, match="cannot be written as JSON: it holds itself, or is too"):
+            llm.complete("a", extra={"x": value})
+    assert server.requests == []
+    cycle["again"] = float("nan")
+    with pytest.raises(llmlite.ConfigurationError, match="cannot be written as JSON: Out of range"):
+        llm.complete("a", extra=cycle)
+    server.reply("ok")
+    assert llm.complete("a", extra={"x": [1]}).text == "ok"
+
+
 @pytest.mark.parametrize("prompt", ["", [], None, ["a"], [1, "a"], [True], 7, b"x"])
 @pytest.mark.parametrize("provider", [None, "llamacpp"])
 def test_prompts_that_are_none(server, provider, prompt):

@@ -3,7 +3,6 @@ EQUIVALENT = {
     # What is never looked at.
     '_Reconnect.increment | attempt.call.sleep(min(delay, attempt.left(math.inf) or 0.0)) | 0.0 -> 1.0':
         "left() of a limit is a number above zero or raises; the rest is for the type checker",
-    '_Call.__init__ | self.key = "" | self.key = "" -> pass': "the key is set by the one who makes the call, at once",
     "_Dialect | voice = \"\"  # the name under which its own words ride in a message of the history | \"\" -> '~'":
         "a dialect without a voice keeps no words of its own, and finds none under any name",
     "_Idle.get | def get(self, block: bool = True, timeout: Optional[float] = None) -> Any: | None -> True":
