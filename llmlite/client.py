@@ -4306,7 +4306,7 @@ def _closing_events(reply: Response, spoke: bool) -> Iterator[_Said]:
 
 # All that is touched of other packages without a promise of theirs: whose, which names, what for, what comes without.
 _PRIVATE = (
-    ("distributed.cfexecutor.ClientExecutor", "_client", "workers are told that a map is closed", "calls are cancelled"),
+    ("distributed.cfexecutor.ClientExecutor", "_client", "workers hear that a map is closed", "calls are cancelled"),
     ("http.client.HTTPConnection", "response_class", "an answer is read through a wire", "it is asked for in a thread"),
     ("http.client.HTTPConnection", "sock", "the time to send is bounded by itself", "by the connect timeout"),
     ("http.client.HTTPResponse", "fp", "the file that a body comes through", "each read is in a thread"),
