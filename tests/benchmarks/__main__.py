@@ -57,7 +57,7 @@ class Lab:
 
     def __init__(self, args: argparse.Namespace, envs: Path, home: str) -> None:
         self.quick, self.envs, self.home = args.quick, envs, home  # home has no ~/.netrc and no settings
-        self.rounds = args.rounds or (3 if args.quick else 9)
+        self.rounds, self.once = args.rounds or (3 if args.quick else 9), args.rounds or 1  # `once`: what takes long
         self.python, self.bare = args.python, [f"{name}=={version}" if version else name for name, version in (
             ("requests", args.requests), ("urllib3", args.urllib3))]
         minor = self._output([self.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
@@ -287,10 +287,10 @@ def pace(lab: Lab) -> List[Row]:
             jobs["llmlite, map, declared"] = Job("llmlite_declared", "pace", ("way=map", *options))
             jobs["llmlite, declared"] = Job("llmlite_declared", "pace", options)
         found = {label: [got and {**got, "said": refusals(label, got)} for got in results]
-                 for label, results in lab.interleave(jobs, 1).items()}
+                 for label, results in lab.interleave(jobs, lab.once).items()}
         bars = {label: 1.05 if "declared" in label else 1.20 if mode == "seconds" else 1.10 for label in found}
         own = {label: bar for label, bar in bars.items() if "llmlite" in label}
-        made += rows(f"pace, {name}", {"ideal": [ideal], **found}, "ideal", "s", own, "wall", note="{said}")
+        made += rows(f"pace, {name}", {"ideal": [ideal] * lab.once, **found}, "ideal", "s", own, "wall", note="{said}")
     return made + changes(lab, 6 if lab.quick else 10)
 
 
@@ -306,7 +306,7 @@ def changes(lab: Lab, change: int) -> List[Row]:
     calls = int(RATE * change * 2.5 + BURST + RATE * 4)  # goes on for 4 s after what must be seen
     options = (f"framing=seconds-{change}", f"calls={calls}")
     found = lab.interleave({"llmlite, map": Job("llmlite", "pace", ("way=map", *options)),
-                            **pick("pace", "llmlite", *options)}, 1)
+                            **pick("pace", "llmlite", *options)}, lab.once)
     made = []
     for name, begin, rate in (("halves", change, RATE / 2), ("doubles", 2 * change, RATE)):
         span = (begin, begin + change, rate)
@@ -314,8 +314,8 @@ def changes(lab: Lab, change: int) -> List[Row]:
             f"{share(got['granted'], *span):.0%} of it taken, " + refusals("", got))} for got in results]
             for label, results in found.items()}
         own = {label: 1.0 for label in took if "llmlite" in label}
-        made += rows(f"pace, a grant that {name}", {"allowed": [{"wall": FOLLOWED, "said": ""}], **took}, "allowed",
-                     "s", own, "wall", note="{said}")
+        allowed: Found = {"allowed": [{"wall": FOLLOWED, "said": ""}] * lab.once}
+        made += rows(f"pace, a grant that {name}", {**allowed, **took}, "allowed", "s", own, "wall", note="{said}")
     return made
 
 
@@ -336,7 +336,7 @@ def mapped(lab: Lab) -> List[Row]:
     """CPU of a prompt through map with 8 workers, beside that of a plain chat in the same process."""
     made = []
     for cores in ("one", "all"):
-        for size, rounds in ((1_000, lab.rounds), (10_000 if lab.quick else 100_000, 1)):
+        for size, rounds in ((1_000, lab.rounds), (10_000 if lab.quick else 100_000, lab.once)):
             label = f"llmlite, {size:,} prompts"
             job = Job("llmlite", "map", (f"count={size}", f"cores={cores}"))
             found = lab.interleave({label: job}, rounds)
@@ -358,10 +358,10 @@ def batch(lab: Lab) -> List[Row]:
     """From the start of `llmlite batch` on a long file to its first request; and its memory, 2,000 answers later."""
     lines, made = 100_000 if lab.quick else 1_000_000, []
     for done in (0, lines * 9 // 10):
-        found = lab.interleave({"llmlite": Job("llmlite", "batch", (str(lines), str(done)))}, 1)
-        allowed: Dict[str, Any] = {"wall": 5.0, "memory": 150.0}
-        made += rows(f"batch of {lines:,}, {done:,} done", {"allowed": [allowed], **found}, "allowed", "s",
-                     {"llmlite": 1.0}, "wall", note="{memory:.0f} MiB at most")
+        found = lab.interleave({"llmlite": Job("llmlite", "batch", (str(lines), str(done)))}, lab.once)
+        allowed: Found = {"allowed": [{"wall": 5.0, "memory": 150.0}] * lab.once}
+        made += rows(f"batch of {lines:,}, {done:,} done", {**allowed, **found}, "allowed", "s", {"llmlite": 1.0},
+                     "wall", note="{memory:.0f} MiB at most")
     return made
 
 
@@ -385,7 +385,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MEASURES, help="this measure (may be given again)")
     parser.add_argument("--peers", dest="peers", action="store_true", default=True, help="other clients too (default)")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="only requests, urllib3, http.client")
-    parser.add_argument("--rounds", type=int, help="rounds of each measure (9; with --quick 3)")
+    parser.add_argument("--rounds", type=int, help="rounds of each measure (9; with --quick 3; 1 of what takes long)")
     parser.add_argument("--envs", type=Path, help="folder of the environments, to use them again")
     parser.add_argument("--out", type=Path, help="folder for the table and the plots (default: a new one)")
     parser.add_argument("--python", default=sys.executable, help="the Python that is measured")
