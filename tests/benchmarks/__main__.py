@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 
 from . import report
 from .report import Row
+from .server import BURST, RATE
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"openai": ["openai==3.52.0"], "anthropic": ["anthropic==2.11.0"], "genai": ["google-genai==3.4.0"],
@@ -56,7 +57,7 @@ class Lab:
 
     def __init__(self, args: argparse.Namespace, envs: Path, home: str) -> None:
         self.quick, self.envs, self.home = args.quick, envs, home  # home has no ~/.netrc and no settings
-        self.rounds = args.rounds or (3 if args.quick else 9)
+        self.rounds, self.once = args.rounds or (3 if args.quick else 9), args.rounds or 1  # `once`: what takes long
         self.python, self.bare = args.python, [f"{name}=={version}" if version else name for name, version in (
             ("requests", args.requests), ("urllib3", args.urllib3))]
         minor = self._output([self.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
@@ -119,6 +120,8 @@ class Lab:
         argv = [self.interpreter(job.library), str(HERE / "clients.py"), job.library, job.measure, url, *job.options]
         if job.measure == "import":
             argv[1:] = ["-c", IMPORT.format(module=MODULES.get(job.library, job.library))]
+        if job.measure == "batch":
+            argv[1:] = ["-c", MILLION, *job.options]
         with tempfile.TemporaryFile("w+") as errors:
             started = time.perf_counter()
             process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, env=self.environ, cwd=self.home)
@@ -131,7 +134,7 @@ class Lab:
             process.stdout.close()  # type: ignore[union-attr]
             if not process.returncode:
                 whole = {"wall": wall, "cpu": used.ru_utime + used.ru_stime}
-                return json.loads(output) or whole  # a cold start prints nothing of its own
+                return json.loads(output.splitlines()[-1]) or whole  # litellm prints of errors; a cold start has {}
             errors.seek(0)
             last = (errors.read().strip().splitlines() or ["no words"])[-1]
         self.broken.add(job)
@@ -267,19 +270,122 @@ def linear(lab: Lab) -> List[Row]:
     return made
 
 
+MODES = {"seconds": "whole-second waits", "ms": "waits in ms", "nothing": "no word", "headers": "headers on answers"}
+FOLLOWED = 5.0  # seconds that a client may take to follow a new grant
+
+
+def pace(lab: Lab) -> List[Row]:
+    """Calls over 32 threads to a server that grants 50 a second, 10 at once; then a grant that halves and doubles."""
+    calls = 300 if lab.quick else 1000
+    ideal = {"wall": (calls - BURST) / RATE, "said": ""}
+    made = []
+    for mode, name in MODES.items():
+        options = (f"framing={mode}", f"calls={calls}")
+        jobs = pick("pace", "llmlite openai anthropic genai litellm", *options)
+        jobs = {"llmlite, map": Job("llmlite", "pace", ("way=map", *options)), **jobs}
+        if mode == "seconds":
+            jobs["llmlite, map, declared"] = Job("llmlite_declared", "pace", ("way=map", *options))
+            jobs["llmlite, declared"] = Job("llmlite_declared", "pace", options)
+        found = {label: [got and {**got, "said": refusals(label, got)} for got in results]
+                 for label, results in lab.interleave(jobs, lab.once).items()}
+        bars = {label: 1.05 if "declared" in label else 1.20 if mode == "seconds" else 1.10 for label in found}
+        own = {label: bar for label, bar in bars.items() if "llmlite" in label and not lab.quick}  # bars of 1,000 calls
+        made += rows(f"pace, {name}", {"ideal": [ideal] * lab.once, **found}, "ideal", "s", own, "wall", note="{said}")
+    return made + changes(lab, 6 if lab.quick else 10)
+
+
+def refusals(label: str, got: Dict[str, Any]) -> str:
+    """How many calls were refused and failed; for llmlite, beside the bar."""
+    refused, most = len(got["refused"]), 0 if "declared" in label else 32 + len(got["granted"]) // 50
+    verdict = f" (at most {most}: {'met' if refused <= most else 'MISSED'})" if "llmlite" in label else ""
+    return f"{refused:,} refused{verdict}, {got['failed']:,} failed"
+
+
+def changes(lab: Lab, change: int) -> List[Row]:
+    """How long until a client follows a grant that halves, and doubles as long after."""
+    calls = int(RATE * change * 2.5 + BURST + RATE * 4)  # goes on for 4 s after what must be seen
+    options = (f"framing=seconds-{change}", f"calls={calls}")
+    found = lab.interleave({"llmlite, map": Job("llmlite", "pace", ("way=map", *options)),
+                            **pick("pace", "llmlite", *options)}, lab.once)
+    made = []
+    for name, begin, rate in (("halves", change, RATE / 2), ("doubles", 2 * change, RATE)):
+        span = (begin, begin + change, rate)
+        took: Found = {label: [got and {"wall": followed(got["granted"], *span), "said": (
+            f"{share(got['granted'], *span):.0%} of it taken, " + refusals("", got))} for got in results]
+            for label, results in found.items()}
+        own = {label: 1.0 for label in took if "llmlite" in label}
+        allowed: Found = {"allowed": [{"wall": FOLLOWED, "said": ""}] * lab.once}
+        made += rows(f"pace, a grant that {name}", {**allowed, **took}, "allowed", "s", own, "wall", note="{said}")
+    return made
+
+
+def share(granted: List[float], begin: float, end: float, rate: float) -> float:
+    """What was taken of a grant of `rate` a second."""
+    return sum(begin <= at < end for at in granted) / (end - begin) / rate
+
+
+def followed(granted: List[float], begin: float, end: float, rate: float) -> float:
+    """Seconds from `begin` to the end of the first 2 s with a grant within 20 % of `rate`; all there are, if none."""
+    for step in range(round((end - begin - 2) * 10) + 1):
+        if abs(share(granted, begin + step / 10, begin + step / 10 + 2, rate) - 1) <= 0.2:
+            return 2 + step / 10
+    return end - begin
+
+
+def mapped(lab: Lab) -> List[Row]:
+    """CPU of a prompt through map with 8 workers, beside that of a plain chat in the same process."""
+    made = []
+    for cores in ("one", "all"):
+        for size, rounds in ((1_000, lab.rounds), (10_000 if lab.quick else 100_000, lab.once)):
+            label = f"llmlite, {size:,} prompts"
+            job = Job("llmlite", "map", (f"count={size}", f"cores={cores}"))
+            found = lab.interleave({label: job}, rounds)
+            found["a chat"] = [got and {**got, "cpu": got["plain"]} for got in found[label]]
+            made += rows(f"map, CPU, {cores} core{'s' * (cores == 'all')}", found, "a chat", "us", {label: 1.25},
+                         note="{grown:+.1f} MB (at most 30) after the first 1,000, {rate:,.0f} prompts/s")[:1]
+    return made
+
+
+MILLION = """import json, sys, tempfile
+from tests.kills.__main__ import million
+lines, done = map(int, sys.argv[1:])
+with tempfile.TemporaryDirectory() as folder:
+    size, first, memory, rate = million(folder, lines, done)
+print(json.dumps({"wall": first, "memory": memory, "rate": rate, "size": size}))"""
+
+
+def batch(lab: Lab) -> List[Row]:
+    """From the start of `llmlite batch` on a long file to its first request; and its memory, 2,000 answers later."""
+    lines, made = 100_000 if lab.quick else 1_000_000, []
+    for done in (0, lines * 9 // 10):
+        found = lab.interleave({"llmlite": Job("llmlite", "batch", (str(lines), str(done)))}, lab.once)
+        allowed: Found = {"allowed": [{"wall": 5.0, "memory": 150.0}] * lab.once}
+        made += rows(f"batch of {lines:,}, {done:,} done", {**allowed, **found}, "allowed", "s", {"llmlite": 1.0},
+                     "wall", note="{memory:.0f} MiB at most")
+    return made
+
+
+def cache(lab: Lab) -> List[Row]:
+    """A hit beside a call over loopback."""
+    found = lab.interleave(pick("call", "llmlite llmlite_dict llmlite_cache"))
+    bars = {"llmlite_dict": 0.10, "llmlite_cache": 0.10}
+    return rows("cache, wall", found, "llmlite", "us", bars, "wall") + rows("cache, CPU", found, "llmlite", "us", bars)
+
+
 MEASURES: Dict[str, Callable[[Lab], List[Row]]] = {
     "import": import_time, "cold": cold_start, "call": one_call, "chunk": one_chunk, "first": first_text,
-    "late": lateness, "threads": sixteen_threads, "growth": growth, "linear": linear}
+    "late": lateness, "threads": sixteen_threads, "growth": growth, "linear": linear, "pace": pace, "map": mapped,
+    "batch": batch, "cache": cache}
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no stream of 1,000,000 chunks")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and calls, no stream of 1,000,000 chunks")
     parser.add_argument("--only", action="append", choices=MEASURES, help="this measure (may be given again)")
     parser.add_argument("--peers", dest="peers", action="store_true", default=True, help="other clients too (default)")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="only requests, urllib3, http.client")
-    parser.add_argument("--rounds", type=int, help="rounds of each measure (9; with --quick 3)")
+    parser.add_argument("--rounds", type=int, help="rounds of each measure (9; with --quick 3; 1 of what takes long)")
     parser.add_argument("--envs", type=Path, help="folder of the environments, to use them again")
     parser.add_argument("--out", type=Path, help="folder for the table and the plots (default: a new one)")
     parser.add_argument("--python", default=sys.executable, help="the Python that is measured")

@@ -8,6 +8,7 @@ import too, and a library only by its own function. Times are seconds.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -17,6 +18,9 @@ Messages = List[Dict[str, Any]]
 MESSAGES: Messages = [{"role": "user", "content": "Why is the sky blue?"}]
 HEADERS = {"Authorization": "Bearer sk-benchmark-0123456789", "Content-Type": "application/json"}
 POOL = 16
+RETRIES: Dict[str, Dict[str, Any]] = {  # where the server refuses; llmlite has those it has by default
+    "openai": {"max_retries": 10}, "anthropic": {"max_retries": 10}, "litellm": {"num_retries": 10},
+    "genai": {"retry_options": {"attempts": 11}}}
 PATHS = {"openai": "/chat/completions", "responses": "/responses", "anthropic": "/v1/messages",
          "gemini": "/models/m:generateContent"}
 
@@ -27,6 +31,7 @@ class Opened(NamedTuple):
     ask: Callable[[Messages], Any]
     pieces: Callable[[], Iterable[Any]]  # text where the library makes text of a chunk, else the decoded chunk
     count: Optional[Callable[[], int]] = None  # reads a stream without the cost of a generator
+    map: Optional[Callable[[Iterable[str], int], Iterable[Any]]] = None  # over so many workers; failures are among them
 
 
 def payload(messages: Messages, **more: Any) -> Dict[str, Any]:
@@ -44,17 +49,35 @@ def chunks_of(pieces: Iterable[bytes]) -> Iterator[Any]:
                 yield json.loads(line[5:])
 
 
-def open_llmlite(url: str, shape: str, deadline: Optional[float] = None) -> Opened:
+def open_llmlite(url: str, shape: str, **given: Any) -> Opened:
     """llmlite."""
     import llmlite
-    provider = {"openai": {}, "responses": {"api": "responses"}}.get(shape, {"provider": shape})
-    client = llmlite.Client("m", base_url=url, api_key="sk-benchmark-0123456789", deadline=deadline, **provider)
-    return Opened(lambda messages: client.chat(messages).text, lambda: client.stream(MESSAGES))
+    given.update({"openai": {}, "responses": {"api": "responses"}}.get(shape, {"provider": shape}))
+    client = llmlite.Client("m", base_url=url, api_key="sk-benchmark-0123456789", **given)
+    return Opened(lambda messages: client.chat(messages).text, lambda: client.stream(MESSAGES),
+                  map=lambda prompts, workers: client.map(prompts, workers=workers))
 
 
 def open_llmlite_deadline(url: str, shape: str) -> Opened:
     """llmlite with a deadline, which is checked at each read."""
     return open_llmlite(url, shape, deadline=60)
+
+
+def open_llmlite_declared(url: str, shape: str) -> Opened:
+    """llmlite that is told what the server grants."""
+    import llmlite
+    return open_llmlite(url, shape, rate_limit=llmlite.RateLimit(requests_per_minute=3000))
+
+
+def open_llmlite_dict(url: str, shape: str) -> Opened:
+    """llmlite with a dict for a cache."""
+    return open_llmlite(url, shape, cache={})
+
+
+def open_llmlite_cache(url: str, shape: str) -> Opened:
+    """llmlite with its own cache, a file in the current folder."""
+    import llmlite
+    return open_llmlite(url, shape, cache=llmlite.Cache("answers.sqlite"))
 
 
 def open_requests(url: str, shape: str, pool: int = 10) -> Opened:
@@ -139,37 +162,37 @@ def open_httpx(url: str, shape: str) -> Opened:
     return Opened(lambda messages: client.post(url, json=payload(messages), headers=HEADERS).json(), pieces)
 
 
-def open_openai(url: str, shape: str) -> Opened:
+def open_openai(url: str, shape: str, **given: Any) -> Opened:
     """The openai SDK."""
     import openai
-    create = openai.OpenAI(base_url=url, api_key="sk-benchmark").chat.completions.create
+    create = openai.OpenAI(base_url=url, api_key="sk-benchmark", **given).chat.completions.create
     return Opened(lambda messages: create(model="m", messages=messages).choices[0].message.content,
                   lambda: (chunk.choices[0].delta.content for chunk in create(model="m", messages=MESSAGES, stream=True)
                            if chunk.choices))
 
 
-def open_anthropic(url: str, shape: str) -> Opened:
+def open_anthropic(url: str, shape: str, **given: Any) -> Opened:
     """The anthropic SDK."""
     import anthropic
-    create = anthropic.Anthropic(base_url=url, api_key="sk-benchmark").messages.create
+    create = anthropic.Anthropic(base_url=url, api_key="sk-benchmark", **given).messages.create
     return Opened(lambda messages: create(model="m", max_tokens=999, messages=messages).content[0].text,
                   lambda: (event.delta.text for event in create(model="m", max_tokens=999, messages=MESSAGES,
                            stream=True) if event.type == "content_block_delta"))
 
 
-def open_genai(url: str, shape: str) -> Opened:
+def open_genai(url: str, shape: str, **given: Any) -> Opened:
     """The google-genai SDK."""
     from google import genai
-    client = genai.Client(api_key="benchmark", http_options={"base_url": url})
+    client = genai.Client(api_key="benchmark", http_options={"base_url": url, **given})
     question = MESSAGES[0]["content"]  # the client must be held: it closes when nothing holds it
     return Opened(lambda messages: client.models.generate_content(model="m", contents=question).text,
                   lambda: (chunk.text for chunk in client.models.generate_content_stream(model="m", contents=question)))
 
 
-def open_litellm(url: str, shape: str) -> Opened:
+def open_litellm(url: str, shape: str, **given: Any) -> Opened:
     """litellm."""
     import litellm
-    given = {"model": "openai/m", "api_base": url, "api_key": "sk-benchmark"}
+    given.update(model="openai/m", api_base=url, api_key="sk-benchmark")
     return Opened(lambda messages: litellm.completion(messages=messages, **given).choices[0].message.content,
                   lambda: (chunk.choices[0].delta.content for chunk in litellm.completion(
                       messages=MESSAGES, stream=True, **given)))
@@ -298,6 +321,59 @@ def measure_threads(opened: Callable[..., Opened], calls: int = 2000, threads: i
     return {name: took[name] / calls for name in ("cpu", "wall")}
 
 
+def measure_pace(opened: Callable[..., Opened], way: str = "threads", calls: int = 1000, threads: int = 32,
+                 url: str = "") -> Dict[str, Any]:
+    """Calls that the server grants at its own pace, from threads or through llmlite's map; when it granted them."""
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.request import urlopen
+    opened(kind="call").ask(MESSAGES)  # what is loaded at the first call is loaded
+    client = opened(retries=True, kind="paced", count=os.getpid())
+
+    def outcome(_: int) -> Any:
+        try:
+            return client.ask(MESSAGES)
+        except Exception as error:  # of whatever library
+            return error
+
+    def through_threads() -> List[Any]:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(outcome, range(calls)))
+
+    def through_map() -> List[Any]:
+        assert client.map
+        return list(client.map([MESSAGES[0]["content"]] * calls, threads))
+
+    took = timed(through_map if way == "map" else through_threads)
+    failures = [got for got in took["result"] if isinstance(got, Exception)]
+    if failures:
+        print(f"{len(failures)} failures, the first: {failures[0]!r:.300}", file=sys.stderr)
+    with urlopen(url.format(kind="granted", shape="any", count=os.getpid(), framing="any")) as answer:
+        seen = json.load(answer)
+    return {"wall": took["wall"], "cpu": took["cpu"], "failed": len(failures), **seen}
+
+
+def measure_map(opened: Callable[..., Opened], count: int = 1000, workers: int = 8,
+                cores: str = "one") -> Dict[str, Any]:
+    """CPU of a prompt through map, and of a plain call before and after; what memory grew by after the first 1,000."""
+    if cores == "all":
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    client = opened(kind="call")
+    question = MESSAGES[0]["content"]
+
+    def through_map(count: int) -> int:
+        assert client.map
+        return sum(not isinstance(got, Exception) for got in client.map((question for _ in range(count)), workers))
+
+    assert through_map(1000) == 1000
+    before, plain = peak(), []
+    for at in range(2):
+        plain.append(timed(lambda: repeat(client.ask, 1000, MESSAGES))["cpu"] / 1000)
+        if not at:
+            took = timed(lambda: through_map(count))
+    assert took["result"] == count
+    return {"cpu": took["cpu"] / count, "plain": sum(plain) / 2, "rate": count / took["wall"], "grown": peak() - before}
+
+
 def measure_send(opened: Callable[..., Opened], what: str = "history", count: int = 2000) -> Dict[str, Any]:
     """A large request: so many messages, or an image of so many MB."""
     ask = opened(kind="call").ask
@@ -343,12 +419,13 @@ def main(library: str, measure: str, url: str, *given: str) -> None:
     for name, _, value in (item.partition("=") for item in given):
         (place if name in ("kind", "shape", "framing") else options)[name] = int(value) if value.isdigit() else value
 
-    def opened(**changed: Any) -> Opened:
+    def opened(retries: bool = False, **changed: Any) -> Opened:
         where = {**place, **changed}
-        found: Opened = globals()["open_" + library](url.format(**where), where["shape"])
+        given = RETRIES.get(library, {}) if retries else {}
+        found: Opened = globals()["open_" + library](url.format(**where), where["shape"], **given)
         return found
 
-    if measure == "ceiling":
+    if measure in ("ceiling", "pace"):
         options["url"] = url
     print(json.dumps(globals()["measure_" + measure](opened, **options)))
 

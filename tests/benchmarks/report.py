@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
-SCALE = {"ms": 1e3, "us": 1e6}
+SCALE = {"s": 1, "ms": 1e3, "us": 1e6}
 WIDTH, LEFT, LINE = 860, 250, 20  # pixels
 INK = {"llmlite": "#c0392b", "other": "#7f8c8d", "bar": "#2980b9"}
 

@@ -6,21 +6,25 @@ The address says what is wanted, so that every client can be pointed at it by it
 
 KIND is call (one body), text, reasoning, tools (streams), tick (a stream with an event each 5 ms, which holds the time
 it was sent); SHAPE is openai, responses, anthropic or gemini; FRAMING is chunked (an HTTP chunk for each event) or
-closed.
+closed. KIND paced is a call that a bucket named COUNT must grant; FRAMING is what the server tells of it (see Bucket).
+KIND granted is what the bucket COUNT has done.
 Run as `server.py [CORE]` it prints its port, and ends when its standard input does.
 """
 from __future__ import annotations
 
 import functools
+import json
+import math
 import os
 import socket
 import sys
 import threading
 import time
-from typing import List
+from typing import Dict, List
 
 BLOCK = 256  # events in one send, about 64 KiB
 TICK = 0.005  # seconds
+RATE, BURST = 50, 10  # what a bucket grants: requests a second, and at once
 HEADERS = b"".join(line + b"\r\n" for line in (
     b"date: Fri, 20 Nov 2026 12:00:00 GMT", b"server: cloudflare", b"x-request-id: req_011CUxyzabcdefghijklmnop",
     b"openai-organization: example-org", b"openai-processing-ms: 412", b"openai-version: 2020-10-01",
@@ -45,6 +49,7 @@ BODIES = {  # about 1 KB each
                  + ANSWER + '"}]}],"usage":{"input_tokens":12,"output_tokens":200,"total_tokens":212}}',
     "gemini": '{"candidates": [{"content": {"parts": [{"text": "' + ANSWER + '"}], "role": "model"}, '
               '"finishReason": "STOP", "index": 0}], ' + GOOGLE + "}"}
+REFUSAL = '{"error":{"code":429,"type":"requests","status":"RESOURCE_EXHAUSTED","message":"Rate limit reached"}}'
 EVENTS = {  # about 250 bytes each, once filled: with a delta, with text, with text
     "openai": 'data: {"id":"chatcmpl-C1x2y3z4w5v6u7t8s9r0q1p2","object":"chat.completion.chunk",' + ABOUT
               + ',"choices":[{"index":0,"delta":%s,"logprobs":null,"finish_reason":null}]}\n\n',
@@ -128,6 +133,63 @@ def send_stream(sock: socket.socket, kind: str, shape: str, count: int, framing:
     sock.sendall(framed(LAST[ends], framing) + (b"" if framing == "closed" else b"0\r\n\r\n"))
 
 
+class Bucket:
+    """A token bucket, which tells its callers what `mode` says.
+
+    seconds: a refusal has Retry-After, in whole seconds; ms: retry-after-ms; nothing: nothing; headers: as seconds, and
+    every answer has x-ratelimit-limit-, -remaining- and -reset-requests. After "-10" it grants half as many a second
+    from 10 s on, and as before from 20 s on.
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.lock = threading.Lock()
+        self.mode, _, change = mode.partition("-")
+        self.change = float(change or "inf")
+        self.level, self.granted, self.refused = float(BURST), [], []  # type: float, List[float], List[float]
+        self.begun, self.at = time.monotonic(), 0.0
+
+    def rate(self) -> float:
+        """What it grants a second now."""
+        return RATE / 2 if self.change <= self.at < 2 * self.change else RATE
+
+    def answer(self, shape: str) -> bytes:
+        """Head and body of the answer to a call that comes now."""
+        with self.lock:
+            before, self.at = self.at, time.monotonic() - self.begun
+            self.level = min(BURST, self.level + (self.at - before) * self.rate())
+            good = self.level >= 1
+            self.level -= good
+            (self.granted if good else self.refused).append(self.at)
+            told = b"".join(line.encode() + b"\r\n" for line in self.told(good))
+        reply = (BODIES[shape] if good else REFUSAL).encode()
+        status = b"200 OK" if good else b"429 Too Many Requests"
+        return b"HTTP/1.1 %s\r\n%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+            status, told, len(reply), reply)
+
+    def told(self, good: bool) -> List[str]:
+        """The headers about the pace."""
+        wait, lines = (1 - self.level) / self.rate(), []
+        if self.mode == "headers":
+            lines = [f"x-ratelimit-limit-requests: {BURST}", f"x-ratelimit-remaining-requests: {int(self.level)}",
+                     f"x-ratelimit-reset-requests: {math.ceil((BURST - self.level) / self.rate() * 1000)}ms"]
+        if not good and self.mode in ("seconds", "headers"):
+            lines.append(f"retry-after: {math.ceil(wait)}")
+        if not good and self.mode == "ms":
+            lines.append(f"retry-after-ms: {math.ceil(wait * 1000)}")
+        return lines
+
+    def seen(self) -> bytes:
+        """When it granted and refused, in seconds since the first call."""
+        with self.lock:
+            reply = json.dumps({"granted": self.granted, "refused": self.refused}).encode()
+        return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+            len(reply), reply)
+
+
+BUCKETS: Dict[str, Bucket] = {}  # by name
+LOCK = threading.Lock()
+
+
 def read_request(sock: socket.socket, buffer: bytearray) -> List[str]:
     """The parts of the next request's path, its body thrown away; empty when the client has gone."""
     view = memoryview(buffer)
@@ -158,6 +220,11 @@ def serve(sock: socket.socket) -> None:
             kind, shape, count, framing = path[1:5]
             if kind == "call":
                 sock.sendall(whole_answer(shape))
+                continue
+            if kind in ("paced", "granted"):
+                with LOCK:
+                    bucket = BUCKETS.get(count) or BUCKETS.setdefault(count, Bucket(framing))
+                sock.sendall(bucket.answer(shape) if kind == "paced" else bucket.seen())
                 continue
             send_stream(sock, kind, shape, int(count), framing)
             if framing == "closed":
