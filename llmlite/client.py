@@ -3397,17 +3397,18 @@ class _Pace:
     def _advance(self, now: float) -> None:
         besides = max(0.0, min(now, self.spread_end) - self.at) * self.spread
         passed, self.at = max(0.0, now - self.at), max(now, self.at)
-        self.used += self.held * min(passed, 1.0)  # a rate that holds nobody back is not put to the test
+        tested = self.held * min(passed, max(1.0, 2 / self.rate))  # one that holds nobody back is not put to the test
+        self.used += tested
         self.held = False
         if self.rate == math.inf:
             self.level += besides
             return
         self.level = min(self.level + self.rate * passed + besides, self.size())
         if self.grant:
-            doublings = max(0.0, self.used - self._rest()) / self.GROWTH
+            self.rate = self.grant * self.BELOW * 2 ** min(max(0.0, self.used - self._rest()) / self.GROWTH, 30)
         else:
-            doublings = self.used / max(self.DOUBLING, 4 / self.start)
-        self.rate = (self.grant * self.BELOW or self.start) * 2 ** min(doublings, 30)
+            doublings = tested / max(self.DOUBLING, 4 / self.rate)
+            self.rate = min(self.rate * 2 ** doublings, self.start * 2 ** 30)
 
     def _rest(self) -> float:
         """Seconds before the rate grows again."""
@@ -3461,7 +3462,8 @@ class _Pace:
         if not self.grant:
             self.start = max(self.LEAST, self.start / 2)  # it may tell too little again
         elif self.used < self._rest():
-            self.start, self.grant, self.pool, self.fallen = self.grant / 2, 0.0, _Span(), now
+            self.start, self.grant = max(self.LEAST, self.grant / 2), 0.0
+            self.pool, self.fallen = _Span(), now
             return
         for nth, at in enumerate(self.recent, 1):  # had the bucket been full then
             if now - at >= self.LOOK:

@@ -176,6 +176,42 @@ def test_windows_are_kept_busy(asks, most, calls, seconds, threads):
     assert world.ended < 5 * seconds * most + 1
 
 
+class Outage:
+    """A server without a limit that refuses all for some seconds."""
+
+    def __init__(self, begin, end):
+        self.begin, self.end = begin, end
+
+    def ask(self, now):
+        return 1.0 if self.begin <= now < self.end else 0.0
+
+
+@pytest.mark.parametrize("asks", ["seconds", "nothing"])
+@pytest.mark.parametrize("threads", [8, 32, 200])
+@pytest.mark.parametrize("lasts", [3, 20, 60])
+def test_an_outage_is_soon_forgotten(asks, threads, lasts):
+    """Half a minute after a server has refused all for some time the calls go out as before."""
+    world = World(Outage(10, 10 + lasts), asks, threads * 150, threads, 1.0)
+    assert world.rate(10 + lasts + 30, 10 + lasts + 40) > 0.8 * threads
+
+
+class Odd:
+    """A server without a limit that refuses so many in a hundred, whatever goes out."""
+
+    def __init__(self, refuses):
+        self.refuses, self.random = refuses, random.Random(3)
+
+    def ask(self, now):
+        return 1.0 if self.random.random() < self.refuses else 0.0
+
+
+@pytest.mark.parametrize("asks", ["seconds", "nothing"])
+@pytest.mark.parametrize("refuses, seconds", [(0.01, 200), (0.03, 900), (0.1, 10_000)])
+def test_odd_refusals_do_not_bring_it_to_a_stand(asks, refuses, seconds):
+    """Refusals that have nothing to do with the pace make it slow, and no slower with each."""
+    assert World(Odd(refuses), asks, 5000, 32, 0.3).ended < seconds
+
+
 def test_nothing_is_held_back_before_a_refusal():
     """Whatever goes out, the pace of a client that was never refused holds nothing back."""
     pace = Pace()
