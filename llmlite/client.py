@@ -2886,7 +2886,7 @@ class _Attempt:
 
 # ----------------------------------------------------------------------------------------------------------- many calls
 
-_Result = Union[Response, Exception]
+_Result = Union[Response, BaseException]
 _Results = Dict[int, _Result]  # by the number of the prompt, in the order in which they came
 
 
@@ -2916,7 +2916,7 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
                 result = results.pop(nth)
                 given += 1
                 progress.count(result)
-                if isinstance(result, Exception) and (raises or not isinstance(result, LLMError)):
+                if isinstance(result, BaseException) and (raises or not isinstance(result, LLMError)):
                     try:
                         raise result
                     finally:
@@ -3045,7 +3045,11 @@ def _work(client: Client, options: JSON, given: Any, came: Any, stop: _Stop) -> 
     for nth, prompt in iter(given.get, None):
         if stop.event.is_set():
             return
-        came.put((nth, _one_of_many(client, prompt, options)))
+        try:
+            result: Any = _one_of_many(client, prompt, options)
+        except BaseException as error:  # the key's source may want to end it all: then who waits does
+            result = error.with_traceback(None)
+        came.put((nth, result))
 
 
 class _Executed(_Crew):

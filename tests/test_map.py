@@ -115,6 +115,27 @@ def test_what_is_no_error_of_ours_is_raised(server):
             list(llm.map(["a"]))
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@beside
+def test_what_ends_a_thread_does_not_hold_the_map(server, kind):
+    """A key's source that wants to end it all ends the map, which waits for no result that never comes."""
+    def key():
+        raise kind("enough")
+
+    def ask():
+        try:
+            list(llm.map(["a", "b"], workers=2))
+        except BaseException as error:
+            caught.append(type(error))
+
+    caught = []
+    with client(server, api_key=key) as llm:
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(5)
+    assert caught == [kind]
+
+
 def test_an_error_of_the_prompts_comes_through(server):
     """What the iterable raises is raised in its place: nothing that was asked before is lost."""
     def prompts():
