@@ -2783,7 +2783,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        self.attempts: Any = weakref.WeakSet()
+        self.attempts: Set[_Attempt] = set()  # under way; a WeakSet cannot be read while others put something there
 
     def __call__(self) -> None:
         self.event.set()
@@ -2872,6 +2872,8 @@ class _Attempt:
                 for ledger in self.call.ledgers:
                     ledger._book(self.key, self.booking())
                 self.ended = True
+        if self.call.stop is not None:
+            self.call.stop.attempts.discard(self)
         for ledger in self.call.ledgers:
             ledger._tidy()
         return not ended
@@ -2927,8 +2929,11 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
             raise ended
     finally:
         ended = None
-        crew.end()
-        progress.end()
+        try:
+            crew.end()
+        finally:  # Ctrl-C may have hit there
+            crew.end()
+            progress.end()
 
 
 def _checked_workers(workers: Any) -> None:

@@ -328,6 +328,32 @@ def test_stopped_while_standing_in_line(server):
     assert len(server.requests) == 1
 
 
+def test_stopped_while_calls_begin():
+    """All that is under way is cut, whatever begins in other threads meanwhile."""
+    class Attempt:
+        cut = int
+
+    def begin():
+        while not ended:
+            some = [Attempt() for _ in range(50)]
+            stop.attempts.update(some)
+            stop.attempts.difference_update(some)
+
+    stop, ended, switches = vars(sys.modules[llmlite.Client.__module__])["_Stop"](), [], sys.getswitchinterval()
+    others = [threading.Thread(target=begin) for _ in range(4)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in others:
+            thread.start()
+        for _ in range(5000):
+            stop()
+    finally:
+        sys.setswitchinterval(switches)
+        ended.append(True)
+        for thread in others:
+            thread.join()
+
+
 def drained(results):
     """Take what is left, of a map that is stopped: calls that were cut are no errors of ours."""
     with pytest.raises(Exception) as caught:
