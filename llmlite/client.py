@@ -1299,7 +1299,7 @@ class Client:
         sends nothing more; those in other processes run to their end, and what they spend is still counted.
 
         Raises:
-            ConfigurationError: a bad argument, at once; a bad prompt is an error in its place.
+            ConfigurationError, TypeError: a bad argument, at once; a bad prompt is a ConfigurationError in its place.
             Exception: what `prompts` raises, once the results of those before it have been yielded.
             RuntimeError: the executor takes no more calls; raised when what it had taken has been yielded.
         """
@@ -1311,6 +1311,7 @@ class Client:
         unknown = set(options) - _CHAT_OPTIONS
         if unknown:
             raise TypeError(f"map() got an unexpected keyword argument {min(unknown)!r}")
+        _described(options)
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
         if total is None and isinstance(prompts, abc.Sized):
             total = len(prompts)
@@ -2950,7 +2951,16 @@ def _chat_arguments(prompt: Any) -> JSON:
         what = f"has {min(map(str, unknown))!r}" if unknown else "has no messages"
         raise ConfigurationError(f"a dict among the prompts {what}", hint='give arguments of chat(), {"messages": ...},'
                                  " or a list of messages; extra= takes any other field")
+    try:
+        _described(prompt)
+    except TypeError as error:  # which is the programmer's in a call, and in a prompt an error like others
+        raise ConfigurationError(str(error)) from None
     return dict(prompt)
+
+
+def _described(options: Mapping[str, Any]) -> JSON:
+    """The tools and the schema among `chat`'s arguments as providers want them; TypeError where that cannot be."""
+    return _as_dicts({name: options[name] for name in ("tools", "schema") if options.get(name) is not None})
 
 
 def _one_of_many(client: Client, prompt: Any, options: JSON) -> _Result:

@@ -89,6 +89,22 @@ def test_errors_stand_in_their_place(server):
     assert len(server.requests) == 3
 
 
+def tool(amount: complex):
+    """No provider takes it."""
+
+
+@pytest.mark.parametrize("wrong", [{"tools": [tool]}, {"schema": 5}], ids=str)
+@beside
+def test_a_tool_or_schema_that_none_takes(server, wrong):
+    """Among the prompts it is an error in its place; as an option of all it is told at once."""
+    server.handle(echo)
+    with client(server) as llm:
+        results = list(llm.map(["a", {"messages": "b", **wrong}, "c"]))
+        assert [text(result) for result in results] == ["a", "ConfigurationError", "c"]
+        with pytest.raises(TypeError, match="complex|schema"):
+            llm.map(["a"], **wrong)
+
+
 @beside
 def test_errors_are_raised_in_their_place(server):
     """With errors="raise" what comes before is yielded, then the error is raised, and the map is at its end."""
