@@ -1478,10 +1478,14 @@ class Client:
             except DeadlineExceededError as late:
                 self._report(call, _sealed(late, call))
                 raise
-            if callable(self._key):
-                call.keys.append(call.key)
-                call.key = self._fresh_key(call)
-            attempt, mine = _Attempt(call), None
+            try:
+                if callable(self._key):
+                    call.keys.append(call.key)
+                    call.key = self._fresh_key(call)
+                attempt, mine = _Attempt(call), None
+            except BaseException:  # of the key's owner, or nobody wants the answer any more
+                self._gate.answered(call, None)
+                raise
             try:
                 return self._attempt(call, attempt)
             except BaseException as caught:
@@ -2761,7 +2765,8 @@ class _Call:
             return 1.0
         if self.tokens is None:
             words = re.sub(rb"[\w+/=]{1000,}", b"", self.payload or b"")  # files have far fewer tokens than bytes
-            self.tokens = len(words) / 4, float((self.asked or {}).get("max_tokens") or usual)
+            most = self.asked.get("max_tokens") or usual if self.asked else 0  # else it asks for no words
+            self.tokens = len(words) / 4, float(most)
         return self.tokens[0] * ("output" not in name) + self.tokens[1] * ("input" not in name)
 
     def mask(self) -> _Mask:
@@ -3629,15 +3634,17 @@ class _Gate:
         self._allowances.setdefault((call.model, name), _Allowance()).tell(*said, since, call.turned, _now())
 
     def answered(self, call: _Call, usage: Optional[Usage]) -> None:
-        """A call has its answer: its tokens are known; without one it took none."""
+        """A call has its answer: its tokens are known, if that says them; without one it took none."""
         if self._tokens.rate < math.inf:
             self._section.run(self._correct, call, usage)
 
     def _correct(self, call: _Call, usage: Optional[Usage]) -> None:
+        told = usage is None or usage.total_tokens > 0  # else it was cut, or its server never says: the estimate stands
         if call in self._under_way:
             self._under_way.discard(call)
-            self._tokens.take((usage or _NO_USAGE).total_tokens - call.cost("tokens", self._answer))
-        if usage is not None:
+            if told:
+                self._tokens.take((usage or _NO_USAGE).total_tokens - call.cost("tokens", self._answer))
+        if usage is not None and told:
             self._answer += (usage.output_tokens - self._answer) / 8
 
 

@@ -354,6 +354,52 @@ def test_a_request_of_more_than_a_minutes_tokens_runs_alone(server):
 
 
 @beside
+def test_tokens_of_a_key_that_was_not_there_are_given_back(server):
+    """A call that ends before it is sent, because its key's source fails, has taken nothing."""
+    server.reply("ok", times=None)
+    keys = iter([None, None, "sk-test-0001"])
+
+    def key():
+        found = next(keys)
+        if found is None:
+            raise ZeroDivisionError
+        return found
+
+    limit = llmlite.RateLimit(tokens_per_minute=6000)
+    with llmlite.Client("m", base_url=server.url, api_key=key, rate_limit=limit) as llm:
+        started = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                llm.chat("hello", max_tokens=1000)
+        llm.chat("hello")
+    assert within(0, started, 1)
+
+
+@pytest.mark.parametrize("how", ["no usage", "cut"])
+@beside
+def test_tokens_that_nobody_tells(server, how):
+    """Where an answer does not say what it took, what was taken beforehand stands."""
+    server.stream(["ok"], usage=None, times=None)
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6000)) as llm:
+        for _ in range(2):
+            with llm.stream("hello", max_tokens=120) as pieces:
+                list(pieces) if how == "no usage" else next(iter(pieces))
+    assert within(0.15, server.requests[0].time, 0.7, server.requests[1].time)
+
+
+@beside
+def test_a_call_that_asks_for_no_words_takes_none(server):
+    """A list of models is not held against the limit of tokens."""
+    server.reply("ok", usage=(1, 80), times=None)
+    with client(server, rate_limit=llmlite.RateLimit(tokens_per_minute=6000)) as llm:
+        llm.chat("hello")
+        started = time.monotonic()
+        for _ in range(12):
+            llm.models()
+    assert within(0, started, 0.5)
+
+
+@beside
 def test_files_are_no_tokens(server):
     """The bytes of a file are not taken for words: a call with a large one is held back by nothing."""
     server.reply("ok", times=None)
