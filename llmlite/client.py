@@ -1646,7 +1646,7 @@ class Client:
     @property
     def _gate(self) -> _Gate:
         here = _Process.here
-        longest = math.inf if self._retry is None else self._retry.retry_after_max
+        longest = (self._retry or RetryPolicy()).retry_after_max
         return self._gates.get(here) or self._gates.setdefault(here, _Gate(self._rate_limit, longest))
 
     def _transport(self) -> _Transport:

@@ -335,11 +335,12 @@ def test_tokens_that_are_left_count(server):
     {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6h"},  # over retry_after_max
     {"x-budget-remaining": "0", "x-budget-reset": "1s"},
 ], ids=str)
+@pytest.mark.parametrize("retry", [llmlite.RetryPolicy(), None], ids=["retries", "no retries"])
 @beside
-def test_headers_that_say_nothing(server, headers):
+def test_headers_that_say_nothing(server, headers, retry):
     """What cannot be read, or is too long to wait, holds nothing back."""
     server.reply("ok", headers=headers, times=None)
-    with llmlite.Client("m", base_url=server.url) as llm:
+    with llmlite.Client("m", base_url=server.url, retry=retry) as llm:
         for _ in range(3):
             llm.chat("hello")
     assert within(0, server.requests[0].time, 0.3, server.requests[2].time)
