@@ -2711,7 +2711,7 @@ class _Call:
     deadline = _NO_DEADLINE
     due = -math.inf  # when its next attempt is, by its own backoff
     turn, turned = 0, -math.inf  # of its attempt, among all of the client; when
-    tokens: Optional[Tuple[float, float]] = None  # of what is sent, and of its answer at the most
+    tokens: Optional[Tuple[float, float, float]] = None  # of what is sent; of its answer: the most, the usual
     last_error: Optional[LLMError] = None
 
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
@@ -2765,9 +2765,11 @@ class _Call:
             return 1.0
         if self.tokens is None:
             words = re.sub(rb"[\w+/=]{1000,}", b"", self.payload or b"")  # files have far fewer tokens than bytes
-            most = self.asked.get("max_tokens") or usual if self.asked else 0  # else it asks for no words
-            self.tokens = len(words) / 4, float(most)
-        return self.tokens[0] * ("output" not in name) + self.tokens[1] * ("input" not in name)
+            usual = usual if self.asked else 0.0  # else it asks for no words
+            self.tokens = len(words) / 4, float((self.asked or {}).get("max_tokens") or usual), usual
+        sent, most, usual = self.tokens
+        come = usual if name.startswith("anthropic-") else most  # which counts them as they come
+        return sent * ("output" not in name) + come * ("input" not in name)
 
     def mask(self) -> _Mask:
         """What must show nowhere: the key, and the values of headers that are named like one."""
@@ -3635,7 +3637,7 @@ class _Gate:
 
     def answered(self, call: _Call, usage: Optional[Usage]) -> None:
         """A call has its answer: its tokens are known, if that says them; without one it took none."""
-        if self._tokens.rate < math.inf:
+        if self._tokens.rate < math.inf or self._allowances:
             self._section.run(self._correct, call, usage)
 
     def _correct(self, call: _Call, usage: Optional[Usage]) -> None:

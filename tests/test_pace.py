@@ -326,6 +326,25 @@ def test_tokens_that_are_left_count(server):
     assert within(0.2, first.time, 0.45, large.time)  # 300 at 1,000 a second
 
 
+@beside
+def test_anthropic_counts_answers_as_they_come(server):
+    """There max_tokens counts nothing: what answers took so far does."""
+    def answer(request):
+        reset = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60))
+        left = "0" if len(server.requests) == 10 else "7000"
+        return testing.reply("ok", usage=(1, 50), headers={
+            "anthropic-ratelimit-output-tokens-limit": "8000", "anthropic-ratelimit-output-tokens-remaining": left,
+            "anthropic-ratelimit-output-tokens-reset": reset})
+
+    server.handle(answer)
+    with llmlite.Client("anthropic/m", base_url=server.root, api_key="sk-test-0001") as llm:
+        for _ in range(11):
+            llm.chat("hello", max_tokens=8000)
+    first, last, held = server.requests[0], server.requests[9], server.requests[10]
+    assert within(0, first.time, 0.5, last.time)
+    assert within(0.15, last.time, 0.6, held.time)  # for some 35, which come in at 8000 / 60 a second
+
+
 @pytest.mark.parametrize("headers", [
     {"x-ratelimit-remaining-requests": "0"},
     {"x-ratelimit-remaining-requests": "-1", "x-ratelimit-reset-requests": "1s"},
