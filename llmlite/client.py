@@ -3515,13 +3515,13 @@ class _Pace:
 class _Gate:
     """What holds a client's calls back: what its server grants, as it says and as it shows, and the user's `RateLimit`.
 
-    Who has to wait stands in line: the first sleeps as long as it must by what is known then, and looks again; nobody
-    holds a turn that was given out by what was known before.
+    Who has to wait stands in line, one for each model: the first sleeps as long as it must by what is known then, and
+    looks again; nobody holds a turn that was given out by what was known before.
     """
 
     def __init__(self, limit: Optional[RateLimit], longest: float) -> None:
-        self._section, self._line = _Section(), _Section()
-        self._in_line = 0
+        self._section = _Section()
+        self._lines: Dict[str, _Line] = {}  # by model: those in which somebody stands
         self._pace = _Pace()
         self._allowances: Dict[Tuple[str, str], _Allowance] = {}  # by model and name
         # seconds to sleep at most: tokens may be given back; and over the system's clock it is an OverflowError
@@ -3537,36 +3537,44 @@ class _Gate:
         """Wait for one's turn; DeadlineExceededError at once where that comes too late."""
         while call.due > _now():
             self._rest(call, call.due - _now())
-        if self._in_line or self._admit(call) > 0:
+        if call.model in self._lines or self._admit(call) > 0:
             self._stand_in_line(call)
 
     def _stand_in_line(self, call: _Call) -> None:
-        with self._section.lock:
-            ahead, self._in_line = self._in_line, self._in_line + 1
-            wait = self._delay(call, _now()) + ahead / min(self._pace.rate, self._requests.rate)
         try:
+            with self._section.lock:
+                line = self._lines.setdefault(call.model, _Line())
+                ahead = len(line.calls)
+                line.calls.add(call)
+                wait = self._delay(call, _now()) + ahead / min(self._pace.grant or math.inf, self._requests.rate)
             if _now() + wait > call.deadline.end:
                 raise self._too_late(call, wait)
-            with self._at_head(call):
+            with self._at_head(call, line):
                 delay = self._admit(call)
                 while delay > 0:
                     self._rest(call, delay)
                     delay = self._admit(call)
         finally:
             with self._section.lock:
-                self._in_line -= 1
+                line = self._lines.get(call.model, _Line())
+                line.calls.discard(call)
+                if not line.calls:
+                    self._lines.pop(call.model, None)
 
     @contextlib.contextmanager
-    def _at_head(self, call: _Call) -> Iterator[None]:
-        lock = self._line.lock
-        while not lock.acquire(timeout=max(0.0, min(call.deadline.end - _now(), 3600.0 if call.stop is None else 0.2))):
+    def _at_head(self, call: _Call, line: _Line) -> Iterator[None]:
+        while not line.lock.acquire(timeout=max(0.0, min(call.deadline.end - _now(), 0.2))):  # Windows hears Ctrl-C then
             call.check()
             if _now() >= call.deadline.end:
-                raise self._too_late(call, 0.0)
+                raise self._too_late(call, self._delay_now(call))
         try:
             yield
         finally:
-            lock.release()
+            line.lock.release()
+
+    def _delay_now(self, call: _Call) -> float:
+        with self._section.lock:
+            return self._delay(call, _now())
 
     def _rest(self, call: _Call, delay: float) -> None:
         if _now() + delay > call.deadline.end:
@@ -3614,7 +3622,10 @@ class _Gate:
 
     def pause(self, delay: float) -> None:
         """Make every call of the client wait `delay` seconds from now."""
-        self._section.run(lambda: self._pace.pause(_now(), delay, max(self._in_line, 32)))
+        self._section.run(lambda: self._pace.pause(_now(), delay, max(self._in_line(), 32)))
+
+    def _in_line(self) -> int:
+        return sum(len(line.calls) for line in list(self._lines.values()))
 
     def refused(self, call: _Call, wait: Optional[float]) -> bool:
         """A call was refused, and told to wait or not; returns whether the pace is known well enough to go on by it."""
@@ -3648,6 +3659,14 @@ class _Gate:
                 self._tokens.take((usage or _NO_USAGE).total_tokens - call.cost("tokens", self._answer))
         if usage is not None and told:
             self._answer += (usage.output_tokens - self._answer) / 8
+
+
+class _Line:
+    """Calls that wait for their turn; who holds the lock is the first."""
+
+    def __init__(self) -> None:
+        self.calls: Set[_Call] = set()
+        self.lock = threading.Lock()
 
 
 class _Bucket:

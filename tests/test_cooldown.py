@@ -418,7 +418,7 @@ def test_who_stands_in_line_and_comes_too_late(server):
     with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=300)) as llm, Threads() as threads:
         for _ in range(7):
             threads.start(llm.chat, "hello")
-        while llm._gate._in_line < 5:
+        while llm._gate._in_line() < 5:
             time.sleep(0.001)
         started = time.monotonic()
         with pytest.raises(llmlite.DeadlineExceededError, match="held back") as caught:

@@ -335,7 +335,7 @@ def test_stopped_while_standing_in_line(server):
     with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=6)) as llm:
         results = llm.map(["hello"] * 8, workers=8)
         next(results)
-        while llm._gate._in_line < 7:
+        while llm._gate._in_line() < 7:
             time.sleep(0.001)
         started = time.monotonic()
         results.close()

@@ -311,6 +311,24 @@ def test_what_a_good_answer_says_counts_at_once(server, limit, wait):
 
 
 @beside
+def test_models_stand_in_lines_of_their_own(server):
+    """A call that waits for its model's limit does not hold up those of another model."""
+    spent = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "600ms"}
+    server.reply("first", headers=spent)
+    server.reply("ok", times=None)
+    with llmlite.Client("m", base_url=server.url) as llm:
+        llm.chat("hello")
+        thread = threading.Thread(target=llm.chat, args=("held",))
+        thread.start()
+        while not llm._gate._in_line():
+            time.sleep(0.001)
+        llm.chat("free", model="another", deadline=0.3)
+        thread.join()
+        assert llm._gate._in_line() == 0
+    assert [request.json["messages"][0]["content"] for request in server.requests] == ["hello", "free", "held"]
+
+
+@beside
 def test_tokens_that_are_left_count(server):
     """A call that needs more tokens than are left waits until they have come in."""
     spent = {"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "100",
