@@ -3563,8 +3563,8 @@ class _Gate:
 
     @contextlib.contextmanager
     def _at_head(self, call: _Call, line: _Line) -> Iterator[None]:
-        while not line.lock.acquire(timeout=max(0.0, min(call.deadline.end - _now(), 0.2))):  # Windows hears Ctrl-C then
-            call.check()
+        while not line.lock.acquire(timeout=max(0.0, min(call.deadline.end - _now(), 0.2))):
+            call.check()  # in between Ctrl-C is heard, on Windows too
             if _now() >= call.deadline.end:
                 raise self._too_late(call, self._delay_now(call))
         try:
