@@ -3206,14 +3206,18 @@ def _close_away(token: str) -> None:
 
 
 def _portable(result: _Result) -> _Result:
-    """An exception that another process could not load would break a pool of processes."""
-    if isinstance(result, Exception):
-        import pickle
-        try:
-            pickle.loads(pickle.dumps(result))
-        except Exception:
+    """A result that another process can read: one that it cannot would break the executor, and lose what was spent."""
+    if isinstance(result, LLMError) or isinstance(result, Response) and result.parsed is None:
+        return result
+    import pickle
+    try:
+        pickle.loads(pickle.dumps(result))
+    except Exception as error:
+        if isinstance(result, BaseException):
             why = _quoted(f"{type(result).__name__}: {result}")
             return LLMError("the call ended in an error that cannot go to another process", why=why)
+        why = _quoted(f"{type(error).__name__}: {error}")
+        return LLMError(f"a {type(result.parsed).__name__} cannot go to another process", why=why)
     return result
 
 

@@ -594,6 +594,44 @@ def test_a_prompt_that_does_not_pickle(server, processes):
     assert "the executor gave no reply back" in str(results[1])
 
 
+class Stubborn(Exception):
+    """It pickles, and cannot be made again."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+class Value:
+    """What stands for an answer that fits a schema, and does not pickle."""
+
+    @classmethod
+    def model_json_schema(cls):
+        return {"type": "object"}
+
+    @classmethod
+    def model_validate_json(cls, text, **options):
+        value = cls()
+        value.lock = threading.Lock()
+        return value
+
+
+def no_key():
+    raise Stubborn(1, 2)
+
+
+@pytest.mark.parametrize("key, options, calls, name", [
+    (no_key, {}, 0, "Stubborn"), ("", {"schema": Value}, 1, "Value")])
+def test_results_that_cannot_go_back(server, key, options, calls, name):
+    """They are errors in their place, and break no executor; what they took is counted."""
+    server.reply("{}", usage=(3, 2), times=None)
+    with client(server, api_key=key) as llm:
+        call_away = vars(sys.modules[llmlite.Client.__module__])["_call_away"]
+        result, spent = call_away(name, pickle.dumps(llm), "hello", options)
+    assert type(result) is llmlite.LLMError and name in str(result)
+    assert spent["calls"] == calls
+    assert pickle.loads(pickle.dumps(result)).args == result.args
+
+
 def test_a_key_that_is_not_there(server, processes, monkeypatch):
     """A client that looks its key up in the environment, and does not find it in the other process, says so."""
     monkeypatch.setenv("LLMLITE_API_KEY", "sk-test-0001")
