@@ -3,6 +3,7 @@ import concurrent.futures
 import gc
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -93,7 +94,7 @@ def tool(amount: complex):
     """No provider takes it."""
 
 
-@pytest.mark.parametrize("wrong", [{"tools": [tool]}, {"schema": 5}], ids=str)
+@pytest.mark.parametrize("wrong", [{"tools": [tool]}, {"schema": 5}], ids=["tool", "schema"])
 @beside
 def test_a_tool_or_schema_that_none_takes(server, wrong):
     """Among the prompts it is an error in its place; as an option of all it is told at once."""
