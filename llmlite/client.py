@@ -2939,8 +2939,10 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
         ended = None
         try:
             crew.end()
-        finally:  # Ctrl-C may have hit there
+        except BaseException:  # Ctrl-C has hit there
             crew.end()
+            raise
+        finally:
             progress.end()
 
 

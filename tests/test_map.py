@@ -626,8 +626,8 @@ def test_results_that_cannot_go_back(server, key, options, calls, name):
     """They are errors in their place, and break no executor; what they took is counted."""
     server.reply("{}", usage=(3, 2), times=None)
     with client(server, api_key=key) as llm:
-        call_away = vars(sys.modules[llmlite.Client.__module__])["_call_away"]
-        result, spent = call_away(name, pickle.dumps(llm), "hello", options)
+        module = vars(sys.modules[llmlite.Client.__module__])
+        result, spent = module["_call_away"](name, 0, module["_Sealed"](llm), "hello", options)
     assert type(result) is llmlite.LLMError and name in str(result)
     assert spent["calls"] == calls
     assert pickle.loads(pickle.dumps(result)).args == result.args
