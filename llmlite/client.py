@@ -3368,8 +3368,8 @@ class _Pace:
     refusal nothing is held back; that one tells the size: what was granted at once.  From then on calls go out at a
     rate that doubles up to the next refusal, which tells the grant: the bucket was empty both times, so what was
     granted in between is what had come in.  The rate stays below that for a while, the longer the dearer a refusal is,
-    then grows until one tells the grant anew.  A refusal before it has grown says that the grant has fallen: the
-    search begins again at half of it.
+    then grows until one tells the grant anew.  A refusal before it has grown, soon or twice, says that the grant has
+    fallen: the search begins again at half of it.
     """
 
     FIRST = 32.0, 100.0  # calls a second after the first refusal, at the least; where it told nothing
@@ -3384,6 +3384,7 @@ class _Pace:
     TOLD = 8  # calls granted between two refusals: fewer tell nothing
     SHORT = 2.0  # seconds: a span below it is taken together with those before
     LOOK = 0.25  # seconds: a shorter stretch tells nothing of a rate
+    SOON = 1.0  # seconds: a refusal as soon says that the grant has fallen; later once may be chance
 
     def __init__(self) -> None:
         self.sent = 0  # calls, refused ones too
@@ -3397,7 +3398,8 @@ class _Pace:
         self.told, self.mark = -math.inf, 0  # when the last refusal came that told something; `sent` then
         self.span = self.pool = _Span()  # up to then; up to those before, if they were short
         self.first: Optional[_Span] = None
-        self.fallen = -math.inf  # when the grant fell
+        self.fallen, self.doubted = -math.inf, False  # when the grant fell; whether the last refusal came too early
+        self.learns = True  # whether the span tells the grant, which has not just fallen
 
     def size(self) -> float:
         """How many calls the bucket holds."""
@@ -3450,8 +3452,10 @@ class _Pace:
 
     def refused(self, number: int, now: float, wait: Optional[float] = None) -> None:
         """The call of this number was refused, and told to wait so many seconds, or nothing."""
-        if number > self.mark:  # else it had gone out before the last refusal came
+        if number > self.mark:
             self._begin(now)
+        else:  # it had gone out before the last refusal came: up to now some of those may have been granted
+            self.span, self.told = self.span._replace(seconds=self.span.seconds + now - self.told), now
         self.span = self.span._replace(granted=max(0.0, self.span.granted - 1))
         self._learn()
         if wait:
@@ -3489,16 +3493,19 @@ class _Pace:
 
     def _judge(self, now: float) -> None:
         """Whether the grant has fallen; what it is at the least."""
-        self.before = self.grant or self.before
+        self.before, self.learns = self.grant or self.before, True
         sent, self.least = len(self.recent), 0.0
         if not self.grant:
             self.start = max(self.LEAST, self.start / 2)  # it may tell too little again
-        elif self.used < self._rest():
-            self.start, self.grant = max(self.LEAST, self.grant / 2), 0.0
-            self.pool, self.fallen = _Span(), now
+        elif self.used < self.SOON or self.used < self._rest() and self.doubted:
+            self.start, self.grant, self.doubted = max(self.LEAST, self.grant / 2), 0.0, False
+            self.pool, self.fallen, self.learns = _Span(), now, False
             return
+        else:
+            self.doubted = self.used < self._rest()
+        look = min(max(self.LOOK, (now - self.told - self.wait) / 2), self.SOON)
         for nth, at in enumerate(self.recent, 1):  # had the bucket been full then
-            if now - at >= self.LOOK:
+            if now - at >= look:
                 self.least = max(self.least, (sent - nth - self.size()) / (now - at))
 
     def _learn(self) -> None:
@@ -3506,7 +3513,7 @@ class _Pace:
         if self.first is None:
             least = self.FIRST[self.span.granted < self.TOLD / 2]
             self.start = max(least, self.span.granted / max(1.0, self.span.seconds))
-        elif self.fallen < self.told:
+        elif self.learns:
             granted, seconds = self.span.granted + self.pool.granted, self.span.seconds + self.pool.seconds
             if granted >= self.TOLD and seconds - self.span.waited >= self.LOOK:
                 self.grant = max(granted / max(seconds, 1e-6), self.least)

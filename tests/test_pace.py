@@ -206,7 +206,7 @@ class Odd:
 
 
 @pytest.mark.parametrize("asks", ["seconds", "nothing"])
-@pytest.mark.parametrize("refuses, seconds", [(0.01, 200), (0.03, 900), (0.1, 10_000)])
+@pytest.mark.parametrize("refuses, seconds", [(0.01, 200), (0.03, 1200), (0.1, 10_000)])
 def test_odd_refusals_do_not_bring_it_to_a_stand(asks, refuses, seconds):
     """Refusals that have nothing to do with the pace make it slow, and no slower with each."""
     assert World(Odd(refuses), asks, 5000, 32, 0.3).ended < seconds
