@@ -2851,7 +2851,7 @@ class _Attempt:
     def cut(self) -> None:
         """End it, in whatever step another thread is with it."""
         with self.lock:
-            if not self.ended:
+            if not self.ended:  # pragma: no branch: else it has ended at this very moment
                 self.deadline_at = -math.inf
                 if self.wire is not None:
                     self.wire.cut()
@@ -2939,10 +2939,7 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
         ended = None
         try:
             crew.end()
-        except BaseException:  # Ctrl-C has hit there
-            crew.end()
-            raise
-        finally:
+        finally:  # Ctrl-C may have hit there
             progress.end()
 
 
@@ -3011,7 +3008,7 @@ class _Crew:
                 self.open -= 1
                 results[nth], waits = result, False
             except queue.Empty:  # in between Ctrl-C is heard, on Windows too
-                if self.process is not _Process.look():
+                if self.process is not _Process.look():  # pragma: no cover: in forked children
                     raise RuntimeError("map() goes on in the process that this one was forked from") from None
                 for _ in range(min(self.workers, self.open) - len(self.threads)):
                     self.begin()

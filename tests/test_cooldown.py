@@ -443,6 +443,31 @@ def test_a_line_that_is_slower_than_it_looked(server):
 
 
 @beside
+def test_held_up_in_line_up_to_the_deadline(server):
+    """A call that stands behind another, which is told to wait longer than it looked, ends at its deadline."""
+    waits = {"slow": dict(retry_after=1.6, delay=0.5), "told": dict(retry_after=0.7)}
+    asked = set()
+
+    def answer(request):
+        words = request.json["messages"][0]["content"]
+        first = words not in asked
+        asked.add(words)
+        return testing.error(429, **waits[words]) if first and words in waits else testing.reply("ok")
+
+    server.handle(answer)
+    with client(server) as llm, Threads() as threads:
+        threads.start(llm.chat, "slow")
+        while not server.requests:
+            time.sleep(0.001)
+        wait_until_heeded(threads.start(llm.chat, "told"))
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError, match="held back"):
+            llm.chat("late", deadline=1)
+        assert within(0.9, started, 1.25)
+    assert "late" not in asked
+
+
+@beside
 def test_no_limit(server):
     """Without a limit nothing is held back."""
     server.reply("ok", times=None)

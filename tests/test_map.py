@@ -485,7 +485,7 @@ def test_without_threads(server, monkeypatch):
 
 def test_with_fewer_threads_than_workers(server, monkeypatch):
     """Where only some threads can begin, these do all the work."""
-    server.handle(echo)
+    server.handle(lambda request: echo(request, delay=0.03))
     begin, begun = threading.Thread.start, []
 
     def refuse(thread):
@@ -631,6 +631,15 @@ def test_results_that_cannot_go_back(server, key, options, calls, name):
     assert type(result) is llmlite.LLMError and name in str(result)
     assert spent["calls"] == calls
     assert pickle.loads(pickle.dumps(result)).args == result.args
+
+
+def test_a_parsed_value_goes_back(server):
+    """An answer that fits a schema comes back from another process with its value."""
+    server.reply('{"a": 1}')
+    module = vars(sys.modules[llmlite.Client.__module__])
+    with client(server) as llm:
+        result, _ = module["_call_away"]("parsed", 0, module["_Sealed"](llm), "hello", {"schema": dict})
+    assert result.parsed == {"a": 1}
 
 
 def test_a_key_that_is_not_there(server, processes, monkeypatch):
