@@ -429,20 +429,6 @@ def test_who_stands_in_line_and_comes_too_late(server):
 
 
 @beside
-def test_a_line_that_is_slower_than_it_looked(server):
-    """A call that stands in line, and is held up or refused longer than it looked, ends before its deadline."""
-    server.error(429, retry_after=0.25)
-    server.error(429, retry_after=3)
-    server.reply("ok", times=None)
-    with client(server) as llm, Threads() as threads:
-        wait_until_heeded(threads.start(llm.chat, "told"))
-        started = time.monotonic()
-        with pytest.raises(llmlite.DeadlineExceededError, match="held back|asks to wait"):
-            llm.chat("hello", deadline=1)  # goes out after the first wait, or is told of the second
-        assert within(0.15, started, 1.25)
-
-
-@beside
 def test_held_up_in_line_up_to_the_deadline(server):
     """A call that stands behind another, which is told to wait longer than it looked, ends at its deadline."""
     waits = {"slow": dict(retry_after=1.6, delay=0.5), "told": dict(retry_after=0.7)}
