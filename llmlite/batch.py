@@ -431,10 +431,11 @@ class Items:
     """
 
     def __init__(self, source: Path, check: _Check) -> None:
-        self.name = "stdin" if source == "-" else os.fspath(source)
-        self.ids = Ids()
+        self.name: str = "stdin" if source == "-" else os.fspath(source)
+        self.ids: Ids = Ids()
         self._tags = array("I")  # by number, what tells a line that has no id from another
-        self.done = self.failed = 0
+        self.done: int = 0
+        self.failed: int = 0
         self._source, self._check = source, check
         self.file: BinaryIO
 
@@ -575,8 +576,10 @@ class _Check:
         unknown = sorted(set(options) - _CHAT)
         if unknown:
             raise TypeError(f"{unknown[0]!r} is no argument of Client.chat")
-        self.client, self.extra, self.at_provider = client, options.get("extra"), at_provider
-        self.has_model = bool(client.model or options.get("model"))
+        self.client: Client = client
+        self.extra: Optional[JSON] = options.get("extra")
+        self.at_provider: bool = at_provider
+        self.has_model: bool = bool(client.model or options.get("model"))
         self.known: Set[Any] = set()
         self._check_options(options)
 
@@ -827,7 +830,7 @@ class Ids:
     """
 
     def __init__(self, hashed: Callable[[str], int] = hash) -> None:
-        self.hashes = array("q")
+        self.hashes: array[int] = array("q")
         self._hashed = hashed
         self._sorted = array("q")
         self._apart: Dict[str, int] = {}
@@ -903,12 +906,12 @@ class Output:
     """
 
     def __init__(self, path: Path, retry_failed: bool = False) -> None:
-        self.name = "stdout" if path == "-" else os.fspath(path)
-        self.path = os.path.realpath(self.name)  # what a link points at is replaced, not the link
+        self.name: str = "stdout" if path == "-" else os.fspath(path)
+        self.path: str = os.path.realpath(self.name)  # what a link points at is replaced, not the link
         # not of self.path: /dev/stdout and a shell's >(...) lead to pipes, which have no path that can be opened
-        self.is_file = path != "-" and (os.path.isfile(self.name) or not os.path.exists(self.name))
+        self.is_file: bool = path != "-" and (os.path.isfile(self.name) or not os.path.exists(self.name))
         self._retry_failed = retry_failed
-        self.mask = core._Mask(())
+        self.mask: core._Mask = core._Mask(())
         self._stack = contextlib.ExitStack()
         self._is_stdout = path == "-"
         self._tail: Optional[_Tail] = None
@@ -1323,7 +1326,7 @@ class Stop:
 
     def __init__(self, notice: Callable[[], None] = lambda: None) -> None:
         self.why: Optional[str] = None
-        self.signal = 0
+        self.signal: int = 0
         self._notice = notice  # called within the handler of the first signal
         self._dropped = self._listening = self._waiting = False
         self._before: Dict[int, Any] = {}

@@ -53,7 +53,7 @@ class Cache(MutableMapping[str, str]):
 
     def __init__(self, path: Union[str, _Path], max_age: Optional[float] = None) -> None:
         self.path: str = os.path.realpath(os.fsdecode(path))
-        self.max_age = _checked_age(max_age)
+        self.max_age: Optional[float] = _checked_age(max_age)
         folder = os.path.dirname(self.path)
         if not os.path.isdir(folder):
             raise FileNotFoundError(errno.ENOENT, "No such folder for the cache", folder)

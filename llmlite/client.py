@@ -125,6 +125,7 @@ _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
 _STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
 _DRAIN = 0.1  # seconds given to a finished answer's last bytes, which make the connection reusable
+_LONG_WAIT = 0.5  # seconds that a call is held back: the log tells of it
 _SPREAD = 0.1  # of a wait the server asked for: threads start again this far apart, not in a herd
 _BEGIN = 0.005  # seconds without a result until a map begins more threads: where answers come as fast, one is enough
 _TOGETHER = 0.001  # seconds until a map looks again: results that come meanwhile cost one change of threads
@@ -1617,7 +1618,7 @@ class Client:
         try:
             reply = _kept_reply(call, call.cache.get(entry))
         except Exception as error:  # of whatever kind of mapping the user has
-            self._warn_of_cache(error)
+            self._warn_of_cache(call, error)
         if reply is None:
             return None
         for ledger in call.ledgers:
@@ -1633,11 +1634,12 @@ class Client:
         try:
             call.cache[call.entry] = _kept_text(call, reply, body)
         except Exception as error:  # of whatever kind of mapping the user has
-            self._warn_of_cache(error)
+            self._warn_of_cache(call, error)
 
-    def _warn_of_cache(self, error: Exception) -> None:
+    def _warn_of_cache(self, call: _Call, error: Exception) -> None:
         level, self._cache_failed = logging.DEBUG if self._cache_failed else logging.WARNING, True
-        _log.log(level, "the cache fails, and calls go on without it: %s: %s", type(error).__name__, error)
+        _log.log(level, "the cache fails, and calls go on without it: %s: %s", type(error).__name__,
+                 call.quoted(str(error)))
 
     def _book_failure(self, call: _Call) -> None:
         if call.after is None or self.ledger not in call.after.ledgers:  # else the client before counts it
@@ -3381,6 +3383,7 @@ class _Pace:
     TOLD = 8  # calls granted between two refusals: fewer tell nothing
     SHORT = 2.0  # seconds: a span below it is taken together with those before
     LOOK = 0.25  # seconds: a shorter stretch tells nothing of a rate
+    FORGET = 600.0  # seconds without a call: what was learnt is old
     SOON = 1.0  # seconds: a refusal as soon says that the grant has fallen; later once may be chance
 
     def __init__(self) -> None:
@@ -3411,6 +3414,10 @@ class _Pace:
         """Seconds until a call may go out."""
         if now < self.until:
             return self.until - now
+        if now - self.at > self.FORGET and self.told > -math.inf:
+            sent = self.sent
+            self.__init__()  # type: ignore[misc]
+            self.sent = self.mark = sent
         if self.rate == math.inf and now >= self.spread_end:
             return 0.0
         self._advance(now)
@@ -3449,7 +3456,7 @@ class _Pace:
 
     def refused(self, number: int, now: float, wait: Optional[float] = None) -> None:
         """The call of this number was refused, and told to wait so many seconds, or nothing."""
-        if number > self.mark:
+        if number > self.mark or self.told == -math.inf:
             self._begin(now)
         else:  # it had gone out before the last refusal came: up to now some of those may have been granted
             self.span, self.told = self.span._replace(seconds=self.span.seconds + now - self.told), now
@@ -3559,6 +3566,8 @@ class _Gate:
                 wait = self._delay(call, _now()) + ahead / min(self._pace.grant or math.inf, self._requests.rate)
             if _now() + wait > call.deadline.end:
                 raise self._too_late(call, wait)
+            if wait > _LONG_WAIT:
+                _log.info("%s %s: held back for %.1f s", call.provider.name, call.model, wait)
             with self._at_head(call, line):
                 delay = self._admit(call)
                 while delay > 0:
@@ -5742,6 +5751,8 @@ def _kept_reply(call: _Call, text: Any) -> Optional[Response]:
     reply.request_id = _str(kept.get("request_id")) or None
     _completed(reply, call)
     reply.cached = True
+    if not _is_to_keep(reply):  # somebody else has written it
+        return None
     if "tokens" in kept:
         reply.tokens = [Token(*row) for row in _list(kept["tokens"]) if type(row) is list and len(row) == 3]
     try:

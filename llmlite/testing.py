@@ -493,8 +493,12 @@ class Batches:
         self.paid: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.purposes: dict[str, str] = {}  # of uploaded files
-        self.states, self.end, self.left, self.order = states, end, left, order
-        self.listed_after, self.delay = listed_after, delay
+        self.states: Sequence[str] = states
+        self.end: str = end
+        self.left: Callable[[Line], bool] = left
+        self.order: Callable[[List[Json]], Iterable[Json]] = order
+        self.listed_after: float = listed_after
+        self.delay: float = delay
         self._server, self._answer = server, answer
         self._faults: dict[str, deque[tuple[Reply, bool]]] = {step: deque() for step in _BATCH_STEPS}
         self._lock = threading.RLock()

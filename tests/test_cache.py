@@ -548,7 +548,9 @@ def test_a_cache_that_fails(server, caplog, how, methods):
 GARBAGE = [None, "", "null", "[]", "{}", "{", '{"body": 7}', '{"body": {}}', '{"body": {"error": {"message": "no"}}}',
            '{"body": {"choices": []}}', b"bytes", b"{}", 7, "[" * 100000, '{"body": ' + '{"a":' * 200 + "1" + "}" * 201,
            '{"body": {"choices": [{"message": {"content": "x"}, "finish_reason": "error"}]}', "\udcff", "\0",
-           '{"body": {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}} {}']
+           '{"body": {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}} {}',
+           '{"body": {"choices": [{"message": {"content": 5}}]}}',
+           '{"body": {"choices": [{"message": {"content": "x"}, "finish_reason": "length"}]}}']
 
 
 @pytest.mark.parametrize("how", HOWS)

@@ -1,6 +1,7 @@
 """One cool-down for all threads of a client, and the user's own RateLimit; measured at the server."""
 import functools
 import logging
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -449,8 +450,43 @@ def test_held_up_in_line_up_to_the_deadline(server):
         started = time.monotonic()
         with pytest.raises(llmlite.DeadlineExceededError, match="held back"):
             llm.chat("late", deadline=1)
-        assert within(0.9, started, 1.25)
+        assert within(0, started, 1.25)  # at its deadline; earlier, where it comes to be the first in line before
     assert "late" not in asked
+
+
+@beside
+def test_told_to_wait_longer_while_first_in_line(server):
+    """The first in line looks again when its wait is over; where it would come too late now, it says so at once."""
+    waits = {"slow": dict(retry_after=2, delay=0.35), "told": dict(retry_after=0.6)}
+    server.handle(lambda request: testing.error(429, **waits[request.json["messages"][0]["content"]]))
+
+    def late(words, seconds):
+        with pytest.raises(llmlite.DeadlineExceededError):
+            llm.chat(words, deadline=seconds)
+
+    with client(server) as llm, Threads() as threads:
+        threads.start(late, "slow", 1)
+        while not server.requests:
+            time.sleep(0.001)
+        late("told", 0.2)
+        started = time.monotonic()
+        with pytest.raises(llmlite.DeadlineExceededError, match="held back for 1"):
+            llm.chat("hello", deadline=1)
+        assert within(0, started, 0.9)
+    assert len(server.requests) == 2
+
+
+def test_a_long_wait_is_logged(server, caplog):
+    """A call that is held back for over half a second says so; one that is for less does not."""
+    server.reply("ok", times=None)
+    with caplog.at_level(logging.INFO, "llmlite"), client(
+            server, rate_limit=llmlite.RateLimit(requests_per_minute=90)) as llm:
+        llm.chat("hello")
+        llm.chat("hello")
+        time.sleep(0.4)
+        llm.chat("hello")
+    said, = (record.getMessage() for record in caplog.records if "held back" in record.getMessage())
+    assert re.fullmatch(r"compatible test: held back for 0\.[567] s", said)
 
 
 @beside

@@ -218,6 +218,22 @@ def test_nothing_is_held_back_before_a_refusal():
     assert [pace.delay(now * 1e-6) for now in range(5000) if pace.take(now * 1e-6)] == [0.0] * 5000
 
 
+def test_after_an_idle_hour_nothing_is_held_back():
+    """What was learnt long ago is forgotten; a refusal of then, which comes only now, begins anew."""
+    pace, now = Pace(), 0.0
+    for turn in range(1, 200):
+        delay = pace.delay(now)
+        now += max(delay, 0.05)
+        pace.take(now)
+        if turn % 2:
+            pace.refused(turn, now, 1.0)
+    assert pace.delay(now + 0.5) == pytest.approx(0.5) and pace.rate < 100
+    later = now + 3600
+    assert [pace.delay(later) for _ in range(100) if pace.take(later)] == [0.0] * 100
+    pace.refused(1, later, 1.0)
+    assert pace.delay(later) == 1.0
+
+
 def test_after_a_wait_calls_start_apart():
     """Those that may go out at once after a wait do within a tenth of it, one after the other."""
     pace, now, starts = Pace(), 1.0, []
