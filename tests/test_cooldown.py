@@ -2,6 +2,7 @@
 import functools
 import logging
 import re
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -452,6 +453,29 @@ def test_held_up_in_line_up_to_the_deadline(server):
             llm.chat("late", deadline=1)
         assert within(0, started, 1.25)  # at its deadline; earlier, where it comes to be the first in line before
     assert "late" not in asked
+
+
+@beside
+def test_behind_one_that_does_not_move(server):
+    """A call that stands behind another ends at its deadline, wherever that one is."""
+    server.reply("ok", times=None)
+    with client(server) as llm:
+        line = llm._gate._lines.setdefault("test", vars(sys.modules[llmlite.Client.__module__])["_Line"]())
+        line.calls.add(llm)  # anybody
+        line.lock.acquire()
+        started = time.monotonic()
+        errors = []
+
+        def ask():
+            with pytest.raises(llmlite.DeadlineExceededError, match="held back") as caught:
+                llm.chat("hello", deadline=0.3)
+            errors.append(caught.value)
+
+        with Threads() as threads:
+            threads.start(ask)
+        line.lock.release()
+    assert within(0.3, started, 0.55)
+    assert errors[0].attempts == 0 and server.requests == []
 
 
 @beside
