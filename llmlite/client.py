@@ -3598,7 +3598,7 @@ class _Gate:
     def _rest(self, call: _Call, delay: float) -> None:
         if _now() + delay > call.deadline.end:
             raise self._too_late(call, delay)
-        call.sleep(min(delay, self._nap))
+        call.sleep(max(0.0, min(delay, self._nap)))  # it may have passed since it was reckoned
 
     def _too_late(self, call: _Call, delay: float) -> DeadlineExceededError:
         why = f"the client's calls are held back for {delay:.1f} s more"

@@ -478,6 +478,14 @@ def test_behind_one_that_does_not_move(server):
     assert errors[0].attempts == 0 and server.requests == []
 
 
+def test_a_wait_that_has_passed_since_it_was_reckoned(server):
+    """It is no wait, and no error."""
+    with client(server) as llm:
+        call = llm._call(llm._chat)
+        llm._gate._rest(call, -1e-9)
+        assert call.attempts == 0
+
+
 @beside
 def test_told_to_wait_longer_while_first_in_line(server):
     """The first in line looks again when its wait is over; where it would come too late now, it says so at once."""
