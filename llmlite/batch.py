@@ -177,8 +177,6 @@ def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Sp
                 told.count(result)
             if spent.too_much():
                 until.why = until.why or "budget"
-    if counts.trouble is not None:
-        raise counts.trouble
 
 
 class _Counts:
@@ -187,20 +185,16 @@ class _Counts:
     def __init__(self, items: Items, lines: Output, page: _Page) -> None:
         self.items, self.lines, self.page = items, lines, page
         self.ids: Dict[int, str] = {}  # of what is under way
-        self.trouble: Optional[InputError] = None  # of a source that has changed
         self.done = self.failed = 0
         self.left = len(items) - items.done - items.failed  # of the run's start
 
     def asked(self, is_over: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
-        """The prompts as `Client.map` takes them, until it is time to stop, or the source has changed."""
-        try:
-            for index, (custom_id, model, arguments) in enumerate(self.items):
-                if is_over():
-                    return
-                self.ids[index] = custom_id
-                yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
-        except InputError as error:  # raised here it would cut calls under way, which are paid for
-            self.trouble = error
+        """The prompts as `Client.map` takes them, until it is time to stop."""
+        for index, (custom_id, model, arguments) in enumerate(self.items):
+            if is_over():
+                return
+            self.ids[index] = custom_id
+            yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
 
     def add(self, custom_id: str, result: Result) -> None:
         self.lines.write(custom_id, result)
@@ -838,6 +832,7 @@ class Ids:
         self._states = bytearray()  # of the sorted ones, and behind them of those that were told apart
 
     def add(self, custom_id: str) -> None:
+        """Take the next line's id."""
         self.hashes.append(self._hashed(custom_id))
 
     def shared(self) -> Set[int]:
@@ -856,6 +851,7 @@ class Ids:
             yield [one for one in self.hashes if low <= one < high]
 
     def tell_apart(self, shared: Set[int], ids: Dict[str, int]) -> None:
+        """Keep the ids themselves of those whose hashes are shared."""
         self._shared = shared
         self._apart = {custom_id: len(self.hashes) + at for at, custom_id in enumerate(ids)}
 
@@ -884,6 +880,7 @@ class Ids:
         return place is not None and self._states[place] > 0
 
     def stands_at(self, index: int, custom_id: str) -> bool:
+        """Whether the id of this place in the file is still this one."""
         return index < len(self.hashes) and self.hashes[index] == self._hashed(custom_id)
 
     def _place(self, custom_id: str) -> Optional[int]:
@@ -929,6 +926,7 @@ class Output:
         self._stack.__exit__(*exc)
 
     def check_apart(self, items: Items) -> None:
+        """Raises ConfigurationError where the output is the input."""
         with contextlib.suppress(OSError):
             if self.is_file and os.path.samestat(os.fstat(items.file.fileno()), os.stat(self.path)):
                 raise ConfigurationError(f"{self.name} is the input", hint="give another file for the output")

@@ -1471,22 +1471,7 @@ class Client:
                 kept = self._kept(call)
                 if kept is not None:
                     return kept
-            try:
-                call.check()
-                if _now() >= call.deadline.end:
-                    raise call.deadline.error()
-                self._gate.enter(call)
-            except DeadlineExceededError as late:
-                self._report(call, _sealed(late, call))
-                raise
-            try:
-                if callable(self._key):
-                    call.keys.append(call.key)
-                    call.key = self._fresh_key(call)
-                attempt, mine = _Attempt(call), None
-            except BaseException:  # of the key's owner, or nobody wants the answer any more
-                self._gate.answered(call, None)
-                raise
+            attempt, mine = self._next_attempt(call), None
             try:
                 return self._attempt(call, attempt)
             except BaseException as caught:
@@ -1507,6 +1492,25 @@ class Client:
                     del mine
             if not (self._ask_otherwise(call) or self._renews_key(call)):
                 self._wait_to_retry(call)
+
+    def _next_attempt(self, call: _Call) -> _Attempt:
+        """An attempt whose turn has come, with the key of now."""
+        try:
+            call.check()
+            if _now() >= call.deadline.end:
+                raise call.deadline.error()
+            self._gate.enter(call)
+        except DeadlineExceededError as late:
+            self._report(call, _sealed(late, call))
+            raise
+        try:
+            if callable(self._key):
+                call.keys.append(call.key)
+                call.key = self._fresh_key(call)
+            return _Attempt(call)
+        except BaseException:  # of the key's owner, or nobody wants the answer any more
+            self._gate.answered(call, None)
+            raise
 
     def _renews_key(self, call: _Call) -> bool:
         """Whether to ask once more with a new token, as the last one was refused."""

@@ -103,6 +103,26 @@ def clean_environment(monkeypatch):
 
 
 @pytest.fixture
+def few_threads(monkeypatch):
+    """Has only so many threads of a name begin."""
+    begin = threading.Thread.start
+
+    def refuse(name, after=0):
+        begun = []
+
+        def start(thread):
+            if thread.name == name:
+                begun.append(thread)
+                if len(begun) > after:
+                    raise RuntimeError("can't start new thread")
+            begin(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+    return refuse
+
+
+@pytest.fixture
 def server():
     """A scripted provider; queue replies on it, or `server.handle(...)`."""
     with testing.Server() as server:

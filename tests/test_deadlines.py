@@ -645,16 +645,9 @@ def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how, sc
     assert (llm.ledger.calls, llm.ledger.failed, len(server.requests)) == (1, 1, 1)
 
 
-def test_where_no_thread_starts(server, monkeypatch):
+def test_where_no_thread_starts(server, few_threads):
     """A name is looked up all the same, though its look-up cannot be left in time."""
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "name lookup":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    few_threads("name lookup")
     server.reply("ok")
     with llmlite.Client("m", base_url=server.url.replace("127.0.0.1", "localhost"), deadline=10) as llm:
         assert llm.chat("hi").text == "ok"

@@ -468,34 +468,18 @@ def test_in_a_forked_child(server):
         assert [reply.text for reply in results] == [str(nth) for nth in range(1, 50)]
 
 
-def test_without_threads(server, monkeypatch):
+def test_without_threads(server, few_threads):
     """Where no thread can begin, as in WebAssembly, the caller's own thread does the work."""
     server.handle(echo)
-    begin = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "llmlite map":
-            raise RuntimeError("can't start new thread")
-        begin(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    few_threads("llmlite map")
     with client(server) as llm:
         assert [reply.text for reply in llm.map(["a", "b", "c"], workers=3)] == ["a", "b", "c"]
 
 
-def test_with_fewer_threads_than_workers(server, monkeypatch):
+def test_with_fewer_threads_than_workers(server, few_threads):
     """Where only some threads can begin, these do all the work."""
     server.handle(lambda request: echo(request, delay=0.03))
-    begin, begun = threading.Thread.start, []
-
-    def refuse(thread):
-        if thread.name == "llmlite map":
-            begun.append(thread)
-            if len(begun) > 1:
-                raise RuntimeError("can't start new thread")
-        begin(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    few_threads("llmlite map", after=1)
     with client(server) as llm:
         assert [reply.text for reply in llm.map(list("abcdef"), workers=3)] == list("abcdef")
 
