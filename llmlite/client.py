@@ -482,17 +482,41 @@ class _Deadline(NamedTuple):
 _NO_DEADLINE = _Deadline()
 
 
-class Embeddings(NamedTuple):
-    """The vectors of texts, in the texts' order."""
+class _Vectored(NamedTuple):
+    """What Embeddings unpack to."""
 
     vectors: List[List[float]]
     usage: Usage
     model: str
 
 
+class Embeddings(_Vectored):
+    """The vectors of texts, in the texts' order; a tuple of three: `vectors`, `usage`, `model`.
+
+    Beside these, and no part of what is compared, `cached` says whether all of it is from the `cache`: then `usage` was
+    billed before.
+    """
+
+    cached: bool = False
+
+    def __new__(cls, vectors: List[List[float]], usage: Usage, model: str, cached: bool = False) -> Embeddings:
+        made = super().__new__(cls, vectors, usage, model)
+        made.cached = cached
+        return made
+
+    def _replace(self, **changes: Any) -> Embeddings:
+        return type(self)(**{**self._asdict(), "cached": self.cached, **changes})
+
+    __replace__ = _replace  # what copy.replace calls
+
+    def __repr__(self) -> str:
+        return super().__repr__()[:-1] + f", cached={self.cached})"
+
+
 def _gathered(replies: List[Response], model: str) -> Embeddings:
     vectors = [vector for reply in replies for vector in reply.parsed]
-    return Embeddings(vectors, sum((reply.usage for reply in replies), _NO_USAGE), model)
+    usage = sum((reply.usage for reply in replies), _NO_USAGE)
+    return Embeddings(vectors, usage, model, all(reply.cached for reply in replies))
 
 
 def _so_far(replies: List[Response], last: Optional[Response], model: str) -> Response:

@@ -1,5 +1,6 @@
 """A client's cache: what is kept, what comes of it, what it must never cost."""
 import contextlib
+import copy
 import logging
 import pickle
 import shelve
@@ -138,6 +139,34 @@ def test_embeddings(server):
         assert llm.embed(["a", "b"], cache="refresh") == first and len(server.requests) == 2
         assert llm.embed(["a", "c"]).vectors and len(server.requests) == 3
         assert llm.ledger.cached == 1 and llm.ledger.calls == 3
+
+
+def test_embeddings_from_the_cache(server):
+    """`cached` says so, where each of their requests was; they are the same to whoever compares or unpacks them."""
+    with llmlite.Client("m", provider="gemini", base_url=server.root + "/v1beta", api_key=SECRET, cache={}) as llm:
+        texts = [f"t{at}" for at in range(101)]
+        found = [llm.embed(texts[:100]), llm.embed(texts), llm.embed(texts)]
+        assert [each.cached for each in found] == [False, False, True] and len(server.requests) == 2
+        assert found[1] == found[2] and hash(found[1][1:]) == hash(found[2][1:]) and "cached=True)" in repr(found[2])
+        vectors, usage, model = found[2]
+        assert (len(vectors), len(found[2]), usage, model) == (101, 3, found[1].usage, found[1].model)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_copies_of_embeddings(cached):
+    """Pickled, copied, with another model: what they say of the cache stays, unless it is replaced."""
+    found = llmlite.Embeddings([[1.0]], llmlite.Usage(3), "m", cached)
+    copies = [copy.copy(found), copy.deepcopy(found), *(
+        pickle.loads(pickle.dumps(found, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1))]
+    assert [each.cached for each in copies] == [cached] * len(copies) and set(map(repr, copies)) == {repr(found)}
+    assert all(each == found == ([[1.0]], (3, 0, 0, 0, 0), "m") for each in copies)
+    other = found._replace(model="n")
+    assert (other.model, other.cached, type(other)) == ("n", cached, llmlite.Embeddings)
+    assert found._replace(cached=not cached).cached is not cached
+    assert found.__replace__(model="n") == other and found._asdict() == dict(zip(found._fields, found))
+    assert llmlite.Embeddings._make(found).cached is llmlite.Embeddings(*found).cached is False
+    with pytest.raises(TypeError):
+        found._replace(nothing=1)
 
 
 def test_gemini_embeddings(server):
