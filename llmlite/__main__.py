@@ -110,12 +110,17 @@ def _logging_to(handler: logging.Handler) -> Iterator[None]:
         _log.removeHandler(handler)
 
 
-def _notices() -> ContextManager[None]:
-    """The log's warnings (retries, skipped events) on a terminal; elsewhere a failed call leaves its one line alone."""
+def _notices(shown: bool = True) -> ContextManager[None]:
+    """The log's warnings (retries, skipped events) on a terminal; elsewhere a failed call leaves its one line alone.
+
+    Those of the cache are shown wherever it is: its user's file may have been moved.
+    """
     if _log.handlers:  # LLMLITE_DEBUG shows more
         return contextlib.nullcontext()
-    shown = sys.stderr is not None and sys.stderr.isatty()
-    return _logging_to(logging.StreamHandler() if shown else logging.NullHandler())
+    handler = logging.StreamHandler()
+    if not (shown and sys.stderr is not None and sys.stderr.isatty()):
+        handler.addFilter(logging.Filter("llmlite.cache"))
+    return _logging_to(handler)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,6 +237,9 @@ def _cache(path: Optional[str]) -> Iterator[Optional[cache.Cache]]:
         return
     with _naming(path):
         answers = cache.Cache(path)
+    if cache.is_foreign(path):
+        raise client.ConfigurationError(f"{path}: this file is no cache", why="it stays as it is", hint="give --cache "
+                                        "or LLMLITE_CACHE a file of its own: one that is not there is made")
     with contextlib.closing(answers):
         yield answers
 
@@ -534,7 +542,7 @@ def _check_place(parser: _Parser, args: argparse.Namespace) -> None:
 
 def _quiet() -> ContextManager[None]:
     """The log's warnings are counted in the end's line: of thousands of calls they would bury everything."""
-    return contextlib.nullcontext() if _log.handlers else _logging_to(logging.NullHandler())
+    return _notices(shown=False)
 
 
 def _is_watched(args: argparse.Namespace) -> bool:

@@ -10,6 +10,7 @@ import errno
 import itertools
 import logging
 import os
+import struct
 import threading
 import time
 import weakref
@@ -28,7 +29,9 @@ except ImportError:  # pragma: no cover: Windows, where nobody can move a file t
 _ID = 0x6C6C6D63  # "llmc": SQLite's application_id, which tells this file from another program's database
 _PATIENCE = 5.0  # seconds to wait for another writer: a write takes less than a millisecond
 _LINGER = 1.0  # seconds to wait for a reader before its connection is left to close by itself
-_log = logging.getLogger("llmlite")
+_HEAD = b"SQLite format 3\0"
+_PAGE = 4096  # bytes, of a file of ours
+_log = logging.getLogger("llmlite.cache")
 _Found = Optional[Tuple[int, int]]  # which file stands under a path, if any
 
 
@@ -148,6 +151,32 @@ class Cache(MutableMapping[str, str]):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(self.path + end, aside + end)
         _log.warning("the cache %s is broken (%s): it is now %s, and a new one is begun", self.path, error, aside)
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a file was never a cache, nor another database: it holds something, and not one page of SQLite's.
+
+    A cache that lost its head or its end still has others.  For before the first use: to close a file frees its locks.
+    """
+    try:
+        with open(path, "rb") as file:
+            page, found = file.read(_PAGE), False
+            if _HEAD.startswith(page[:len(_HEAD)]):
+                return False
+            while page and not _is_page(page):
+                found = found or bool(page.strip(b"\0"))  # a crash may leave a file of zeros
+                page = file.read(_PAGE)
+            return found and not page
+    except OSError:  # it is not there, or cannot be read: told when it is used
+        return False
+
+
+def _is_page(page: bytes) -> bool:
+    """Whether it begins as a page of a table or an index does."""
+    if len(page) < _PAGE:
+        return False
+    kind, gap, cells, start, loose = struct.unpack(">BHHHB", page[:8])
+    return kind in (2, 5, 10, 13) and max(gap, start) <= _PAGE and 8 + 2 * cells <= start and loose <= 60
 
 
 def _checked_age(max_age: Any) -> Optional[float]:

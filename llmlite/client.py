@@ -147,6 +147,7 @@ if hasattr(time, "clock_gettime"):  # pragma: no branch: not on Windows
     _wall = functools.partial(time.clock_gettime, time.CLOCK_REALTIME)
 
 _log = logging.getLogger("llmlite")
+_CACHE_LOG = logging.getLogger("llmlite.cache")  # of its own, for the command line always shows it
 _URLLIB3_LOG = logging.getLogger("urllib3.connectionpool")
 
 
@@ -1666,7 +1667,7 @@ class Client:
 
     def _warn_of_cache(self, call: _Call, error: Exception) -> None:
         level, self._cache_failed = logging.DEBUG if self._cache_failed else logging.WARNING, True
-        _log.log(level, "the cache fails, and calls go on without it: %s: %s", type(error).__name__,
+        _CACHE_LOG.log(level, "the cache fails, and calls go on without it: %s: %s", type(error).__name__,
                  call.quoted(str(error)))
 
     def _book_failure(self, call: _Call) -> None:

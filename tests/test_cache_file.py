@@ -14,7 +14,7 @@ import time
 import pytest
 
 import llmlite
-from llmlite.cache import Cache, _Open
+from llmlite.cache import Cache, _Open, is_foreign
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -356,6 +356,51 @@ def test_a_broken_file_is_moved_aside(path, broken, caplog):
         assert "answers.sqlite is broken (" in caplog.messages[-1] and f".broken-{number}, " in caplog.messages[-1]
         os.unlink(path)
     assert len(caplog.messages) == 2
+
+
+def damaged(path, change):
+    torn(path)
+    with open(path, "rb") as file:
+        data = change(file.read())
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+NOTES = b"- buy milk\n\r\x05\x02" + b"\n" * 5000 + b"- buy bread\n" * 1000
+DAMAGED = {"torn": lambda data: data, "cut": lambda data: data[:5000], "cut in its head": lambda data: data[:9],
+           "an empty file": lambda data: b"", "zeros": lambda data: bytes(len(data)),
+           "its head is lost": lambda data: b"x" * 4096 + data[4096:], "a text over its head": lambda data: (
+               NOTES + data[len(NOTES):])}
+FOREIGN = {"notes": lambda data: NOTES, "a short one": lambda data: b"x", "a page": lambda data: b"\n" * 4096,
+           "an image": lambda data: b"\x89PNG\r\n\x1a\n" + bytes(9000),
+           "the end of one, shifted": lambda data: b"\x00\x01" + data[4096 * 17:],
+           "too short for a page": lambda data: b"\x0d\0\0\0\0\x10\0\0"}
+NO_PAGES = [b"\x0d\x20\0\0\0\x10\0\0", b"\x0d\0\0\0\0\x20\0\0", b"\x0d\0\0\x08\0\x10\0\0",
+            b"\x0d\0\0\0\0\x10\0\x50", b"\x0e\0\0\0\0\x10\0\0"]
+
+
+@pytest.mark.parametrize("change", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_cache_is_one_still(path, change):
+    """Whatever a crash does to it."""
+    damaged(path, change)
+    assert not is_foreign(path)
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_that_was_never_a_cache(path, change):
+    damaged(path, change)
+    assert is_foreign(path)
+
+
+@pytest.mark.parametrize("start", NO_PAGES, ids=range(len(NO_PAGES)))
+def test_what_is_no_page_of_a_database(path, start):
+    """Each number that tells of a page counts."""
+    damaged(path, lambda data: b"x" * 4096 + start.ljust(4096, b"x"))
+    assert is_foreign(path)
+
+
+def test_no_file_is_nobody_s(path, tmp_path):
+    assert not is_foreign(path) and not is_foreign(str(tmp_path))
 
 
 def test_a_broken_file_met_by_many(path, caplog):

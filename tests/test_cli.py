@@ -305,6 +305,31 @@ def test_cache_in_no_folder(ask, server, tmp_path):
     assert (code, out, server.requests) == (1, "", []) and one_line(err) and path in err and "No such" in err
 
 
+def test_a_file_that_is_no_cache(ask, server, tmp_path, monkeypatch):
+    """It is not touched, and nothing is sent."""
+    path = tmp_path / "notes.txt"
+    path.write_text("- buy milk\n")
+    monkeypatch.setenv("LLMLITE_CACHE", str(path))
+    code, out, err = ask("Hi")
+    assert (code, out, server.requests) == (1, "", []) and one_line(err)
+    assert f"{path}: this file is no cache" in err and "--cache or LLMLITE_CACHE" in err
+    assert os.listdir(tmp_path) == ["notes.txt"] and path.read_text() == "- buy milk\n"
+
+
+@pytest.mark.parametrize("how", ["ask", "batch"])
+def test_a_broken_cache(ask, server, tmp_path, how):
+    """One line on stderr, be it a terminal or not, says where it is now; the call goes on."""
+    path, source, target = tmp_path / "answers.sqlite", tmp_path / "in.jsonl", str(tmp_path / "out.jsonl")
+    path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    source.write_text('{"prompt": "Hi"}\n')
+    server.reply("Hello")
+    words = ["Hi"] if how == "ask" else ["batch", str(source), "-o", target, "--no-progress"]
+    code, out, err = ask(*words, "--cache", str(path))
+    assert code == 0 and len(server.requests) == 1
+    assert f"the cache {path} is broken (" in err.splitlines()[0] and len(err.splitlines()) == 1 + (how == "batch")
+    assert (tmp_path / "answers.sqlite.broken-1").read_bytes()[16:] == b"\xff" * 5000
+
+
 def test_usage(ask, server):
     """--usage adds one line on stderr, and nothing to stdout."""
     server.stream(["ok"], usage={"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15,
