@@ -134,7 +134,8 @@ class Cache(MutableMapping[str, str]):
     def _connection(self, found: _Found) -> _Open:
         """This thread's, in this process, to the file that stands there now."""
         mine: Optional[_Open] = getattr(self._mine, "open", None)
-        if mine is None or found is None or not mine.serves(found):
+        if (mine is None or found is None or mine.found != found or mine.connection is None
+                or mine.process != os.getpid()):
             self._mine.open = None  # the last one closes before the next one opens
             self._mine.open = mine = _Open(self)
         return mine
@@ -277,9 +278,6 @@ class _Open:
                 if "locked" not in str(error) or time.monotonic() > end:
                     raise
             time.sleep(0.005)
-
-    def serves(self, found: _Found) -> bool:
-        return self.found == found and self.process == os.getpid() and self.connection is not None
 
     def run(self, statement: str, values: Tuple[Any, ...], writes: bool) -> List[Any]:
         if writes:

@@ -328,6 +328,9 @@ class Usage(NamedTuple):
         return Usage(*map(operator.add, self, other))
 
 
+_NO_USAGE = Usage()
+
+
 class ToolCall(NamedTuple):
     """The model asks for a tool.  `arguments` is `raw_arguments` decoded.
 
@@ -422,29 +425,35 @@ class Response:
         cached: whether it is from the `cache`: then `usage` was billed before, and `headers` are empty.
     """
 
-    def __init__(self, **fields: Any) -> None:
-        self.text: str = ""
-        self.reasoning: str = ""
-        self.tool_calls: List[ToolCall] = []
-        self.finish_reason: Optional[str] = None
-        self.raw_finish_reason: Optional[str] = None
-        self.usage: Usage = _NO_USAGE
-        self.model: str = ""
-        self.id: Optional[str] = None
-        self.request_id: Optional[str] = None
-        self.citations: List[Any] = []
-        self.parsed: Any = None
-        self.tokens: List[Token] = []
-        self.logprobs: List[Logprob] = []
-        self.files: List[File] = []
-        self.message: JSON = {}
-        self.messages: List[JSON] = []
-        self.raw: Any = None
-        self.headers: Mapping[str, str] = {}
-        self.attempts: int = 0
-        self.elapsed: float = 0.0
-        self.cached: bool = False
-        self.__dict__.update(fields)
+    def __init__(self, *, text: str = "", reasoning: str = "", tool_calls: Optional[List[ToolCall]] = None,
+                 finish_reason: Optional[str] = None, raw_finish_reason: Optional[str] = None,
+                 usage: Usage = _NO_USAGE, model: str = "", id: Optional[str] = None, request_id: Optional[str] = None,
+                 citations: Optional[List[Any]] = None, parsed: Any = None, tokens: Optional[List[Token]] = None,
+                 logprobs: Optional[List[Logprob]] = None, files: Optional[List[File]] = None,
+                 message: Optional[JSON] = None, messages: Optional[List[JSON]] = None, raw: Any = None,
+                 headers: Optional[Mapping[str, str]] = None, attempts: int = 0, elapsed: float = 0.0,
+                 cached: bool = False) -> None:
+        self.text: str = text
+        self.reasoning: str = reasoning
+        self.tool_calls: List[ToolCall] = tool_calls or []
+        self.finish_reason: Optional[str] = finish_reason
+        self.raw_finish_reason: Optional[str] = raw_finish_reason
+        self.usage: Usage = usage
+        self.model: str = model
+        self.id: Optional[str] = id
+        self.request_id: Optional[str] = request_id
+        self.citations: List[Any] = citations or []
+        self.parsed: Any = parsed
+        self.tokens: List[Token] = tokens or []
+        self.logprobs: List[Logprob] = logprobs or []
+        self.files: List[File] = files or []
+        self.message: JSON = message or {}
+        self.messages: List[JSON] = messages or []
+        self.raw: Any = raw
+        self.headers: Mapping[str, str] = headers or {}
+        self.attempts: int = attempts
+        self.elapsed: float = elapsed
+        self.cached: bool = cached
 
     @property
     def truncated(self) -> bool:
@@ -465,9 +474,6 @@ class Response:
 
     def _repr_markdown_(self) -> str:
         return self.text
-
-
-_NO_USAGE = Usage()
 
 
 class _Deadline(NamedTuple):
@@ -744,11 +750,12 @@ def _checked_prompt(prompt: Any) -> Any:
 def _checked_asked(asked: JSON) -> JSON:
     """What a method was given, as dialects want it: what is None left out, all else checked."""
     given = {name: value for name, value in asked.items() if value is not None}
-    for name, checked in (("messages", _checked_messages), ("prompt", _checked_prompt)):
-        if name in asked:
-            given[name] = checked(asked[name])
-    if given.get("logprobs") is False and "messages" in asked:
-        del given["logprobs"]
+    if "messages" in asked:
+        given["messages"] = _checked_messages(asked["messages"])
+        if given.get("logprobs") is False:
+            del given["logprobs"]
+    if "prompt" in asked:
+        given["prompt"] = _checked_prompt(asked["prompt"])
     return _as_dicts(_checked_options(given))
 
 
@@ -1939,9 +1946,10 @@ class _Schema(NamedTuple):
 
 def _as_dicts(asked: JSON) -> JSON:
     """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
-    empty = [name for name in ("tools", "stop") if asked.get(name) in ([], ())]
-    empty += ["tool_choice"] if "tools" in empty else []
-    asked = _without(asked, *empty) if empty else asked
+    if "stop" in asked and asked["stop"] in ([], ()):
+        del asked["stop"]
+    if "tools" in asked and asked["tools"] in ([], ()):
+        asked = _without(asked, "tools", "tool_choice")
     if "tools" in asked:
         asked["tools"] = _tool_dicts(asked["tools"])
     choice = asked.get("tool_choice")
@@ -5746,20 +5754,30 @@ def _entry_of(call: _Call) -> str:
     if call.streams and call.asked is not None and isinstance(call.reader, _Dialect):
         whole = call.reader.request(call.model, call.asked, False)
         url, payload = _joined(call.base_url, whole.path, call.reader.at_root), _encode(whole.body or {})
-    base, _, query = url.partition("?")
-    if query or "@" in base:
-        told = "&".join(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))
-        url = f"{_without_userinfo(base)}?{told}" if told else _without_userinfo(base)
-    headers = call.headers and sorted((name.lower(), str(value)) for name, value in call.headers.items()
-                                      if name.lower() not in _ASIDE and not _is_hidden(name, value)) or []
+    if "?" in url or "@" in url:
+        url = _open_part(url)
+    headers = _open_headers(call.headers) if call.headers else []
     asked = f"llmlite 1\n{call.provider.name}\n{call.method} {url}\n{headers}\n".encode("utf-8", "backslashreplace")
     return hashlib.sha256(asked + (payload or b"")).hexdigest()
+
+
+def _open_part(url: str) -> str:
+    """A URL without what is secret in it."""
+    base, _, query = url.partition("?")
+    told = "&".join(part for part in query.split("&") if not _is_hidden(*part.split("=", 1)))
+    return f"{_without_userinfo(base)}?{told}" if told else _without_userinfo(base)
+
+
+def _open_headers(headers: Dict[str, Optional[str]]) -> List[Tuple[str, str]]:
+    """Of the user's headers those that tell what is asked."""
+    return sorted((name.lower(), str(value)) for name, value in headers.items()
+                  if name.lower() not in _ASIDE and not _is_hidden(name, value))
 
 
 def _is_to_keep(reply: Response) -> bool:
     """Whether an answer is whole; an end that nobody knows may be a cut, so may a call that cannot be read."""
     return (reply.finish_reason in ("stop", "tool_calls", None) and not _is_empty(reply)
-            and not any(call.invalid for call in reply.tool_calls))
+            and not (reply.tool_calls and any(call.invalid for call in reply.tool_calls)))
 
 
 def _kept_text(call: _Call, reply: Response, body: JSON) -> str:
@@ -6064,7 +6082,8 @@ def _checked_options(options: JSON) -> JSON:
             options[name] = _checked(name, value, _OPTIONS[name], _LEAST.get(name, -_LARGEST))
     if "system" in options:
         _check_dicts("system", options["system"], (str,), '{"type": "text", "text": "..."}')
-    _checked_prompt_cache(options.get("prompt_cache"))
+    if "prompt_cache" in options:
+        _checked_prompt_cache(options["prompt_cache"])
     return options
 
 
@@ -6322,8 +6341,9 @@ def _log_reply(call: _Call, reply: Response) -> None:
 
 
 def _log_hit(call: _Call, reply: Response) -> None:
-    _log.info("%s %s: %s, from the cache, %d+%d tokens that are not billed", call.provider.name, reply.model,
-              reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens)
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("%s %s: %s, from the cache, %d+%d tokens that are not billed", call.provider.name, reply.model,
+                  reply.finish_reason, reply.usage.input_tokens, reply.usage.output_tokens)
 
 
 def _save(folder: str, call: _Call, error: LLMError) -> None:
@@ -6868,10 +6888,11 @@ class _Dialect(_Reader):
         for name in self.lacks:
             if name in asked:
                 raise ConfigurationError(f"{name} is not an option of {self.voice}", hint="leave it out")
-        path, body = self.build(model, _without(asked, "extra", "prompt_cache"), stream)
-        if asked.get("prompt_cache"):
-            self.keep(body, {"type": "ephemeral", **({"ttl": "1h"} if asked["prompt_cache"] == "1h" else {})})
-        extra = asked.get("extra")
+        asked = dict(asked)
+        extra, kept = asked.pop("extra", None), asked.pop("prompt_cache", None)
+        path, body = self.build(model, asked, stream)
+        if kept:
+            self.keep(body, {"type": "ephemeral", **({"ttl": "1h"} if kept == "1h" else {})})
         return _Request("POST", path, _merged(body, extra) if extra else body)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
@@ -6910,7 +6931,7 @@ class _Dialect(_Reader):
         return part
 
     def renamed(self, asked: JSON) -> JSON:
-        return {self.names.get(name, name): value for name, value in asked.items()}
+        return {self.names.get(name, name): value for name, value in asked.items()} if self.names else asked
 
     def models(self, page: str) -> _Request:
         """What asks for the list of models, or for a later page of it."""
@@ -7105,7 +7126,9 @@ class _OpenAI(_Choices):
         weights = _weights_asked(asked)
         if weights is not None:
             body.update(logprobs=True, **({"top_logprobs": weights} if weights else {}))
-        return self.path, {**body, **self.renamed(asked), **self.streaming(stream)}
+        body.update(self.renamed(asked))
+        body.update(self.streaming(stream))
+        return self.path, body
 
     def streaming(self, stream: bool) -> JSON:
         """What asks for a stream, with its usage where the provider knows how."""
