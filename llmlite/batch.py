@@ -805,10 +805,10 @@ def _arguments(body: JSON) -> JSON:
 
 
 def _schema_of(format_: JSON) -> Any:
-    schema = core._dict(format_.get("json_schema")).get("schema")
-    if not isinstance(schema, dict):
+    given = core._dict(format_.get("json_schema"))
+    if not isinstance(given.get("schema"), dict):
         raise ConfigurationError('"response_format" has no schema')
-    return schema
+    return core._GivenSchema(given)
 
 
 _FORMATS: Dict[str, Callable[[JSON], Any]] = {

@@ -1944,6 +1944,14 @@ class _Schema(NamedTuple):
     json: Optional[JSON]
 
 
+class _GivenSchema(Dict[str, Any]):
+    """A JSON schema out of a `response_format` of type json_schema, with its name, description and `strict`."""
+
+    def __init__(self, given: JSON) -> None:
+        super().__init__(given["schema"])
+        self.given = given
+
+
 def _as_dicts(asked: JSON) -> JSON:
     """What was asked, with functions and classes as the dicts that dialects know; an empty list asks for nothing."""
     if "stop" in asked and asked["stop"] in ([], ()):
@@ -7167,8 +7175,10 @@ class _OpenAI(_Choices):
         """What asks for JSON; strict where the schema is closed, as strict mode wants it."""
         if schema.json is None:
             return {"type": "json_object"}
-        strict = {"strict": True} if _is_strict(schema.json) else {}
-        return {"type": "json_schema", "json_schema": {"name": schema.name, "schema": schema.json, **strict}}
+        more = {"strict": True} if _is_strict(schema.json) else {}
+        if isinstance(schema.json, _GivenSchema):
+            more = schema.json.given
+        return {"type": "json_schema", "json_schema": {"name": schema.name, "schema": schema.json, **more}}
 
     def embedding(self, model: str, texts: List[str]) -> Tuple[str, JSON]:
         return "/embeddings", {"model": model, "input": texts, "encoding_format": "float"}

@@ -150,6 +150,39 @@ def test_a_bodys_response_format(place, format_, answer, parsed):
 
 
 def test_options_are_for_all_lines_and_a_lines_own_win(place):
+GIVEN = {"description": "d", "name": "n", "schema": {"type": "object", "properties": {}, "required": [],
+                                                     "additionalProperties": False, "title": "t"}}
+
+
+@pytest.mark.parametrize("more", [{"strict": True}, {"strict": False}, {"strict": None}, {}, {"other": [1]}])
+def test_a_bodys_schema_goes_as_it_was_written(place, more):
+    """Its name, description and `strict` too, whatever we would have said."""
+    given = {"type": "json_schema", "json_schema": {**GIVEN, **more}}
+    place.server.handle(lambda request: testing.reply("{}"))
+    place.write({"body": {"messages": GOOD, "response_format": given}})
+    assert place.run().done == 1
+    assert place.server.requests[0].json["response_format"] == given
+
+
+@pytest.mark.parametrize("where, found", [
+    ({"provider": "openai", "api": "responses"}, lambda sent: sent["text"]["format"] == {
+        "type": "json_schema", "strict": False, **GIVEN}),
+    ({"provider": "anthropic"}, lambda sent: sent["output_config"]["format"]["schema"] == GIVEN["schema"]),
+    ({"provider": "gemini"}, lambda sent: sent["generationConfig"]["responseJsonSchema"] == GIVEN["schema"]),
+])
+def test_a_bodys_schema_at_other_dialects(place, where, found):
+    """They get what they have a word for, and nothing else; also from another process."""
+    given = {"type": "json_schema", "json_schema": {**GIVEN, "strict": False}}
+    place.write({"body": {"messages": GOOD, "response_format": given}})
+    url = place.server.url[:-len("/v1")] if where["provider"] == "gemini" else place.server.url
+    place.llm = llmlite.Client("m", base_url=url, api_key="sk-test", retry=None, **where)
+    assert place.run().failed == 1  # the answer is no JSON
+    sent, = (request.json for request in place.server.requests)
+    assert found(sent) and "response_format" not in sent
+    schema = pickle.loads(pickle.dumps(batch._schema_of(given)))
+    assert schema == GIVEN["schema"] and schema.given == given["json_schema"]
+
+
     """What run() is given holds for each line; `extra` of both is sent."""
     place.write({"prompt": "a"}, {"prompt": "b", "temperature": 1, "extra": {"n": 2}, "model": "mine"})
     place.run(temperature=0, extra={"n": 1, "user": "me"}, model="all", system="s", stop=["x"])
