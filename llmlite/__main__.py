@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
-    "seed": (int,), "reasoning_effort": (str,)}
+    "seed": (int,), "reasoning_effort": (str,), "logprobs": (int, bool), "tools": (list,), "tool_choice": (str, dict),
+    "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float)}
+_KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
+_ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
+              "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
 _COUNTS = "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens", "total_tokens"
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
@@ -180,16 +184,19 @@ def _setting(word: str) -> Tuple[str, Any]:
     key, equals, text = word.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
+    if key in _ELSEWHERE:
+        raise argparse.ArgumentTypeError(f"{word!r}: {_ELSEWHERE[key]}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = text
     kinds = _OPTIONS.get(key)
-    if kinds is None or value is None or type(value) in kinds:
+    if kinds is None or value is None or type(value) in kinds and (
+            key != "tools" or all(isinstance(tool, dict) for tool in value)):
         return key, value
     if str in kinds:
         return key, text
-    raise argparse.ArgumentTypeError(f"{word!r}: {key} takes a number")
+    raise argparse.ArgumentTypeError(f"{word!r}: {key} takes {_KINDS[kinds[0]]}")
 
 
 @contextlib.contextmanager
@@ -218,8 +225,8 @@ def _schema(word: Optional[str]) -> Optional[Dict[str, Any]]:
 
 def _chat_options(args: argparse.Namespace) -> Dict[str, Any]:
     """The arguments of chat() that -o, -s and --schema are; what chat() does not know by name goes under `extra`."""
-    known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS}
-    extra = {key: value for key, value in args.settings if key not in _OPTIONS}
+    known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS and value is not None}
+    extra = {**known.get("extra", {}), **{key: value for key, value in args.settings if key not in _OPTIONS}}
     known.update(system=args.system, schema=_schema(args.schema), extra=extra or None)
     return known
 
@@ -428,7 +435,7 @@ def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
         except OSError as error:
             if error.filename is None:  # stdout's: main() knows it
                 raise
-            kept = llm.ledger.attempts and not isinstance(error, FileNotFoundError)
+            kept = llm.ledger.attempts and os.path.isfile(args.output)  # no device, and not removed
             _say(f"{error.filename}: {error.strerror}"
                  + (" (what was answered is kept; the same command goes on)" if kept else ""))
             return 1
@@ -527,8 +534,8 @@ def _sort_settings(parser: _Parser, args: argparse.Namespace) -> None:
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument -o: {error}")
     names += [] if args.output is None else [args.output]
-    if len(names) != 1:
-        parser.error("no output: give -o OUT.jsonl (a name with \"=\" in it as --output)" if not names else
+    if len(names) != 1 or not names[0]:
+        parser.error("no output: give -o OUT.jsonl (a name with \"=\" in it as --output)" if not any(names) else
                      f"several outputs: {', '.join(names)}")
     args.output = names[0]
 

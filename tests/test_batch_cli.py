@@ -76,8 +76,9 @@ def test_settings(run, files, server, tmp_path):
     source, output = files
     source.write_text('{"prompt": "{}"}\n{"prompt": "{}", "temperature": 1}\n')
     server.handle(lambda request: testing.reply("{}"))
-    ran = run(source, "-o", "temperature=0", "-o", output, "-o", "user=me", "-s", "be kind", "--deadline", "20",
-              "--schema", '{"type": "object"}', "--workers", "1", "--rpm", "60000", "--tpm", "1000000")
+    ran = run(source, "-o", "temperature=0", "-o", output, "-o", 'extra={"user": "me"}', "-s", "be kind",
+              "--deadline", "20", "--schema", '{"type": "object"}', "--workers", "1", "--rpm", "60000", "--tpm",
+              "1000000")
     assert ran.code == 0
     first, second = (request.json for request in server.requests)
     assert (first["temperature"], second["temperature"], first["user"]) == (0, 1, "me")
@@ -103,7 +104,12 @@ def test_a_rate_limit_holds_back(run, files, server):
     (["-o", "a", "-o", "b"], 2, "several outputs: a, b"),
     (["-o", "a", "--output", "b"], 2, "several outputs: a, b"),
     ([], 2, "no output: give -o OUT.jsonl"),
+    (["-o", ""], 2, "no output: give -o OUT.jsonl"),
     (["-o", "a", "-o", "temperature=hot"], 2, "argument -o: 'temperature=hot': temperature takes a number"),
+    (["-o", "a", "-o", "system=be kind"], 2, "argument -o: 'system=be kind': give -s"),
+    (["-o", "a", "-o", "model=m"], 2, "argument -o: 'model=m': give -m"),
+    (["-o", "a", "-o", "deadline=5"], 2, "argument -o: 'deadline=5': give --deadline"),
+    (["-o", "a", "-o", "extra=5"], 2, "argument -o: 'extra=5': extra takes a JSON object"),
     (["-o", "a", "--workers", "0"], 2, "argument --workers: '0' is no whole number above zero"),
     (["-o", "a", "--max-total-tokens", "many"], 2, "'many' is no whole number above zero"),
     (["-o", "a", "--rpm", "-1"], 2, "--rpm"),

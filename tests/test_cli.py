@@ -133,6 +133,20 @@ def test_options(ask, server):
         "stop": "3", "deep": "[" * 9000}
 
 
+def test_options_that_are_arguments_of_chat(ask, server):
+    """-o works for all of them that have no flag, as the arguments they are, not as fields of the body."""
+    server.reply("ok")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    assert ask("Hi", "--no-stream", "-o", 'extra={"n": 1, "user": "me"}', "-o", "user=you", "-o", "tool_choice=f",
+               "-o", f"tools={json.dumps([tool])}", "-o", 'headers={"X-Tag": "1"}', "-o", "timeout=20",
+               "-o", "logprobs=2", "-o", "prompt_cache=null").code == 0
+    request, = server.requests
+    sent = {key: request.json[key] for key in request.json.keys() - {"messages", "model"}}
+    assert sent == {"n": 1, "user": "you", "tools": [tool], "logprobs": True, "top_logprobs": 2,
+                    "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    assert request.headers["x-tag"] == "1"
+
+
 def test_known_options_go_by_the_providers_own_name(run, server, monkeypatch):
     """-o max_tokens is max_completion_tokens at OpenAI: known options pass through chat(), not around it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-key")
@@ -481,6 +495,14 @@ def test_deadline(ask, server):
     (["-o", "=1"], "'=1' is not KEY=VALUE"),
     (["-o", "temperature=hot"], "temperature takes a number"),
     (["-o", "seed=true"], "seed takes a number"),
+    (["-o", "extra=1"], "'extra=1': extra takes a JSON object"),
+    (["-o", 'tools={"a": 1}'], "tools takes a JSON list of objects"),
+    (["-o", "tools=[5]"], "tools takes a JSON list of objects"),
+    (["-o", "system=Be brief"], "'system=Be brief': give -s"),
+    (["-o", "model=m"], "'model=m': give -m"),
+    (["-o", "schema={}"], "'schema={}': give --schema"),
+    (["-o", "messages=[]"], "'messages=[]': the prompt is what is asked"),
+    (["-o", "stream=true"], "'stream=true': it is no setting"),
     (["--deadline", "soon"], "'soon' is no number of seconds above zero"),
     (["--deadline", "-1"], "'-1' is no number of seconds above zero"),
     (["--deadline", "nan"], "'nan' is no number of seconds above zero"),
