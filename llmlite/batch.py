@@ -126,7 +126,8 @@ def run(source: Path, output: Path, *, client: Client, workers: int = 8, executo
         InputError: a line is none, or an id stands twice; the message names file and line.  Nothing was sent.
         ConfigurationError: the output is another input's, no such file or in use; or it cannot be done at the provider;
             nothing of the output was touched.
-        LLMError: the provider refuses a job or does not answer; the next run goes on.
+        LLMError: the provider refuses a job or does not answer; or 100 calls in a row failed by what is no matter of
+            their prompts (a wrong key, no money, no such model), and the rest was not sent.  The next run goes on.
         OSError: the output cannot be written, with its name; what was written before stays good.
         TypeError: an option is no argument of `Client.chat`.
         KeyboardInterrupt: a signal came before anything was sent.
@@ -165,26 +166,59 @@ def run_until(until: Stop, source: Path, output: Path, *, client: Client, worker
 def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Spent, progress: Any, workers: int,
          executor: Any) -> None:
     """Have a client answer what is to be asked."""
-    results = client.map(counts.asked(lambda: until.why is not None or spent.too_much()), workers=workers,
-                         executor=executor, ordered=False, errors="return", **options)
+    trend = _Trend()
+    results = client.map(
+        counts.asked(lambda: until.why is not None or spent.too_much() or trend.is_hopeless), workers=workers,
+        executor=executor, ordered=False, errors="return", **options)
     told = core._Progress(progress, counts.left)
     with contextlib.closing(results), contextlib.ExitStack() as at_end:  # type: ignore[type-var]
         at_end.callback(told.end)
         for index, result in until.listening(results):
-            custom_id = counts.ids.pop(index)
+            custom_id, names_model = counts.ids.pop(index)
             if not isinstance(result, _Withheld):
                 counts.add(custom_id, result)
                 told.count(result)
             if spent.too_much():
+                trend.add(result, names_model)
                 until.why = until.why or "budget"
 
+    if until.why is None:
+        trend.check(counts.left - counts.done - counts.failed)
+
+
+class _Trend:
+    """Whether one call after the other fails by what is no matter of its line: a wrong key, no money, no such model."""
+
+    def __init__(self) -> None:
+        self.row, self.last = 0, LLMError()
+
+    def add(self, result: Result, names_model: bool) -> None:
+        alike = isinstance(result, _NO_LINES_FAULT) and not (names_model and isinstance(result, core.NotFoundError))
+        self.row = self.row + 1 if alike else 0
+        if isinstance(result, LLMError):
+            self.last = result
+
+    @property
+    def is_hopeless(self) -> bool:
+        return self.row >= _IN_A_ROW
+
+    def check(self, left: int) -> None:
+        """Raises LLMError for the prompts that were not asked for that."""
+        if self.is_hopeless and left:
+            raise LLMError(f"stopped, with {left} left: {self.row} calls in a row failed alike", why=str(self.last),
+                           hint="mend that, and go on with --retry-failed (retry_failed=True)") from self.last
+
+
+_NO_LINES_FAULT = (core.AuthenticationError, core.PaymentRequiredError, core.PermissionDeniedError, core.NotFoundError,
+                   core.QuotaExceededError)
+_IN_A_ROW = 100  # calls: a moderator's 403, a line's own address may come a few times
 
 class _Counts:
     """What is asked, and what came of it."""
 
     def __init__(self, items: Items, lines: Output, page: _Page) -> None:
         self.items, self.lines, self.page = items, lines, page
-        self.ids: Dict[int, str] = {}  # of what is under way
+        self.ids: Dict[int, Tuple[str, bool]] = {}  # of what is under way, and whether it names its model
         self.done = self.failed = 0
         self.left = len(items) - items.done - items.failed  # of the run's start
 
@@ -193,7 +227,7 @@ class _Counts:
         for index, (custom_id, model, arguments) in enumerate(self.items):
             if is_over():
                 return
-            self.ids[index] = custom_id
+            self.ids[index] = custom_id, model is not None
             yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
 
     def add(self, custom_id: str, result: Result) -> None:

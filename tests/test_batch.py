@@ -947,6 +947,55 @@ def test_named_pipes(place, tmp_path):
     os.mkfifo(tmp_path / "out")
     place.source, place.output, got = str(tmp_path / "in"), str(tmp_path / "out"), []
 
+# calls that all fail
+
+
+@pytest.mark.parametrize("status, code", [(401, "AuthenticationError"), (402, "PaymentRequiredError"),
+                                          (403, "PermissionDeniedError"), (404, "NotFoundError")])
+def test_calls_that_all_fail_stop_it(place, status, code):
+    """A hundred of them, and those under way: the rest is not sent; with a new key it goes on."""
+    place.server.handle(lambda request: testing.error(status, "no way"))
+    place.prompts(150)
+    with pytest.raises(llmlite.LLMError, match="left: 1.. calls in a row failed alike: .*no way") as caught:
+        place.run(workers=4)
+    assert "--retry-failed" in str(caught.value)
+    assert type(caught.value.__cause__).__name__ == code and "\n" not in str(caught.value)
+    assert 100 <= len(place.lines) == len(place.server.requests) <= 112
+    assert f"with {150 - len(place.lines)} left" in str(caught.value)
+    assert {line["error"]["code"] for line in place.lines} == {code}
+    place.server.handle(echo)
+    assert place.run(retry_failed=True)[:4] == (150, 150, 0, 0)
+
+
+def test_a_quota_that_is_used_up_on_the_way_stops_it(place):
+    """After good answers too; what is left is asked by the next run, the failed ones only if they are to be."""
+    place.server.handle(lambda request: echo(request) if len(place.server.requests) <= 20 else testing.error(
+        429, "You exceeded your current quota", code="insufficient_quota"))
+    place.prompts(140)
+    with pytest.raises(llmlite.LLMError, match="with (20|1[6-9]) left: 10[0-4] calls in a row failed alike"):
+        place.run(workers=1)
+    place.server.handle(echo)
+    left = 140 - len(place.lines)
+    assert place.run()[:4] == (140, left, 120 - left, 20)
+
+
+@pytest.mark.parametrize("line, status", [({"model": "mine"}, 404), ({}, 400), ({}, 500)])
+def test_what_may_be_a_lines_own_fault_stops_nothing(place, line, status):
+    """A model that a line names, a bad request, a server's trouble: each line is asked."""
+    place.server.handle(lambda request: testing.error(status, "no way"))
+    place.write(*({"id": f"id-{n}", "prompt": "a", **line} for n in range(110)))
+    assert place.run()[:3] == (110, 0, 110)
+
+
+def test_few_calls_that_all_fail(place):
+    """All of them are sent; so are those between which one is answered."""
+    place.server.handle(lambda request: echo(request) if b"prompt 60" in request.body else testing.error(401, "no"))
+    place.prompts(100)
+    assert place.run(workers=1)[:3] == (100, 1, 99)
+    place.prompts(150)
+    assert place.run(workers=1)[:3] == (150, 0, 149)
+
+
     def write():
         with open(place.source, "w") as file:
             file.write('{"prompt": "a"}\n')

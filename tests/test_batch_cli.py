@@ -218,6 +218,20 @@ def test_no_room(run, files):
     assert err.startswith(f"llmlite: {output}: File too large (what was answered is kept; ")
     assert 0 < len(lines(output)) < 9
     assert run(source, "-o", output).code == 0
+    if os.path.exists("/dev/full"):  # which keeps nothing
+        code, _, err = run(source, "-o", "/dev/full")
+        assert (code, err) == (1, "llmlite: /dev/full: No space left on device\n")
+
+
+def test_calls_that_all_fail(run, files, server):
+    """Exit 1, and one line that says why nothing more is sent, and how to go on."""
+    source, output = files
+    source.write_text('{"prompt": "a"}\n' * 130)
+    server.handle(lambda request: testing.error(401, "Incorrect API key"))
+    code, _, err = run(source, "-o", output)
+    assert code == 1 and one_line(err) and err.startswith("llmlite: stopped, with ")
+    assert "in a row failed alike" in err and "Incorrect API key" in err and "--retry-failed" in err
+    assert 100 <= len(lines(output)) == len(server.requests) < 120
 
 
 def test_a_report(run, files, tmp_path):
