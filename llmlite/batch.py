@@ -586,6 +586,7 @@ def _kept(stream: Any) -> BinaryIO:
 
 # ------------------------------------------------------------------------------------------------------------- lines in
 
+_A_LINE = "one object a line"
 _CHAT = frozenset(Client.chat.__kwdefaults__ or ())
 _OPTIONS = _CHAT - {"model", "timeout", "deadline", "headers"}  # which the request holds; the others the client sees to
 _HERE = ("timeout", "deadline", "headers", "cache")  # which a batch at the provider has no place for
@@ -690,11 +691,12 @@ def _object(line: bytes) -> JSON:
         if type(value) is dict and line.count(b'":') != _keys(value):  # a key stands twice, or elsewhere
             _scan_strictly(text, 0)
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"byte {error.start + 1} is not UTF-8") from None
+        hint = "unpack the file first" if line[:2] == b"\x1f\x8b" else "write the file in UTF-8"
+        raise ConfigurationError(f"byte {error.start + 1} is not UTF-8", hint=hint) from None
     except json.JSONDecodeError as error:
-        raise ConfigurationError(f"broken JSON: {error.msg} at column {error.colno}") from None
+        raise ConfigurationError(f"broken JSON: {error.msg} at column {error.colno}", hint=_A_LINE) from None
     except StopIteration:  # of scan_once
-        raise ConfigurationError("broken JSON: no value at column 1") from None
+        raise ConfigurationError("broken JSON: no value at column 1", hint=_A_LINE) from None
     except RecursionError:
         raise ConfigurationError("broken JSON: nested too deep") from None
     except ConfigurationError:
@@ -702,7 +704,7 @@ def _object(line: bytes) -> JSON:
     except ValueError as error:  # NaN, a number of too many digits
         raise ConfigurationError(f"broken JSON: {error}") from None
     if end < len(text):
-        raise ConfigurationError(f"broken JSON: something follows at column {end + 1}", hint="one object a line")
+        raise ConfigurationError(f"broken JSON: something follows at column {end + 1}", hint=_A_LINE)
     if type(value) is not dict:
         raise ConfigurationError(f"a JSON {core._SCALARS.get(type(value), 'array')} is no prompt", hint=_SHAPES)
     return value
