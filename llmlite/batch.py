@@ -20,10 +20,10 @@ was stopped, in whatever way, goes on where it was when it is started again.  Se
 """
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import operator
 import os
@@ -39,10 +39,10 @@ import zlib
 from array import array
 from collections import Counter
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple
 
 # isort: split
-from typing import Tuple, Union
+from typing import Optional, Set, Tuple, Union
 
 from . import client as core
 from .client import JSON, Client, ConfigurationError, LLMError, Response, Usage
@@ -62,6 +62,7 @@ Result = Union[Response, LLMError]
 
 _LONGEST = 512 << 20  # bytes of a line: what is longer has no line ends, and must not eat the memory
 _PART = 500_000  # ids that are sorted at once: the numbers of more would take more memory than all the rest
+_SLICE = 1 << 16  # ids of an output that are looked for at once
 _SYNC = 0.5  # seconds from a line's write until it is synced: 1 s is promised, and a disk may take its time
 _KINDS = 1000  # combinations of options that are known to be right: they repeat from line to line
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would write line ends of its own
@@ -178,10 +179,9 @@ def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Sp
             if not isinstance(result, _Withheld):
                 counts.add(custom_id, result)
                 told.count(result)
-            if spent.too_much():
                 trend.add(result, names_model)
+            if spent.too_much():
                 until.why = until.why or "budget"
-
     if until.why is None:
         trend.check(counts.left - counts.done - counts.failed)
 
@@ -212,6 +212,7 @@ class _Trend:
 _NO_LINES_FAULT = (core.AuthenticationError, core.PaymentRequiredError, core.PermissionDeniedError, core.NotFoundError,
                    core.QuotaExceededError)
 _IN_A_ROW = 100  # calls: a moderator's 403, a line's own address may come a few times
+
 
 class _Counts:
     """What is asked, and what came of it."""
@@ -501,30 +502,20 @@ class Items:
             self._look_closer(shared)
 
     def __iter__(self) -> Iterator[Tuple[str, Optional[str], JSON]]:
-        ids = self.ids
-        for index, (number, line) in enumerate(self._lines()):
-            if ids.is_done(index):  # which is told without reading the line
+        ids, skipped = self.ids, itertools.chain(self.ids.skipped, itertools.repeat(0))
+        for place, ((number, line), is_skipped) in enumerate(zip(self._lines(), skipped)):
+            if is_skipped:  # which is told without reading the line
                 continue
             custom_id, arguments = self._read(number, line)
-            if not ids.stands_at(index, custom_id):
+            if not ids.stands_at(place, custom_id):
                 raise InputError(f"{self.name}, line {number} has changed since the run began")
-            if not ids.of(custom_id):
-                yield custom_id, arguments.pop("model", None), arguments
+            yield custom_id, arguments.pop("model", None), arguments
 
     def tag(self, custom_id: str) -> int:
         """Tells the line that has this id for want of one from what stood there in another file; else 0."""
         found = re.fullmatch("line-([1-9][0-9]{0,11})", custom_id) if custom_id[:5] == "line-" else None
         number = int(found[1]) if found else 0
         return self._tags[number] if number < len(self._tags) else 0
-
-    def mark(self, custom_id: str, state: int, tag: int = 0) -> str:
-        """Take an output's line for an id into account; returns what is wrong with it, or ""."""
-        if state == _DONE and tag and self.tag(custom_id) not in (0, tag):
-            return f"is another prompt in {self.name}"
-        before = self.ids.mark(custom_id, state)
-        self.done += state == _DONE
-        self.failed += state == _FAILED
-        return f"is not in {self.name}" if before is None else "stands there a second time" if before else ""
 
     def _lines(self) -> Iterator[Tuple[int, bytes]]:
         """Each line that is not blank, and its number."""
@@ -556,14 +547,15 @@ class Items:
     def _look_closer(self, shared: Set[int]) -> None:
         """Have the ids told apart that have one hash; an error if two are the same."""
         first: Dict[str, int] = {}
-        for index, (number, line) in enumerate(self._lines()):
-            if self.ids.hashes[index] in shared:
+        places: Dict[str, int] = {}
+        for place, (number, line) in enumerate(self._lines()):
+            if self.ids.hashes[place] in shared:
                 custom_id, _ = self._read(number, line)
                 if custom_id in first:
                     raise InputError(f"{self.name}, line {number}: the id {core._shown(custom_id)} stands in line "
                                      f"{first[custom_id]} already", hint=_LINE_IDS if "line-" in custom_id else "")
-                first[custom_id] = number
-        self.ids.tell_apart(shared, first)
+                first[custom_id], places[custom_id] = number, place
+        self.ids.tell_apart(places)
 
 
 _LINE_IDS = "a line without an id is called line-N, by its number"
@@ -586,7 +578,6 @@ def _kept(stream: Any) -> BinaryIO:
 
 # ------------------------------------------------------------------------------------------------------------- lines in
 
-_A_LINE = "one object a line"
 _CHAT = frozenset(Client.chat.__kwdefaults__ or ())
 _OPTIONS = _CHAT - {"model", "timeout", "deadline", "headers"}  # which the request holds; the others the client sees to
 _HERE = ("timeout", "deadline", "headers", "cache")  # which a batch at the provider has no place for
@@ -595,6 +586,7 @@ _BATCH = frozenset(("custom_id", "method", "url", "body"))
 _SAME = frozenset(("messages", "model", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "tools",
                    "tool_choice", "reasoning_effort"))  # of a body: what chat() calls by the same name
 _EXTRA = 'put it under "extra" if it is a field of the request'
+_A_LINE = "one object a line"
 _SHAPES = 'give {"prompt": "..."}, {"messages": [...]} or a line of OpenAI\'s Batch API'
 
 
@@ -854,79 +846,81 @@ _FORMATS: Dict[str, Callable[[JSON], Any]] = {
 
 
 class Ids:
-    """Which ids a file has, in its order, and what became of each.
+    """Which ids a file has, in its order, and which of them are to be skipped.
 
     Held are 8 bytes of an id; of the few that have them in common, the ids themselves.
     """
 
     def __init__(self, hashed: Callable[[str], int] = hash) -> None:
         self.hashes: array[int] = array("q")
-        self._hashed = hashed
-        self._sorted = array("q")
-        self._apart: Dict[str, int] = {}
-        self._shared: Set[int] = set()
-        self._states = bytearray()  # of the sorted ones, and behind them of those that were told apart
+        self.hashed = hashed
+        self.skipped = bytearray()  # by place in the file; none at all before `skip`
 
     def add(self, custom_id: str) -> None:
         """Take the next line's id."""
-        self.hashes.append(self._hashed(custom_id))
+        self.hashes.append(self.hashed(custom_id))
 
     def shared(self) -> Set[int]:
         """The hashes that several have, all being there."""
         found: Set[int] = set()
-        for part in self._parts():
+        for part in _parts(self.hashes):
             if len(set(part)) < len(part):
-                found.update(one for one, times in Counter(part).items() if times > 1)
+                found |= _several(part)
         return found
 
-    def _parts(self) -> Iterator[List[int]]:
-        """All hashes, the lower ones first, as many at once as memory is to hold."""
-        parts = len(self.hashes) // _PART + 1
-        edges = [-(1 << 63) + (1 << 64) * part // parts for part in range(parts + 1)]
-        for low, high in zip(edges, edges[1:]):
-            yield [one for one in self.hashes if low <= one < high]
+    def tell_apart(self, ids: Dict[str, int]) -> None:
+        """Give ids that have a hash in common with another each a number of its own; `ids` are their places."""
+        apart, hashed = {}, self.hashed
+        for custom_id, place in ids.items():
+            apart[custom_id] = self.hashes[place] = next(
+                number for number in itertools.count(place) if number not in self.hashes)
+        self.hashed = lambda custom_id: apart[custom_id] if custom_id in apart else hashed(custom_id)
 
-    def tell_apart(self, shared: Set[int], ids: Dict[str, int]) -> None:
-        """Keep the ids themselves of those whose hashes are shared."""
-        self._shared = shared
-        self._apart = {custom_id: len(self.hashes) + at for at, custom_id in enumerate(ids)}
-
-    def mark(self, custom_id: str, state: int) -> Optional[int]:
-        """Set what became of an id; returns what was said of it before, None for one that is not there."""
-        if not self._states:
-            for part in self._parts():
-                self._sorted.extend(sorted(part))
-            self._states = bytearray(len(self._sorted) + len(self._apart))
-        place = self._place(custom_id)
-        if place is None:
-            return None
-        before, self._states[place] = self._states[place], state
-        return before
-
-    def of(self, custom_id: str) -> int:
-        """What became of an id."""
-        place = self._place(custom_id) if self._states else None
-        return self._states[place] if place is not None else 0
-
-    def is_done(self, index: int) -> bool:
-        """Whether the id of this place in the file has been marked, as far as its hash alone tells."""
-        if not self._states or index >= len(self.hashes):
-            return False
-        place = self._place_of(self.hashes[index])
-        return place is not None and self._states[place] > 0
-
-    def stands_at(self, index: int, custom_id: str) -> bool:
+    def stands_at(self, place: int, custom_id: str) -> bool:
         """Whether the id of this place in the file is still this one."""
-        return index < len(self.hashes) and self.hashes[index] == self._hashed(custom_id)
+        return place < len(self.hashes) and self.hashes[place] == self.hashed(custom_id)
 
-    def _place(self, custom_id: str) -> Optional[int]:
-        place = self._apart.get(custom_id) if self._apart else None
-        return self._place_of(self._hashed(custom_id)) if place is None else place
+    def skip(self, found: array[int], again: array[int]) -> Set[int]:
+        """Set `skipped` for the hashes found in an output, but for those of lines that are to go.
 
-    def _place_of(self, hashed: int) -> Optional[int]:
-        place = bisect.bisect_left(self._sorted, hashed)
-        found = place < len(self._sorted) and self._sorted[place] == hashed and hashed not in self._shared
-        return place if found else None
+        Returns those of both that no id has here, and those found twice.
+        """
+        wrong = {one for part in _slices(again) for one in set(part).difference(self.hashes)}
+        self.skipped = bytearray(len(self.hashes))
+        end = 0
+        for part in _slices(found):
+            low = max(0, end - _SLICE)
+            here = self._here(part, low, end + 2 * _SLICE)  # where the most are: answers come nearly in their order
+            if here.count(1) < len(part):
+                low, here = 0, self._here(part, 0, len(self.hashes))
+            before = self.skipped[low:low + len(here)]
+            if here.count(1) < len(part) or any(map(operator.and_, here, before)):
+                wrong |= _several(part) | set(part).difference(self.hashes)
+                wrong.update(itertools.compress(self.hashes[low:], map(operator.and_, here, before)))
+            self.skipped[low:low + len(here)] = bytes(map(operator.or_, here, before))
+            end = low + here.rfind(1) + 1
+        return wrong
+
+    def _here(self, hashes: array[int], low: int, high: int) -> bytes:
+        """Which of these places have one of the hashes."""
+        return bytes(map(set(hashes).__contains__, self.hashes[low:high]))
+
+
+def _slices(hashes: array[int]) -> Iterator[array[int]]:
+    return (hashes[at:at + _SLICE] for at in range(0, len(hashes), _SLICE))
+
+
+def _parts(hashes: array[int]) -> Iterator[List[int]]:
+    """All of them, the lower ones first, as many at once as memory is to hold."""
+    parts = len(hashes) // _PART + 1
+    edges = [-(1 << 63) + (1 << 64) * part // parts for part in range(parts + 1)]
+    for low, high in zip(edges, edges[1:]):
+        yield [one for one in hashes if low <= one < high]
+
+
+def _several(hashes: Iterable[int]) -> Set[int]:
+    """Those that stand there more than once."""
+    return {one for one, times in Counter(hashes).items() if times > 1}
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -990,7 +984,7 @@ class Output:
 
     def write(self, custom_id: str, result: Result) -> None:
         """Append the line of an answer, or of an error.  Raises OSError; what is there then are whole lines."""
-        line = self.mask.of(_line(custom_id, result, self._tag(custom_id))).encode("ascii")  # a server may echo the key
+        line = _sealed(self.mask.of(_line(custom_id, result, self._tag(custom_id))))  # a server may echo the key
         if self._tail is not None:
             self._tail.write(line)
         elif self._is_stdout:
@@ -1010,6 +1004,7 @@ class _Found:
         self.open = False  # whether the last line lacks it
         self.has_any = False  # whether there is a whole line, so that it is the output of a batch
         self.failed = array("q")  # numbers of the lines that are to go
+        self._hashes, self._again = array("q"), array("q")  # of the ids; of those whose lines are to go
 
     def read(self, file: BinaryIO, items: Items, retry_failed: bool) -> None:
         """Go through an earlier run's lines, all of them before anything is changed."""
@@ -1022,18 +1017,40 @@ class _Found:
             if said is None and not line.strip():
                 continue
             self.has_any = True
-            wrong = "is no line of a batch's output" if said is None else self._take(number, said, items, retry_failed)
-            if wrong:
-                raise ConfigurationError(f"{self.name}, line {number} {wrong}",
-                                         hint="give another -o, or the input that it was made from")
+            if said is None:
+                raise self._error(number, "is no line of a batch's output", _DAMAGED if number > 1 else _OTHER)
+            self._take(number, said, items, retry_failed)
+        wrong = items.ids.skip(self._hashes, self._again)
+        if wrong:
+            raise next(self._wrong(file, items, wrong))
 
-    def _take(self, number: int, said: Tuple[str, int, int], items: Items, retry_failed: bool) -> str:
+    def _take(self, number: int, said: Tuple[str, int, int], items: Items, retry_failed: bool) -> None:
         custom_id, state, tag = said
-        again = retry_failed and state == _FAILED
-        if again:
+        hashed = items.ids.hashed(custom_id)
+        if state == _FAILED and retry_failed:
             self.failed.append(number)
-        wrong = items.mark(custom_id, 0 if again else state, tag)
-        return wrong and f"has the id {core._shown(custom_id)}, which {wrong}"
+            self._again.append(hashed)
+            return
+        self._hashes.append(hashed)
+        items.done += state == _DONE
+        items.failed += state == _FAILED
+        if state == _DONE and tag and items.tag(custom_id) not in (0, tag):
+            raise self._error(number, f"has the id {core._shown(custom_id)}, which is another prompt in {items.name}")
+
+    def _wrong(self, file: BinaryIO, items: Items, wrong: Set[int]) -> Iterator[ConfigurationError]:
+        """An error for each line that has an id which is not to be there."""
+        once = wrong.intersection(items.ids.hashes)  # those that may stand there, once
+        file.seek(0)
+        for number, line in enumerate(iter(functools.partial(file.readline, _LONGEST), b""), 1):  # pragma: no branch
+            said = _said(line)
+            hashed = items.ids.hashed(said[0]) if said else None
+            if said and hashed in wrong and hashed not in once:
+                what = "stands there a second time" if hashed in items.ids.hashes else f"is not in {items.name}"
+                yield self._error(number, f"has the id {core._shown(said[0])}, which {what}")
+            once.discard(hashed)
+
+    def _error(self, number: int, what: str, hint: str = "") -> ConfigurationError:
+        return ConfigurationError(f"{self.name}, line {number} {what}", hint=hint or _OTHER)
 
     def rewrite(self, path: str) -> None:
         """Have the file be what it is without its failed lines, at one stroke."""
@@ -1051,27 +1068,49 @@ class _Found:
                     self.open = line[-1:] != b"\n"
 
 
+_OTHER = "give another -o, or the input that it was made from"
+_DAMAGED = "it may be damaged: without it, it is asked again"
+
+
 def _said(line: bytes) -> Optional[Tuple[str, int, int]]:
     """The id of an output's line, whether it is good, and its tag or 0; None for what is no such line."""
-    good = _GOOD(line)
-    if good and line[-len(_GOOD_END):] == _GOOD_END and line.count(b'"custom_id": ') == 1 and b"\0" not in line:
-        return good[2].decode(), _DONE, int(good[1] or b"0", 16)  # one that we wrote, told without decoding it
+    head = _HEAD(line)
+    if head and line[-len(_GOOD_END):] == _GOOD_END and b"%08x" % zlib.crc32(line[head.end():-1]) == head[2]:
+        return head[3].decode(), _DONE, int(head[1] or b"0", 16)  # as we wrote it to the bit, told without decoding it
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        text = line.decode().strip()
+        value, end = (_scan_anything if line.count(b'"custom_id"') == 1 else _scan_strictly)(text, 0)
+    except (ValueError, RecursionError, StopIteration):
         return None
-    if type(value) is not dict or type(value.get("custom_id")) is not str or not {"response", "error"} <= value.keys():
+    if end < len(text) or type(value) is not dict or not {"response", "error"} <= value.keys() or (
+            type(value.get("custom_id")) is not str):
         return None
-    status = core._dict(value["response"]).get("status_code")
-    done = value["error"] is None and type(status) is int and 200 <= status < 300
-    tag = re.fullmatch("batch_req_[0-9a-f]{16}-([0-9a-f]{8})", str(value.get("id")))
-    return value["custom_id"], _DONE if done else _FAILED, int(tag[1] if tag else "0", 16)
+    done = value["error"] is None and core._dict(value["response"]).get("status_code") in _GOOD_STATUS
+    ours = _OUR_ID(str(value.get("id")).encode("utf-8", "replace"))
+    tag, seal = ours.groups() if ours else (None, None)
+    if done and seal and line[:len(_START)] == _START and seal != _seal(json.dumps(value).encode()):
+        return None  # and that is not for other letters than ASCII
+    return value["custom_id"], _DONE if done else _FAILED, int(tag or b"0", 16)
 
 
-_GOOD = re.compile(rb'\{"id": "batch_req_[0-9a-f]{16}(?:-([0-9a-f]{8})|[0-9a-f]{8})", '
-                   rb'"custom_id": "([ !#-\[\]-~]+)", "response": '
-                   rb'\{"status_code": 200, "request_id": ').match
+def _sealed(line: str) -> bytes:
+    """A line as it is written: at the end of its "id" stands a checksum of what follows the custom id."""
+    data = line.encode("ascii")
+    at = data.index(b'"', len(_START))
+    return b"%b-%b%b" % (data[:at], _seal(data), data[at:])
+
+
+def _seal(line: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(line.partition(b'", "response": ')[2].rstrip(b"\n"))
+
+
+_ID_AND_TAG = rb"batch_req_(?:[0-9a-f]{16}-([0-9a-f]{8})|[0-9a-f]{24})"
+_OUR_ID = re.compile(rb"%b(?:-([0-9a-f]{8}))?" % _ID_AND_TAG).fullmatch
+_HEAD = re.compile(rb'\{"id": "%b-([0-9a-f]{8})", "custom_id": "([ !#-\[\]-~]+)", "response": '
+                   rb'(?=\{"status_code": 200, )' % _ID_AND_TAG).match
 _GOOD_END = b'}}, "error": null}\n'
+_GOOD_STATUS = range(200, 300)
+_scan_anything = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # NaN, too
 
 
 def _is_torn(line: bytes) -> bool:

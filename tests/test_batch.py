@@ -1,4 +1,5 @@
 """Many prompts as files: what is read, what is sent, what is written, and what a second run makes of it."""
+import array
 import concurrent.futures
 import contextlib
 import inspect
@@ -149,7 +150,6 @@ def test_a_bodys_response_format(place, format_, answer, parsed):
     assert line["response"]["body"]["choices"][0]["message"]["content"] == answer  # what came is not lost
 
 
-def test_options_are_for_all_lines_and_a_lines_own_win(place):
 GIVEN = {"description": "d", "name": "n", "schema": {"type": "object", "properties": {}, "required": [],
                                                      "additionalProperties": False, "title": "t"}}
 
@@ -183,6 +183,7 @@ def test_a_bodys_schema_at_other_dialects(place, where, found):
     assert schema == GIVEN["schema"] and schema.given == given["json_schema"]
 
 
+def test_options_are_for_all_lines_and_a_lines_own_win(place):
     """What run() is given holds for each line; `extra` of both is sent."""
     place.write({"prompt": "a"}, {"prompt": "b", "temperature": 1, "extra": {"n": 2}, "model": "mine"})
     place.run(temperature=0, extra={"n": 1, "user": "me"}, model="all", system="s", stop=["x"])
@@ -801,6 +802,70 @@ def test_an_output_of_another_input_without_ids(place, ours):
     assert place.texts == {"line-1": "a", "line-3": "b", "line-4": "c", "line-5": "d"}
 
 
+def flipped(lines):
+    """A bit of the answer's text."""
+    at = lines[1].index(b"1 tpmorp") + 3
+    return [lines[0], lines[1][:at] + bytes([lines[1][at] ^ 1]) + lines[1][at + 1:], *lines[2:]]
+
+
+def joined(lines):
+    """The second's first half with the third's other, cut within their answers' texts: JSON of the right shape."""
+    first, second = lines[1].index(b"1 tpmorp"), lines[2].index(b"2 tpmorp")
+    return [lines[0], lines[1][:first] + lines[2][second:], *lines[3:]]
+
+
+@pytest.mark.parametrize("damage", [
+    flipped, joined,
+    lambda lines: [lines[0], lines[1][:200] + b"\0" * 20 + lines[1][220:], *lines[2:]],
+    lambda lines: [lines[0], lines[1][:200] + lines[1][220:], *lines[2:]],
+    lambda lines: [lines[0], lines[1][:150] + lines[2], *lines[3:]],
+    lambda lines: [lines[0], lines[1].replace(b'"status_code": 200', b'"status_code": 201'), *lines[2:]],
+    lambda lines: [lines[0], lines[1][:100] + b"\n" + lines[1][100:], *lines[2:]],
+])
+def test_a_line_that_was_damaged(place, damage):
+    """It is an error, with file and line, and nothing is touched: its answer is never taken for good."""
+    place.prompts(5)
+    place.run(workers=1)
+    with open(place.output, "r+b") as file:
+        lines = damage(file.read().splitlines(True))
+        file.seek(0)
+        file.truncate()
+        file.writelines(lines)
+    before = place.bytes
+    error = place.refused()
+    assert f"{place.output}, line 2 is no line of a batch's output (it may be damaged" in str(error)
+    assert place.bytes == before
+
+
+def test_lines_that_a_tool_has_written_anew(place):
+    """In other letters, with other blanks, in another order, as failed ones, without our id: they are what they say."""
+    place.write(*({"id": f"id-{n} \u00e4", "prompt": f"\u00e4 {n}"} for n in range(6)))
+    place.run(workers=1)
+    lines = place.lines
+    del lines[3]["id"]
+    lines[3]["response"]["body"]["choices"] = []
+    lines[4].update(error={"code": "mine", "message": "not good enough"})
+    written = [json.dumps(lines[0], ensure_ascii=False), json.dumps(lines[1], separators=(",", ":")),
+               json.dumps(lines[2], sort_keys=True), *map(json.dumps, lines[3:])]
+    with open(place.output, "w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in written)
+    assert place.run()[:4] == (6, 0, 1, 5)
+    assert place.run(retry_failed=True)[:4] == (6, 1, 0, 5)
+    assert len(place.server.requests) == 7
+
+
+def test_failed_lines_that_stand_there_twice(place):
+    """Asked again both go, also beside a good one."""
+    place.prompts(2)
+    place.run(workers=1)
+    with open(place.output, "a") as file:
+        for n in (0, 1, 1):
+            file.write(json.dumps({"custom_id": f"id-{n}", "response": None, "error": {}}) + "\n")
+    assert "line 3 has the id 'id-0', which stands there a second time" in str(place.refused())
+    assert place.run(retry_failed=True)[:4] == (2, 0, 0, 2)
+    assert len(place.lines) == 2
+
+
 def test_the_input_as_the_output(place):
     """It is an error, and the input is whole."""
     place.prompts(3)
@@ -821,17 +886,23 @@ def test_an_output_of_openais_own(place):
 
 
 def test_ids_that_have_a_hash_in_common():
-    """They are told apart by themselves."""
+    """They are told apart by themselves, from each other and from one that is not there."""
     ids = batch.Ids(lambda custom_id: len(custom_id))
     names = ["a", "b", "cc", "dddd"]
     for name in names:
         ids.add(name)
     assert ids.shared() == {1}
-    ids.tell_apart({1}, {"a": 1, "b": 2})
-    assert ids.mark("a", 1) == 0 and ids.mark("cc", 2) == 0
-    assert [ids.of(name) for name in names] == [1, 0, 2, 0]
-    assert [ids.is_done(at) for at in range(5)] == [False, False, True, False, False]  # by the hash alone
-    assert ids.mark("e", 1) is None and ids.mark("eeeee", 1) is None and ids.mark("a", 1) == 1
+    ids.tell_apart({"a": 0, "b": 1})
+    assert not ids.shared() and all(ids.stands_at(at, name) for at, name in enumerate(names))
+
+    def hashes(*names):
+        return array.array("q", map(ids.hashed, names))
+
+    assert ids.skip(hashes("a", "cc"), hashes()) == set() and list(ids.skipped) == [1, 0, 1, 0]
+    assert ids.skip(hashes("b", "dddd"), hashes("a", "a")) == set() and list(ids.skipped) == [0, 1, 0, 1]
+    for wrong in ("e", "eeeee"):
+        assert ids.skip(hashes("a", wrong), hashes()) == ids.skip(hashes("a"), hashes(wrong)) == set(hashes(wrong))
+    assert ids.skip(hashes("a", "b", "a"), hashes()) == set(hashes("a"))
 
 
 def test_an_input_whose_ids_have_a_hash_in_common(place):
@@ -843,10 +914,26 @@ def test_an_input_whose_ids_have_a_hash_in_common(place):
         items.check()
         assert len(items) == 12
         assert [custom_id for custom_id, _, _ in items] == [f"id-{n}" for n in range(12)]
-        assert items.mark("id-3", 1) == "" and items.mark("id-7", 2) == ""
+        assert not items.ids.skip(array.array("q", map(items.ids.hashed, ("id-3", "id-7"))), array.array("q"))
         assert [custom_id for custom_id, _, _ in items] == [f"id-{n}" for n in range(12) if n not in (3, 7)]
-        assert items.mark("id-12", 1) == f"is not in {place.source}"
-        assert items.mark("id-3", 1) == "stands there a second time"
+
+
+def test_an_output_of_very_many_lines(place, monkeypatch):
+    """Also where their ids are looked at in parts, none is lost."""
+    monkeypatch.setattr(batch, "_SLICE", 3)
+    place.write(*({"id": f"id-{n}", "prompt": "fail" if n % 3 == 0 else "a"} for n in range(30)))
+    place.run()
+    place.write(*({"id": f"id-{n}", "prompt": "now"} for n in range(40)))
+    assert place.run()[:4] == (40, 10, 10, 20)
+    assert place.run(retry_failed=True)[:4] == (40, 10, 0, 30)
+    assert len(place.server.requests) == 50 and sorted(place.texts) == sorted(f"id-{n}" for n in range(40))
+    lines = place.bytes.splitlines(True)
+    for at in (0, 38):  # in whatever order they stand there
+        with open(place.output, "wb") as file:
+            file.writelines([*lines[:0:-1], lines[at]])
+        if at == 0:
+            assert place.run().skipped == 40
+    assert "line 40 has the id " in str(place.refused()) and "a second time" in str(place.refused())
 
 
 def test_a_link_as_the_output(place, tmp_path):
@@ -858,6 +945,55 @@ def test_a_link_as_the_output(place, tmp_path):
     place.run()
     place.run(retry_failed=True)
     assert os.path.islink(place.output) and len((tmp_path / "real.jsonl").read_bytes().splitlines()) == 1
+
+
+# calls that all fail
+
+
+@pytest.mark.parametrize("status, code", [(401, "AuthenticationError"), (402, "PaymentRequiredError"),
+                                          (403, "PermissionDeniedError"), (404, "NotFoundError")])
+def test_calls_that_all_fail_stop_it(place, status, code):
+    """A hundred of them, and those under way: the rest is not sent; with a new key it goes on."""
+    place.server.handle(lambda request: testing.error(status, "no way"))
+    place.prompts(150)
+    with pytest.raises(llmlite.LLMError, match="left: 1.. calls in a row failed alike: .*no way") as caught:
+        place.run(workers=4)
+    assert "--retry-failed" in str(caught.value)
+    assert type(caught.value.__cause__).__name__ == code and "\n" not in str(caught.value)
+    assert 100 <= len(place.lines) == len(place.server.requests) <= 112
+    assert f"with {150 - len(place.lines)} left" in str(caught.value)
+    assert {line["error"]["code"] for line in place.lines} == {code}
+    place.server.handle(echo)
+    assert place.run(retry_failed=True)[:4] == (150, 150, 0, 0)
+
+
+def test_a_quota_that_is_used_up_on_the_way_stops_it(place):
+    """After good answers too; what is left is asked by the next run, the failed ones only if they are to be."""
+    place.server.handle(lambda request: echo(request) if len(place.server.requests) <= 20 else testing.error(
+        429, "You exceeded your current quota", code="insufficient_quota"))
+    place.prompts(140)
+    with pytest.raises(llmlite.LLMError, match="with (20|1[6-9]) left: 10[0-4] calls in a row failed alike"):
+        place.run(workers=1)
+    place.server.handle(echo)
+    left = 140 - len(place.lines)
+    assert place.run()[:4] == (140, left, 120 - left, 20)
+
+
+@pytest.mark.parametrize("line, status", [({"model": "mine"}, 404), ({}, 400), ({}, 500)])
+def test_what_may_be_a_lines_own_fault_stops_nothing(place, line, status):
+    """A model that a line names, a bad request, a server's trouble: each line is asked."""
+    place.server.handle(lambda request: testing.error(status, "no way"))
+    place.write(*({"id": f"id-{n}", "prompt": "a", **line} for n in range(110)))
+    assert place.run()[:3] == (110, 0, 110)
+
+
+def test_few_calls_that_all_fail(place):
+    """All of them are sent; so are those between which one is answered."""
+    place.server.handle(lambda request: echo(request) if b"prompt 60" in request.body else testing.error(401, "no"))
+    place.prompts(100)
+    assert place.run(workers=1)[:3] == (100, 1, 99)
+    place.prompts(150)
+    assert place.run(workers=1)[:3] == (150, 0, 149)
 
 
 # one run an output
@@ -947,55 +1083,6 @@ def test_named_pipes(place, tmp_path):
     os.mkfifo(tmp_path / "in")
     os.mkfifo(tmp_path / "out")
     place.source, place.output, got = str(tmp_path / "in"), str(tmp_path / "out"), []
-
-# calls that all fail
-
-
-@pytest.mark.parametrize("status, code", [(401, "AuthenticationError"), (402, "PaymentRequiredError"),
-                                          (403, "PermissionDeniedError"), (404, "NotFoundError")])
-def test_calls_that_all_fail_stop_it(place, status, code):
-    """A hundred of them, and those under way: the rest is not sent; with a new key it goes on."""
-    place.server.handle(lambda request: testing.error(status, "no way"))
-    place.prompts(150)
-    with pytest.raises(llmlite.LLMError, match="left: 1.. calls in a row failed alike: .*no way") as caught:
-        place.run(workers=4)
-    assert "--retry-failed" in str(caught.value)
-    assert type(caught.value.__cause__).__name__ == code and "\n" not in str(caught.value)
-    assert 100 <= len(place.lines) == len(place.server.requests) <= 112
-    assert f"with {150 - len(place.lines)} left" in str(caught.value)
-    assert {line["error"]["code"] for line in place.lines} == {code}
-    place.server.handle(echo)
-    assert place.run(retry_failed=True)[:4] == (150, 150, 0, 0)
-
-
-def test_a_quota_that_is_used_up_on_the_way_stops_it(place):
-    """After good answers too; what is left is asked by the next run, the failed ones only if they are to be."""
-    place.server.handle(lambda request: echo(request) if len(place.server.requests) <= 20 else testing.error(
-        429, "You exceeded your current quota", code="insufficient_quota"))
-    place.prompts(140)
-    with pytest.raises(llmlite.LLMError, match="with (20|1[6-9]) left: 10[0-4] calls in a row failed alike"):
-        place.run(workers=1)
-    place.server.handle(echo)
-    left = 140 - len(place.lines)
-    assert place.run()[:4] == (140, left, 120 - left, 20)
-
-
-@pytest.mark.parametrize("line, status", [({"model": "mine"}, 404), ({}, 400), ({}, 500)])
-def test_what_may_be_a_lines_own_fault_stops_nothing(place, line, status):
-    """A model that a line names, a bad request, a server's trouble: each line is asked."""
-    place.server.handle(lambda request: testing.error(status, "no way"))
-    place.write(*({"id": f"id-{n}", "prompt": "a", **line} for n in range(110)))
-    assert place.run()[:3] == (110, 0, 110)
-
-
-def test_few_calls_that_all_fail(place):
-    """All of them are sent; so are those between which one is answered."""
-    place.server.handle(lambda request: echo(request) if b"prompt 60" in request.body else testing.error(401, "no"))
-    place.prompts(100)
-    assert place.run(workers=1)[:3] == (100, 1, 99)
-    place.prompts(150)
-    assert place.run(workers=1)[:3] == (150, 0, 149)
-
 
     def write():
         with open(place.source, "w") as file:

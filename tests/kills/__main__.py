@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 
+from llmlite import batch
 from tests import testing
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -143,13 +144,14 @@ def million(folder, lines, done=0, answers=2000):
     """Seconds to the first request, and the memory after so many."""
     with open(os.path.join(folder, "in.jsonl"), "w") as file:
         file.writelines(map(prompt_line, range(lines)))
-    with open(os.path.join(folder, "out.jsonl"), "w") as file:
+    with open(os.path.join(folder, "out.jsonl"), "wb") as file:
         body = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "test", "choices": [
             {"index": 0, "message": {"role": "assistant", "content": "x" * 100}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
         for n in range(done):
-            file.write(json.dumps({"id": f"batch_req_{n:024x}", "custom_id": f"request-{n}", "response": {
-                "status_code": 200, "request_id": None, "body": body}, "error": None}) + "\n")
+            line = json.dumps({"id": f"batch_req_{n:024x}", "custom_id": f"request-{n}", "response": {
+                "status_code": 200, "request_id": None, "body": body}, "error": None}) + "\n"
+            file.write(batch._sealed(line))  # as a run does
     size = os.path.getsize(os.path.join(folder, "in.jsonl")) / lines
     with testing.Server() as server:
         server.handle(lambda request: testing.reply("x" * 100, usage=(1, 1)))
