@@ -1328,8 +1328,9 @@ class Client:
             total: how many prompts there are, for the bar.  Default: their `len()`.
             options: those of `chat`, for each call.
 
-        Closing the iterator (its `close()`, dropping it, an exception where it is used) cuts the calls under way and
-        sends nothing more; those in other processes run to their end, and what they spend is still counted.
+        Closing the iterator (its `close()`, in any thread; dropping it; an exception where it is used) cuts the calls
+        under way and sends nothing more; those in other processes run to their end, and what they spend is still
+        counted.  Whoever waits for its next result in another thread sees its end.
 
         Raises:
             ConfigurationError, TypeError: a bad argument, at once; a bad prompt is a ConfigurationError in its place.
@@ -1348,7 +1349,8 @@ class Client:
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
         if total is None and isinstance(prompts, abc.Sized):
             total = len(prompts)
-        return _mapped(crew, iter(prompts), 2 * workers, ordered, errors == "raise", _Progress(progress, total))
+        told = _Progress(progress, total)
+        return _Map(crew, _mapped(crew, iter(prompts), 2 * workers, ordered, errors == "raise", told), told)
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
@@ -1511,7 +1513,7 @@ class Client:
                     self._settle(attempt)
                 finally:  # Ctrl-C may have hit there
                     self._settle(attempt)
-                call.check()
+                attempt.check()
                 mine = call.upload.error if call.upload is not None else None
                 if not isinstance(caught, LLMError) and mine is None:
                     raise
@@ -1627,6 +1629,7 @@ class Client:
                 raise self._report(call, final if final is error else _sealed(final, call))
             finally:
                 del error, final
+        call.check()
         _log.warning("%s %s: retry %d in %.2f s: %s", call.provider.name, call.model, call.attempts, delay, error)
         call.retries[error._kind] = call.retries.get(error._kind, 0) + 1
         call.due = _now() + delay if wait is None else -math.inf  # what a server asks for, all the client's calls wait
@@ -2794,16 +2797,16 @@ class _Call:
         return self
 
     def check(self) -> None:
-        """Raises `_Stopped` if nobody wants the answer any more."""
-        if self.stop is not None and self.stop.event.is_set():
+        """Raises `_Stopped` if nothing more is to be sent."""
+        if self.stop is not None and self.stop.is_set:
             raise _Stopped
 
     def sleep(self, seconds: float) -> None:
-        """Wait, at most until nobody wants the answer any more."""
+        """Wait, at most until nothing more is to be sent."""
         if self.stop is None:
             time.sleep(seconds)
         else:
-            self.stop.event.wait(seconds)
+            self.stop.wait(seconds)
             self.check()
 
     def cost(self, name: str, usual: float) -> float:
@@ -2830,18 +2833,45 @@ class _Call:
 
 
 class _Stopped(Exception):
-    """Nobody wants the answer of a call any more."""
+    """A call has ended without its answer, for nothing more was to be sent, or nobody wants the answer any more."""
 
 
 class _Stop:
-    """Ends all calls of a kind at once, from another thread: those under way are cut, nothing more is sent."""
+    """Ends all calls of a kind, from another thread: first nothing more is sent, then what is under way is cut.
+
+    The first step may be a signal's handler's, which comes inside any other: it takes no lock that might be held.
+    """
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.is_set = self.cuts = False
+        self.when: Optional[Callable[[], bool]] = None  # is asked after each call whether it is time
         self.attempts: Set[_Attempt] = set()  # under way; a WeakSet cannot be read while others put something there
+        self._waking: Any = queue.SimpleQueue()  # holds something as soon as it is set
+
+    def set(self) -> None:
+        """Have nothing more sent: whoever waits to send something ends, and only what has been sent goes on."""
+        self.is_set = True
+        self._waking.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most until it is set."""
+        with contextlib.suppress(queue.Empty):
+            self._waking.put(self._waking.get(timeout=seconds))  # for the next one
+
+    def look(self) -> None:
+        """A call has ended: it may be time."""
+        if self.when is not None and self.when():
+            self.set()
+
+    def drop(self) -> None:
+        """Once it is set: end also those that are still connecting."""
+        for attempt in list(self.attempts):
+            attempt.drop()
 
     def __call__(self) -> None:
-        self.event.set()
+        """Cut all that is under way."""
+        self.cuts = True
+        self.set()
         for attempt in list(self.attempts):
             attempt.cut()
 
@@ -2863,9 +2893,6 @@ class _Attempt:
         self.process = _Process.look()
         self.lock = threading.RLock()  # none cuts the connection of an attempt that has ended: it may be another's
         self.key = object()  # in the ledger
-        if call.stop is not None:
-            call.stop.attempts.add(self)
-            call.check()
         self.ended = self.empty = False
         self.sent: Optional[bool] = None  # None: nobody has told
         self.sent_at = -math.inf
@@ -2878,6 +2905,11 @@ class _Attempt:
         self.body: JSON = {}  # of a good reply
         self.answer: Optional[_Answer] = None
         self.wire: Union[None, _Wire, _Hidden] = None
+        if call.stop is not None:
+            call.stop.attempts.add(self)
+            if call.stop.is_set:  # by now it may not be cut
+                call.stop.attempts.discard(self)
+                raise _Stopped
 
     def left(self, limit: Optional[float]) -> Optional[float]:
         """Seconds the next step may take: `limit`, or less where the deadline or the idle limit is nearer."""
@@ -2894,6 +2926,23 @@ class _Attempt:
         if len(self.call.payload or b"") in range(1, _PIECE) and data[-4:] == b"\r\n\r\n" and data[:8] != b"CONNECT ":
             self.head = data
         return self.head is data
+
+    def begin(self, sends: bool) -> None:
+        """From here on its request is sent, or a connection opened for it, unless nothing more is to be sent."""
+        with self.lock:
+            self.call.check()
+            self.sent = sends
+
+    def check(self) -> None:
+        """Raises `_Stopped` if it was cut."""
+        if self.deadline_at == -math.inf:
+            raise _Stopped
+
+    def drop(self) -> None:
+        """End it if nothing has been sent."""
+        with self.lock:
+            if self.sent is False:
+                self.cut()
 
     def cut(self) -> None:
         """End it, in whatever step another thread is with it."""
@@ -2947,6 +2996,24 @@ _Result = Union[Response, BaseException]
 _Results = Dict[int, _Result]  # by the number of the prompt, in the order in which they came
 
 
+class _Map(Iterator[Any]):
+    """What `Client.map` gives: it may be closed in any thread, also where another one is inside it."""
+
+    def __init__(self, crew: _Crew, results: Iterator[Any], progress: _Progress) -> None:
+        self.stop = crew.stop
+        self._crew, self._results, self._progress = crew, results, progress
+
+    def __next__(self) -> Any:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cut the calls under way, and send nothing more; who waits for the next result, anywhere, sees the end."""
+        try:
+            self._crew.end()
+        finally:
+            self._progress.end()
+
+
 def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raises: bool, progress: _Progress
             ) -> Iterator[Any]:
     """What `Client.map` yields: of those that were read at most so many have not been."""
@@ -2954,8 +3021,11 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
     read = given = 0
     ended: Optional[Exception] = None  # what the prompts ended with
     try:
-        while ended is None or given < read:
+        while (ended is None or given < read) and not crew.stop.cuts:
             waits = True
+            if ended is None and crew.stop.is_set:
+                ended = StopIteration()
+                continue  # nothing may be under way
             if ended is None and read - given < most and crew.has_room():
                 try:
                     prompt = next(prompts)
@@ -2972,6 +3042,8 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
             if nth in results:
                 result = results.pop(nth)
                 given += 1
+                if isinstance(result, _Stopped):
+                    continue
                 progress.count(result)
                 if isinstance(result, BaseException) and (raises or not isinstance(result, LLMError)):
                     try:
@@ -2980,7 +3052,7 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
                         del result
                 yield result if ordered else (nth, result)
                 del result
-        if not isinstance(ended, StopIteration):
+        if ended is not None and not isinstance(ended, StopIteration):
             raise ended
     finally:
         ended = None
@@ -3016,11 +3088,15 @@ def _described(options: Mapping[str, Any]) -> JSON:
     return _as_dicts({name: options[name] for name in ("tools", "schema") if options.get(name) is not None})
 
 
-def _one_of_many(client: Client, prompt: Any, options: JSON) -> _Result:
+def _one_of_many(client: Client, prompt: Any, options: JSON, stop: _Stop) -> _Result:
+    if stop.is_set:
+        return _Stopped()
     try:
         return client.chat(**{**options, **_chat_arguments(prompt)})
     except Exception as error:
         return error.with_traceback(None)  # its frames would keep all that the call had
+    finally:
+        stop.look()
 
 
 class _Crew:
@@ -3057,12 +3133,19 @@ class _Crew:
             except queue.Empty:  # in between Ctrl-C is heard, on Windows too
                 if self.process is not _Process.look():  # pragma: no cover: in forked children
                     raise RuntimeError("map() goes on in the process that this one was forked from") from None
+                if self.stop.is_set:
+                    self.drop()
                 for _ in range(min(self.workers, self.open) - len(self.threads)):
                     self.begin()
 
+    def drop(self) -> None:
+        """Nothing more is to be sent: have what has not been sent end soon."""
+        self.stop.drop()
+
     def end(self) -> None:
-        """Cut what is under way."""
-        raise NotImplementedError
+        """Cut what is under way, in whatever thread, more than once too."""
+        self.stop()
+        self.came.put((-1, _Stopped()))  # for who waits there
 
 
 class _Threads(_Crew):
@@ -3098,11 +3181,10 @@ class _Threads(_Crew):
     def end(self) -> None:
         if self.process is not _Process.look():  # pragma: no cover: in forked children
             return
-        self.stop()
-        for _ in self.threads:
-            self.given.put(None)
+        super().end()
+        self.given.put(None)
         end = _now() + 1
-        for thread in self.threads:
+        for thread in list(self.threads):
             if thread is not threading.current_thread():  # in which the collector may have dropped the map
                 thread.join(max(0.0, end - _now()))
 
@@ -3111,25 +3193,28 @@ def _work(client: Client, options: JSON, given: Any, came: Any, stop: _Stop) -> 
     """What a thread of a map does."""
     _STOP.set(stop)
     for nth, prompt in iter(given.get, None):
-        if stop.event.is_set():
-            return
+        if stop.cuts:
+            break
         try:
-            result: Any = _one_of_many(client, prompt, options)
+            result: Any = _one_of_many(client, prompt, options, stop)
         except BaseException as error:  # the key's source may want to end it all: then who waits does
             result = error.with_traceback(None)
         came.put((nth, result))
+    if stop.cuts:
+        given.put(None)  # for the next one
 
 
 class _Executed(_Crew):
     """An executor that calls for a map; in another process it does so by a client of its own, made once there."""
 
+    # No executor keeps anything for us between two calls in its process, and Dask pickles also what stays in this one.
     here: Any = weakref.WeakValueDictionary()  # by token: those of this process
-    clients: Dict[Tuple[object, str], Optional[Client]] = {}  # by process and token: those made from a pickle
+    away: Dict[Tuple[object, str], _Away] = {}  # by process and token: those of others
 
     def __init__(self, client: Client, options: JSON, workers: int, executor: Any) -> None:
         super().__init__(client, options, workers)
         self.executor, self.token, self.futures = executor, os.urandom(8).hex(), set()  # type: Any, str, Set[Any]
-        self.dask = getattr(executor, "_client", None)  # whose futures never tell that they run
+        self.dask, self.told = getattr(executor, "_client", None), False  # its futures never tell that they run
         self.refused: Optional[Tuple[int, Exception]] = None  # the prompt that the executor did not take, and why
         self.here[self.token] = self
         self.sealed = _Sealed(client)
@@ -3174,19 +3259,27 @@ class _Executed(_Crew):
         except BaseException as error:  # of the executor, or the pickles between here and there
             why = _quoted(f"{type(error).__name__}: {error}")
             result, spent = LLMError("the executor gave no reply back", why=why), None
+            if self.stop.is_set and future.cancelled():
+                result = _Stopped()
         if spent is not None:
             self.client.ledger._add(spent)
+            self.stop.look()
         self.came.put((nth, result))
 
     def end(self) -> None:
         if self.process is not _Process.look():  # pragma: no cover: in forked children
             return
-        self.stop()
+        super().end()
+        self.drop()
+
+    def drop(self) -> None:
+        super().drop()
         if self.dask is None:
             for future in list(self.futures):
                 future.cancel()
-        elif self.futures:  # cancelled, those that run would lose what they spent; here may be Dask's own thread
-            self.dask.loop.add_callback(self.dask.run, _close_away, self.token, on_error="ignore")
+        elif self.futures and not self.told:  # cancelled, those that run would lose what they spent
+            self.told = True  # by the loop, for this may be Dask's own thread
+            self.dask.loop.add_callback(self.dask.run, _stop_away, self.token, on_error="ignore")
 
 
 class _Sealed:
@@ -3220,35 +3313,49 @@ def _call_away(token: str, nth: int, sealed: _Sealed, prompt: Any, options: JSON
     """What an executor does for a map: the result, and what it cost, unless the caller's own ledger has that."""
     crew = _Executed.here.get(token)
     if crew is not None and crew.process is _Process.look():
-        stopping = _STOP.set(crew.stop)
-        try:
-            return _one_of_many(crew.client, prompt, options), None
-        finally:
-            _STOP.reset(stopping)
+        return _one_away(crew.stop, crew.client, prompt, options), None
+    away = _away(token)
+    if away.stop.is_set:
+        return _Stopped(), None
     try:
-        client = _client_away(token, sealed)
+        away.client = client = away.client or sealed.client()
     except LLMError as error:
         return error, None
-    if client is None:
-        return _Stopped(), None
-    result = _one_of_many(client, prompt, options)
+    result = _one_away(away.stop, client, prompt, options)
     return _portable(result), client.ledger.reset()
 
 
-def _client_away(token: str, sealed: _Sealed) -> Optional[Client]:
-    """This process's client for a map of another one's; None: that was closed."""
-    key, known = (_Process.look(), token), _Executed.clients
-    client: Any = known.get(key, sealed)
-    if client is sealed:
-        client = known.setdefault(key, sealed.client())
+def _one_away(stop: _Stop, client: Client, prompt: Any, options: JSON) -> _Result:
+    """What comes of a prompt in a thread of somebody else's."""
+    stopping = _STOP.set(stop)
+    try:
+        return _one_of_many(client, prompt, options, stop)
+    finally:
+        _STOP.reset(stopping)
+
+
+class _Away:
+    """What a process keeps between two calls for a map of another one."""
+
+    def __init__(self) -> None:
+        self.client: Optional[Client] = None  # made from a pickle
+        self.stop = _Stop()
+
+
+def _away(token: str) -> _Away:
+    """What this process keeps for the map of this token."""
+    key, known = (_Process.look(), token), _Executed.away
+    found = known.get(key)
+    if found is None:
+        found = known.setdefault(key, _Away())
         for old in list(known)[:-8]:  # of maps long gone
             known.pop(old, None)
-    return client  # type: ignore[no-any-return]
+    return found
 
 
-def _close_away(token: str) -> None:
-    """In another process, at once: nothing more is to begin for a map."""
-    _Executed.clients[_Process.look(), token] = None
+def _stop_away(token: str) -> None:
+    """In another process, at once: nothing more is to be sent for a map."""
+    _away(token).stop.set()
 
 
 def _portable(result: _Result) -> _Result:
@@ -3273,7 +3380,7 @@ class _Progress:
     def __init__(self, told: Any, total: Optional[int]) -> None:
         self.done = self.failed = 0
         self.usage = _NO_USAGE
-        self.end: Callable[[], Any] = int
+        self._end: Callable[[], Any] = int
         self.tell = told if callable(told) else self._shown(total) if told else None
 
     def count(self, result: _Result) -> None:
@@ -3285,18 +3392,23 @@ class _Progress:
         if self.tell is not None:
             self.tell(self.done, self.failed, self.usage)
 
+    def end(self) -> None:
+        """No more comes; told twice, it shows so once."""
+        end, self._end = self._end, int
+        end()
+
     def _shown(self, total: Optional[int]) -> Callable[[int, int, Usage], Any]:
         import importlib
         try:
             tqdm = importlib.import_module("tqdm.auto").tqdm  # the notebook's in notebooks
         except ImportError:
-            self.end = functools.partial(print, file=sys.stderr)
+            self._end = functools.partial(print, file=sys.stderr)
             of = "" if total is None else f"/{total}"
             return lambda done, failed, usage: print(
                 f"\r{done + failed}{of} done, {failed} failed, {usage.total_tokens} tokens", end="", file=sys.stderr,
                 flush=True)
         bar = tqdm(total=total)
-        self.end = bar.close
+        self._end = bar.close
 
         def show(done: int, failed: int, usage: Usage) -> None:
             bar.set_postfix({"failed": failed, "tokens": usage.total_tokens}, refresh=False)
@@ -5154,6 +5266,8 @@ class _Connection:
 
     def connect(self: Any) -> None:
         attempt = _CURRENT.get()
+        if attempt is not None:
+            attempt.begin(False)
         try:
             if attempt is None or attempt.call.stop is None:
                 super().connect()  # type: ignore[misc]
@@ -5215,7 +5329,8 @@ class _Connection:
             if sock is not None:
                 sock.settimeout(attempt.left(attempt.read))  # a large body may take longer than a connect
             if not attempt.sent:
-                attempt.sent, attempt.sent_at, attempt.wire = True, _now(), sock and _Wire(sock, attempt)
+                attempt.begin(True)
+                attempt.sent_at, attempt.wire = _now(), sock and _Wire(sock, attempt)
         try:
             super().send(data)  # type: ignore[misc]
         except ConnectionResetError as error:  # urllib3 1.26 reads on only after a broken pipe
@@ -5438,7 +5553,7 @@ def _in_time(attempt: _Attempt, step: Callable[[], Any], name: str = "bounded st
         thread.start()
         if stop is None:
             thread.join(left)
-        while stop is not None and thread.is_alive() and _now() < end and not stop.event.is_set():
+        while stop is not None and thread.is_alive() and _now() < end and attempt.deadline_at != -math.inf:
             thread.join(0.05)
     except RuntimeError:  # there are no threads, as in WebAssembly, or no more
         run()

@@ -1,9 +1,11 @@
 """Client.map: order, reading ahead, errors in their place, stopping, executors, progress."""
 import concurrent.futures
+import contextlib
 import gc
 import itertools
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ import pytest
 import requests
 
 from tests import llmlite, testing
-from tests.beside import beside, untraced, within
+from tests.beside import beside, soon, untraced, within
 
 
 def client(server, **options):
@@ -330,8 +332,9 @@ def test_stopped_calls_are_in_the_ledger(server):
         assert (llm.ledger.calls, llm.ledger.attempts, llm.ledger.unknown) == (1, 3, 2)
 
 
-def test_stopped_while_standing_in_line(server):
-    """Threads that wait for their turn under a limit end too."""
+@pytest.mark.parametrize("softly", [False, True])
+def test_stopped_while_standing_in_line(server, softly):
+    """Threads that wait for their turn under a limit end too, also where only nothing more is to be sent."""
     server.reply("ok", delay=0.1, times=None)
     with client(server, rate_limit=llmlite.RateLimit(requests_per_minute=6)) as llm:
         results = llm.map(["hello"] * 8, workers=8)
@@ -339,7 +342,11 @@ def test_stopped_while_standing_in_line(server):
         while llm._gate._in_line() < 7:
             time.sleep(0.001)
         started = time.monotonic()
-        results.close()
+        if softly:
+            results.stop.set()
+            assert list(results) == []
+        else:
+            results.close()
         assert within(0, started, 1)
         assert threads() == []
     assert len(server.requests) == 1
@@ -371,34 +378,207 @@ def test_stopped_while_calls_begin():
             thread.join()
 
 
-def drained(results):
-    """Take what is left, of a map that is stopped: calls that were cut are no errors of ours."""
-    with pytest.raises(Exception) as caught:
-        list(results)
-    assert type(caught.value).__name__ in ("_Stopped", "CancelledError")
+class Consumer(threading.Thread):
+    """Takes all that a map yields, in a thread."""
+
+    def __init__(self, results):
+        super().__init__(name="consumer", daemon=True)
+        self.results, self.came, self.error = results, [], None
+        self.start()
+
+    def run(self):
+        try:
+            for result in self.results:
+                self.came.append(result)
+        except BaseException as error:
+            self.error = error
+
+    def ends(self):
+        """Whether it has ended within a second, by the end of the map and nothing else."""
+        started = time.monotonic()
+        self.join(10)
+        assert within(0, started, 1) and not self.is_alive()
+        assert self.error is None and not any(isinstance(result, Exception) for result in self.came), self.came
+        return True
 
 
-def test_stopped_while_connecting():
-    """A connection that nobody accepts does not hold the map."""
-    import socket
+@contextlib.contextmanager
+def unaccepted():
+    """The base URL of a server that nobody gets through to."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         with socket.create_connection(full.getsockname()), socket.socket() as second:
             second.setblocking(False)
             second.connect_ex(full.getsockname())  # the queue is full: the next one hangs
-            llm = llmlite.Client("m", base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", retry=None)
-            results = llm.map(["hello"] * 2, workers=2)
-            waiter = threading.Thread(target=drained, args=(results,))
-            waiter.start()
-            while len([thread for thread in threads() if thread.name == "connect"]) < 2:
+            yield f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+
+
+def connecting(results, count):
+    """Wait until so many calls of a map are about to open a connection."""
+    while sum(attempt.sent is False for attempt in list(results.stop.attempts)) < count:
+        time.sleep(0.001)
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("retry", [None, llmlite.RetryPolicy()])
+@pytest.mark.parametrize("softly", [False, True])
+def test_stopped_while_connecting(softly, retry):
+    """A connection that nobody accepts does not hold the map, nor one of which nothing more is sent."""
+    with unaccepted() as url, llmlite.Client("m", base_url=url, retry=retry) as llm:
+        results = llm.map(["hello"] * 2, workers=2)
+        consumer = Consumer(results)
+        connecting(results, 2)
+        started = time.monotonic()
+        (results.stop.set if softly else results.close)()
+        assert within(0, started, 1)
+        assert consumer.ends() and consumer.came == []
+
+
+@pytest.mark.parametrize("executor", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("calm", [False, True], ids=["answered", "waiting"])
+def test_closed_in_another_thread(server, calm, ordered, executor):
+    """Who waits for the next result sees the end; close() just returns."""
+    server.handle(lambda request: echo(request, delay=30 if calm and prompt(request) != "0" else 0.002))
+    with client(server) as llm, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(1 if calm else 10):
+            results = llm.map(map(str, itertools.count()), workers=4, ordered=ordered,
+                              executor=pool if executor else None)
+            consumer = Consumer(results)
+            while not consumer.came:
                 time.sleep(0.001)
-            started = time.monotonic()
-            results.gi_frame.f_locals["crew"].end()
-            assert within(0, started, 1)
-            waiter.join(5)
-            assert not waiter.is_alive()
-            llm.close()
+            if calm:
+                time.sleep(0.1)
+            results.close()
+            assert consumer.ends() and soon(lambda: not threads())
+            assert next(results, "end") == "end"
+            results.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_closed_in_a_signals_handler(server):
+    """The loop that it interrupts just ends."""
+    import signal
+    server.handle(lambda request: echo(request, delay=30 if prompt(request) == "9" else 0))
+    before = signal.signal(signal.SIGUSR1, lambda *_: results.close())
+    try:
+        with client(server) as llm:
+            results = llm.map(map(str, range(99)), workers=4)
+            came = []
+            for reply in results:
+                came.append(reply.text)
+                if len(came) == 9:
+                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+                    started = time.monotonic()
+            assert within(0.1, started, 1.1)
+            assert came == list("012345678") and threads() == []
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_closed_by_its_own_prompts(server):
+    """Who is asked for the next prompt may end it all."""
+    server.handle(echo)
+
+    def prompts():
+        yield "a"
+        results.close()
+        yield "b"
+
+    with client(server) as llm:
+        results = llm.map(prompts(), workers=1)
+        assert len(list(results)) <= 1
+    assert soon(lambda: not threads()) and len(server.requests) <= 1
+
+
+def test_closed_before_it_began(server):
+    """Nothing is sent."""
+    with client(server) as llm:
+        results = llm.map(["a"])
+        results.close()
+        assert list(results) == []
+    assert not server.requests
+
+
+# nothing more is sent, what was sent goes on
+
+
+def test_nothing_is_sent_at_all(server):
+    """A map that is stopped while nothing is under way is at its end."""
+    with client(server) as llm:
+        results = llm.map(["a"])
+        results.stop.set()
+        assert Consumer(results).ends()
+    assert not server.requests
+
+
+@pytest.mark.parametrize("executor", [False, True])
+def test_nothing_more_is_sent(server, executor):
+    """What was sent is answered, for good or ill; no error is tried again, and no prompt in the queue is begun."""
+    answered = threading.Event()
+
+    def answer(request):
+        assert answered.wait(20)
+        status = {"0": 503, "1": 400}.get(prompt(request))
+        return echo(request) if status is None else testing.error(status)
+
+    server.handle(answer)
+    with client(server, retry=llmlite.RetryPolicy()) as llm, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        results = llm.map(map(str, range(40)), workers=3, ordered=False, executor=pool if executor else None)
+        consumer = Consumer(results)
+        server.wait_for(3)
+        results.stop.set()
+        answered.set()
+        consumer.join(5)
+        assert {nth: text(result) for nth, result in consumer.came} == {1: "BadRequestError", 2: "2"}
+        assert threads() == [] and len(server.requests) == 3 and llm.ledger.retries == 0
+
+
+@pytest.mark.parametrize("status, retry_after", [(429, 0.4), (503, None)])
+@pytest.mark.parametrize("executor", [False, True])
+def test_what_waits_to_be_sent_again_is_not_sent(server, executor, status, retry_after):
+    """It ends at once, and is no error: nothing had come of it."""
+    server.handle(lambda request: testing.error(status, retry_after=retry_after))
+    with client(server, retry=llmlite.RetryPolicy()) as llm, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        results = llm.map(list("abc"), workers=3, executor=pool if executor else None)
+        consumer = Consumer(results)
+        while not llm.ledger.attempts:
+            time.sleep(0.001)
+        time.sleep(0.1)
+        sent = len(server.requests)
+        started = time.monotonic()
+        results.stop.set()
+        consumer.join(5)
+        assert within(0, started, 0.3)
+        assert consumer.came == [] and consumer.error is None
+        time.sleep(max(0.0, started + 0.6 - time.monotonic()))
+        assert len(server.requests) == sent
+
+
+def test_a_call_that_is_about_to_be_sent(server, monkeypatch):
+    """Whatever it is at, up to the moment at which it would be sent: it is not."""
+    def key():
+        if len(keys) > 1:
+            results.stop.set()
+        keys.append("sk-test-0001")
+        return keys[-1]
+
+    def look_up(*args):
+        results.stop.set()
+        return looked_up(*args)
+
+    looked_up, keys = socket.getaddrinfo, []
+    with client(server, api_key=key, rate_limit=llmlite.RateLimit(requests_per_minute=60000)) as llm:
+        server.handle(echo)
+        results = llm.map(list("abcde"), workers=1)
+        assert [reply.text for reply in results] == ["a", "b"] and len(keys) == 3
+        llm.close()
+        keys.clear()
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        results = llm.map(list("abc"), workers=1)
+        assert list(results) == [] and len(keys) == 1
+        assert len(server.requests) == 2 and not llm.ledger.unknown
 
 
 PROGRAM = """
@@ -490,7 +670,7 @@ def test_dropped_by_the_collector_in_a_worker(server):
     with client(server) as llm:
         results = llm.map(map(str, range(9)), workers=1)
         next(results)
-        crew = results.gi_frame.f_locals["crew"]
+        crew = results._crew
         ended = threading.Thread(target=crew.end, name="other")
         crew.threads.append(ended)
         started = time.monotonic()
@@ -512,19 +692,18 @@ def test_on_threads_of_an_executor(server):
         assert llm.ledger.calls == 20
         server.handle(lambda request: testing.reply("late", delay=30))
         results = llm.map(["a"] * 9, executor=pool, workers=5)
-        waiter = threading.Thread(target=drained, args=(results,))
-        waiter.start()
+        consumer = Consumer(results)
         while len(server.requests) < 23:
             time.sleep(0.001)
         started = time.monotonic()
-        results.gi_frame.f_locals["crew"].end()
-        waiter.join(5)
+        results.close()
+        assert consumer.ends()
     assert within(0, started, 1)
     assert len(server.requests) == 23
 
 
 def in_flight(results):
-    return results.gi_frame.f_locals["crew"].open
+    return results._crew.open
 
 
 def test_no_more_than_workers_in_an_executor(server):
@@ -735,7 +914,7 @@ def test_closing_on_dask(server):
     with client(server) as llm, Dask() as executor:
         results = llm.map(map(str, range(9)), executor=executor, workers=3)
         next(results)
-        crew = results.gi_frame.f_locals["crew"]
+        crew = results._crew
         results.close()
         assert executor.told == [((crew.token,), "ignore")]
         del module["_Executed"].here[crew.token]  # as in the other process
@@ -744,7 +923,56 @@ def test_closing_on_dask(server):
         assert type(result).__name__ == "_Stopped" and spent is None and len(server.requests) == sent
         list(llm.map(["a"], executor=executor))
         assert len(executor.told) == 1  # not where all has ended
-    module["_Executed"].clients.clear()
+    module["_Executed"].away.clear()
+
+
+def test_what_waits_in_a_queue_of_an_executor(server, processes):
+    """Nothing more is to be sent: what its processes have not begun they do not begin."""
+    answered = threading.Event()
+    server.handle(lambda request: echo(request, delay=0.0 if answered.wait(20) else 0))
+    with client(server) as llm:
+        results = llm.map(map(str, range(50)), executor=processes, workers=12, ordered=False)
+        consumer = Consumer(results)
+        server.wait_for(2, 20)
+        results.stop.set()
+        time.sleep(0.3)
+        answered.set()
+        assert consumer.ends()
+    assert len(consumer.came) == len(server.requests) < 8  # a pool hands a few on before they are begun
+    assert llm.ledger.calls == len(consumer.came)
+
+
+def test_a_future_that_somebody_else_cancels(server):
+    """It is an error in its place."""
+    server.handle(lambda request: echo(request, delay=0.1))
+    with client(server) as llm, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        results = llm.map(["a", "b"], executor=pool, workers=2)
+        consumer = Consumer(results)
+        server.wait_for(1)
+        while not any(future.cancel() for future in list(results._crew.futures)):
+            time.sleep(0.001)
+        consumer.join(5)
+    assert [text(result) for result in consumer.came] == ["a", "LLMError"]
+    assert "gave no reply back: CancelledError" in str(consumer.came[1])
+
+
+def test_stopped_in_another_process(server):
+    """Where a process can be told, as Dask's can, what waits there to be sent again ends too."""
+    server.handle(lambda request: testing.error(429, retry_after=20))
+    module, came = vars(sys.modules[llmlite.Client.__module__]), []
+    with client(server, retry=llmlite.RetryPolicy()) as llm:
+        sealed = module["_Sealed"](llm)
+        thread = threading.Thread(target=lambda: came.append(module["_call_away"]("waits", 0, sealed, "hello", {})))
+        thread.start()
+        server.wait_for(1)
+        time.sleep(0.1)
+        module["_stop_away"]("waits")
+        started = time.monotonic()
+        thread.join(5)
+        assert within(0, started, 1)
+    (result, spent), = came
+    assert type(result).__name__ == "_Stopped" and spent["attempts"] == len(server.requests) == 1
+    module["_Executed"].away.clear()
 
 
 @pytest.mark.parametrize("status, why", [("closed", "Dask client is closed"), ("running", "no more calls: OSError$")])
@@ -772,7 +1000,7 @@ def test_a_prompt_that_an_executor_does_not_take(server):
 def test_clients_of_other_processes_are_few(server):
     """A process that serves many maps keeps a few clients of them."""
     module = sys.modules[llmlite.Client.__module__]
-    call_away, kept = vars(module)["_call_away"], vars(module)["_Executed"].clients
+    call_away, kept = vars(module)["_call_away"], vars(module)["_Executed"].away
     server.handle(echo)
     with client(server) as llm:
         sealed = vars(module)["_Sealed"](llm)
@@ -781,7 +1009,7 @@ def test_clients_of_other_processes_are_few(server):
         assert (result.text, spent["calls"]) == ("hello", 1)
         assert len(kept) <= 8
     for one in kept.values():
-        one.close()
+        one.client.close()
     kept.clear()
 
 
@@ -893,14 +1121,15 @@ def test_late_results_of_an_executor_still_count(server):
 
 
 def test_printed_count_ends_its_line(monkeypatch, capsys):
-    """A map that is stopped ends the line of its count too."""
+    """A map that is stopped ends the line of its count too, once."""
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with testing.Server() as server, client(server) as llm:
         server.handle(echo)
         results = llm.map(["a"] * 9, progress=True, workers=1)
         next(results)
         results.close()
-    assert capsys.readouterr().err.endswith("tokens\n")
+        del results
+    assert capsys.readouterr().err.endswith("1/9 done, 0 failed, 5 tokens\n")
 
 
 def test_nothing_is_printed_unasked(server, capsys):
