@@ -39,7 +39,7 @@ import zlib
 from array import array
 from collections import Counter
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, NamedTuple
 
 # isort: split
 from typing import Optional, Set, Tuple, Union
@@ -103,7 +103,8 @@ def run(source: Path, output: Path, *, client: Client, workers: int = 8, executo
         summary = run("in.jsonl", "out.jsonl", client=Client("openai/gpt-5-mini"), workers=16, temperature=0)
 
     Started again with the same files it asks only what has no answer yet.  SIGINT and SIGTERM (in the main thread) stop
-    it when the calls under way are answered, a second one at once.
+    it when what has been sent is answered, a second one at once; a call that waits to be sent again is left to the
+    next run (in the processes of an executor, but for Dask's, it is sent again first).
 
     Args:
         source: the input's path; "-" is stdin.
@@ -168,20 +169,22 @@ def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Sp
          executor: Any) -> None:
     """Have a client answer what is to be asked."""
     trend = _Trend()
-    results = client.map(
-        counts.asked(lambda: until.why is not None or spent.too_much() or trend.is_hopeless), workers=workers,
-        executor=executor, ordered=False, errors="return", **options)
+    results: Any = client.map(counts.asked(), workers=workers, executor=executor, ordered=False, errors="return",
+                              **options)
+    if spent.limit is not None:
+        results.stop.when = spent.too_much
     told = core._Progress(progress, counts.left)
-    with contextlib.closing(results), contextlib.ExitStack() as at_end:  # type: ignore[type-var]
+    with contextlib.closing(results), contextlib.ExitStack() as at_end:
         at_end.callback(told.end)
         for index, result in until.listening(results):
             custom_id, names_model = counts.ids.pop(index)
-            if not isinstance(result, _Withheld):
-                counts.add(custom_id, result)
-                told.count(result)
-                trend.add(result, names_model)
-            if spent.too_much():
-                until.why = until.why or "budget"
+            counts.add(custom_id, result)
+            told.count(result)
+            trend.add(result, names_model)
+            if trend.is_hopeless:
+                results.stop.set()
+    if spent.too_much():
+        until.why = until.why or "budget"
     if until.why is None:
         trend.check(counts.left - counts.done - counts.failed)
 
@@ -223,13 +226,11 @@ class _Counts:
         self.done = self.failed = 0
         self.left = len(items) - items.done - items.failed  # of the run's start
 
-    def asked(self, is_over: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
-        """The prompts as `Client.map` takes them, until it is time to stop."""
+    def asked(self) -> Iterator[JSON]:
+        """The prompts as `Client.map` takes them."""
         for index, (custom_id, model, arguments) in enumerate(self.items):
-            if is_over():
-                return
             self.ids[index] = custom_id, model is not None
-            yield _Prompt(arguments if model is None else {**arguments, "model": model}, is_over)
+            yield arguments if model is None else {**arguments, "model": model}
 
     def add(self, custom_id: str, result: Result) -> None:
         self.lines.write(custom_id, result)
@@ -245,34 +246,6 @@ class _Counts:
         complete = self.done + failed + items.done == len(items)
         return Summary(len(items), self.done, failed, items.done, usage, retries, elapsed,
                        None if why == "budget" and complete else why)
-
-
-class _Withheld(LLMError):
-    """A prompt was not sent, for it is time to stop."""
-
-
-class _Prompt(Mapping[str, Any]):
-    """Arguments of `chat` that cannot be read once it is time to stop: what waits in a map's queue is not sent then.
-
-    In another process, where nobody knows that time, it is a dict.
-    """
-
-    def __init__(self, arguments: JSON, is_over: Callable[[], bool]) -> None:
-        self._arguments, self._is_over = arguments, is_over
-
-    def __iter__(self) -> Iterator[str]:
-        if self._is_over():
-            raise _Withheld("not sent")
-        return iter(self._arguments)
-
-    def __len__(self) -> int:
-        return len(self._arguments)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._arguments[name]
-
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return dict, (self._arguments,)
 
 
 class _Spent:
@@ -1402,6 +1375,7 @@ class Stop:
         self.signal: int = 0
         self._notice = notice  # called within the handler of the first signal
         self._dropped = self._listening = self._waiting = False
+        self._stop: Callable[[], None] = lambda: None  # sending
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -1416,7 +1390,12 @@ class Stop:
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def listening(self, results: Iterator[Any]) -> Iterator[Any]:
-        """The results, until a second signal comes while the next one is waited for."""
+        """The results, until a second signal comes while the next one is waited for.
+
+        Of a `Client.map` nothing more is sent after the first: its results are those of what is under way then.
+        """
+        if isinstance(results, core._Map):
+            self._stop = results.stop.set
         self._listening = True
         with contextlib.suppress(_Dropped):
             while True:
@@ -1456,6 +1435,7 @@ class Stop:
         if not self._listening or not first:
             self._dropped = True
         else:
+            self._stop()
             self._notice()
         if not self._listening or self._dropped and self._waiting:
             raise _Dropped

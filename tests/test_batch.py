@@ -6,7 +6,6 @@ import inspect
 import io
 import json
 import os
-import pickle
 import signal
 import stat
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from llmlite import batch
 from llmlite.batch import InputError
 from tests import VENDORED, llmlite, testing
+from tests.beside import within
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="batches are no part of client.py")
 
@@ -1277,12 +1277,46 @@ def test_what_waits_in_a_queue_is_not_sent(place, why, executor):
     assert place.run()[:4] == (40, 40 - under_way, 0, under_way)
 
 
-def test_a_prompt_goes_to_another_process_as_a_dict():
-    """There is nobody there who knows when to stop."""
-    prompt = batch._Prompt({"messages": "a"}, lambda: True)
-    assert len(prompt) == 1 and pickle.loads(pickle.dumps(prompt)) == {"messages": "a"}
-    with pytest.raises(llmlite.LLMError):
-        dict(prompt)
+@pytest.mark.parametrize("executor", [False, True])
+@pytest.mark.parametrize("why", ["budget", pytest.param("interrupted", marks=POSIX)])
+def test_what_waits_to_be_sent_again_is_not_sent(place, why, executor):
+    """A call that was refused, and waits, has no line: the next run asks for it; what was sent is finished."""
+    begun, answered = threading.Event(), threading.Event()
+
+    def answer(request):
+        if "prompt 0" not in str(request.json):
+            assert begun.wait(20)
+            return testing.error(429, retry_after=0.6)
+        begun.set()
+        assert answered.wait(20)
+        return testing.reply("x", usage=(3, 4))
+
+    def act():
+        while not place.llm.ledger.attempts:  # one was refused
+            time.sleep(0.001)
+        time.sleep(0.1)
+        if why == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        answered.set()
+
+    place.llm = llmlite.Client("test", base_url=place.server.url, retry=llmlite.RetryPolicy())
+    place.server.handle(answer)
+    place.prompts(9)
+    actor, started = threading.Thread(target=act), time.monotonic()
+    actor.start()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        summary = place.run(workers=4, max_total_tokens=7 if why == "budget" else None,
+                            executor=pool if executor else None)
+    assert within(0, started, 0.6)
+    actor.join()
+    assert summary[:4] == (9, 1, 0, 0) and summary.stopped == why and list(place.texts) == ["id-0"]
+    sent = place.sent
+    assert len(sent) == len(set(sent)) <= 4
+    time.sleep(max(0.0, started + 0.9 - time.monotonic()))
+    assert len(place.server.requests) == len(sent)
+    place.server.handle(echo)
+    assert place.run()[:4] == (9, 8, 0, 1)
 
 
 def test_the_tokens_are_spent(place):
@@ -1361,7 +1395,7 @@ def test_a_second_signal_while_a_line_is_written(place):
     with batch.Stop() as stop, batch.opened(place.source, place.output, place.llm, {}) as (items, lines):
         lines.__class__ = Slow
         counts = batch._Counts(items, lines, batch._Page())
-        results = place.llm.map(counts.asked(lambda: stop.why is not None), workers=1, ordered=False)
+        results = place.llm.map(counts.asked(), workers=1, ordered=False)
         for index, result in stop.listening(results):
             counts.add(counts.ids[index], result)
         results.close()

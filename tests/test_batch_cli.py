@@ -13,6 +13,7 @@ import pytest
 
 from llmlite.__main__ import main
 from tests import VENDORED, testing
+from tests.beside import within
 from tests.test_batch import echo
 from tests.test_cli import POSIX, Ran, command, environment, finished, one_line
 
@@ -262,6 +263,22 @@ def test_a_signal(files, server, number, code):
     assert sorted(os.listdir(os.path.dirname(output))) == ["in.jsonl", "out.jsonl"]
     ran = finished("batch", str(source), "-o", str(output), "-m", "test", "--base-url", server.url)
     assert ran.code == 0 and f"{9 - done} done, 0 failed, {done} skipped" in ran.err
+
+
+@POSIX
+def test_a_signal_while_calls_wait(files, server):
+    """Where all wait to be sent again it ends at once, and sends nothing."""
+    source, output = files
+    server.handle(lambda request: testing.error(429, retry_after=30))
+    words = command("batch", str(source), "-o", str(output), "-m", "test", "--base-url", server.url, "--workers", "2")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment()) as process:
+        assert server.wait_for(1, 20)
+        time.sleep(0.2)
+        sent, started = len(server.requests), time.monotonic()
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read().decode()
+        assert process.wait(20) == 130 and within(0, started, 2)
+    assert "llmlite: interrupted: 9 left" in err and len(server.requests) == sent and lines(output) == []
 
 
 @POSIX
