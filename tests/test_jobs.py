@@ -18,7 +18,7 @@ if VENDORED:
     pytest.skip("batches at the provider are no part of client.py", allow_module_level=True)
 
 from llmlite import jobs  # noqa: E402
-from tests.kills import jobs as kills  # noqa: E402
+from tests.kills.at_provider import PLACES  # noqa: E402
 
 POLL = jobs.Poll(0.01, 0.02, 0.05)
 RETRY = llmlite.RetryPolicy(max_retries=3, backoff=0.01, rate_limit_max_retries=2, rate_limit_backoff=0.01)
@@ -49,7 +49,7 @@ def side(function):
 
 def client(server, provider="openai", **options):
     options = {"retry": RETRY, "api_key": KEY, **options}
-    return llmlite.Client("m", provider=provider, base_url=server.root + kills.PLACES.get(provider, "/v1"), **options)
+    return llmlite.Client("m", provider=provider, base_url=server.root + PLACES.get(provider, "/v1"), **options)
 
 
 def run(llm, path, items=ASKED, **options):
@@ -88,7 +88,7 @@ def created(server):
 
 
 @pytest.mark.parametrize("limits", [None, jobs.Limits(2, 1 << 20)], ids=["whole", "split"])
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @side
 def test_every_provider_does_all_requests(server, path, provider, limits):
     batches = server.batches()
@@ -285,7 +285,7 @@ def answers(request):
     return next((reply for said, reply in replies.items() if said in request.body), None)
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @side
 def test_lines_that_failed_are_errors_of_their_class(server, path, provider):
     server.batches(answers, **QUICK)
@@ -302,7 +302,7 @@ def test_lines_that_failed_are_errors_of_their_class(server, path, provider):
     assert (llm.ledger.calls, llm.ledger.failed) == (1, 3)
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @pytest.mark.parametrize("end", ["expired", "cancelled"])
 @side
 def test_lines_left_undone_say_why(server, path, provider, end):
@@ -315,7 +315,7 @@ def test_lines_left_undone_say_why(server, path, provider, end):
         assert results[id].status_code == 0
 
 
-@pytest.mark.parametrize("provider", [name for name in kills.PLACES if name != "anthropic"])
+@pytest.mark.parametrize("provider", [name for name in PLACES if name != "anthropic"])
 @side
 def test_a_job_that_does_not_validate_fails_all_its_lines(server, path, provider):
     server.batches(end="failed", states=[])
@@ -452,7 +452,7 @@ def test_an_id_that_comes_twice_is_an_error(server, path):
 # creation: once, whatever happens
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @pytest.mark.parametrize("fault", [testing.raw(testing.RESET), testing.raw(testing.CLOSE), testing.error(500),
                                    testing.error(408), testing.body(b"<html>"), testing.json_body({})],
                          ids=["reset", "closed", "500", "408", "page", "no id"])
@@ -464,7 +464,7 @@ def test_a_job_whose_creation_was_not_answered_is_found_and_not_created_again(se
     assert len(batches.jobs) == 1 and len(created(server)) == 1
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @pytest.mark.parametrize("fault", [testing.raw(testing.RESET), testing.error(503)], ids=["reset", "503"])
 @side
 def test_a_job_that_was_not_taken_is_created_once_it_is_known(server, path, provider, fault):
@@ -613,7 +613,7 @@ def stopped(llm, path, items=ASKED, **options):
     return results
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @side
 def test_a_run_that_was_stopped_goes_on_with_the_jobs_it_has(server, path, provider):
     batches = server.batches(states=["in_progress"] * 3)
@@ -668,7 +668,7 @@ def test_a_request_that_has_changed_is_neither_sent_nor_given_another_ones_answe
     assert len(batches.jobs) == 1
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @pytest.mark.parametrize("taken", [True, False])
 @side
 def test_a_run_that_died_before_it_was_told_the_id(server, path, provider, taken):
@@ -974,7 +974,7 @@ def test_anthropics_batch_is_not_judged_before_its_results_are_there(server, pat
 # cancelling
 
 
-@pytest.mark.parametrize("provider", kills.PLACES)
+@pytest.mark.parametrize("provider", PLACES)
 @side
 def test_jobs_are_cancelled_and_what_was_done_is_fetched(server, path, provider):
     batches = server.batches(states=["in_progress"] * 99, left=lambda line: "say 1" not in json.dumps(line.body))
@@ -1032,12 +1032,3 @@ def test_jobs_whose_id_was_never_told_are_cancelled_where_they_are_found(server,
 def test_without_a_state_file_there_is_nothing_to_cancel(server, path):
     with client(server) as llm, pytest.raises(llmlite.ConfigurationError, match="out.jobs.json is not there"):
         jobs.cancel(llm, path)
-
-
-# killed
-
-
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
-@beside
-def test_killed_runs_submit_and_pay_nothing_twice(provider):
-    assert kills.play(provider, 3, random.Random(provider), faults=False)[0] <= 3

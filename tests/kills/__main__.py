@@ -8,15 +8,15 @@ under way at the kills.  Before each start, what the last kill left must be whol
 A million lines: until the first request comes in, and the most memory that the process ever had, some thousand answers
 later.  Then the same with the first 900,000 answered in an earlier run.
 
-`python -m tests.kills [--kills N] [--lines N] [--workers N] [--seed N] [--million]` prints what it finds, and exits 1
-if anything is off.
+At a provider: see at_provider.py.
+
+`python -m tests.kills [--kills N] [--lines N] [--workers N] [--seed N] [--at-provider NAME [--size N] [--faults]]
+[--million]` prints what it finds, and exits 1 if anything is off.
 """
 import argparse
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +24,8 @@ from collections import Counter
 
 from llmlite import batch
 from tests import testing
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from tests.kills import at_provider
+from tests.kills.fire import Fire, started
 
 
 def answer_to(prompt):
@@ -37,17 +37,12 @@ def command(folder, url, *words):
             os.path.join(folder, "out.jsonl"), "-m", "test", "--base-url", url, *words]
 
 
-def started(*words):
-    env = {**os.environ, "PYTHONPATH": ROOT}
-    return subprocess.Popen(command(*words), env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
 class Killed:
     """A batch under fire."""
 
     def __init__(self, folder, lines, workers, seed):
-        self.folder, self.lines, self.workers, self.random = folder, lines, workers, random.Random(seed)
-        self.asked, self.wrong, self.kills, self.torn = Counter(), [], 0, 0
+        self.folder, self.lines, self.workers, self.chance = folder, lines, workers, random.Random(seed)
+        self.asked, self.kills, self.torn = Counter(), 0, 0
         with open(os.path.join(folder, "in.jsonl"), "w") as file:
             for n in range(lines):
                 file.write(json.dumps({"id": f"id-{n}", "prompt": f"prompt {n}"}) + "\n")
@@ -61,32 +56,11 @@ class Killed:
         """So many kills, and then in peace to the end; returns what is wrong."""
         with testing.Server() as server:
             server.handle(self.answer)
-            while self.kills < kills and self.left():
-                self.kill_once(server, self.left() // (kills - self.kills))
-            with started(self.folder, server.url, "--workers", str(self.workers)) as process:
-                said = process.communicate()[1].decode()
-            if process.returncode != 0:
-                self.wrong.append(f"the last run ended with {process.returncode}: {said}")
-        self.check()
-        return self.wrong
-
-    def kill_once(self, server, share):
-        """A run that is killed when about its share of what is left is done."""
-        with started(self.folder, server.url, "--workers", str(self.workers)) as process:
-            if self.random.random() < 0.25:
-                time.sleep(self.random.uniform(0, 0.5))
-            else:
-                before, more = sum(self.asked.values()), self.random.randint(1, max(1, share))
-                while sum(self.asked.values()) < before + more and process.poll() is None:
-                    time.sleep(0.001)
-                time.sleep(self.random.uniform(0, 0.02))
-            over = process.poll()
-            process.send_signal(signal.SIGKILL)
-            said = process.communicate()[1].decode()
-            if over is None:
-                self.kills += 1
-            elif over != 0:
-                self.wrong.append(f"a run ended with {over}: {said}")
+            fire = Fire(command(self.folder, server.url, "--workers", str(self.workers)),
+                        lambda: len(server.requests), self.chance)
+            fire.play(kills, self.left)
+        self.kills = fire.kills
+        return [*fire.wrong, *self.check()]
 
     def output(self):
         try:
@@ -109,16 +83,16 @@ class Killed:
         found = [json.loads(line) for line in self.output()]
         ids = Counter(line["custom_id"] for line in found)
         if ids != Counter(f"id-{n}" for n in range(self.lines)):
-            self.wrong.append(f"{len(ids)} ids in {len(found)} lines, not {self.lines}")
+            yield f"{len(ids)} ids in {len(found)} lines, not {self.lines}"
         for line in found:
             text = line["response"]["body"]["choices"][0]["message"]["content"]
             if text != answer_to(line["custom_id"].replace("id-", "prompt ")) or line["error"] is not None:
-                self.wrong.append(f"{line['custom_id']} has {text!r}")
+                yield f"{line['custom_id']} has {text!r}"
         if self.twice() > self.kills * self.workers:
-            self.wrong.append(f"{self.twice()} sent twice in {self.kills} kills of {self.workers} workers")
+            yield f"{self.twice()} sent twice in {self.kills} kills of {self.workers} workers"
         left = sorted(set(os.listdir(self.folder)) - {"in.jsonl", "out.jsonl"})
         if left:
-            self.wrong.append(f"left behind: {left}")
+            yield f"left behind: {left}"
 
     def twice(self):
         return sum(self.asked.values()) - len(self.asked)
@@ -156,7 +130,7 @@ def million(folder, lines, done=0, answers=2000):
     with testing.Server() as server:
         server.handle(lambda request: testing.reply("x" * 100, usage=(1, 1)))
         begun = time.monotonic()
-        with started(folder, server.url) as process:
+        with started(*command(folder, server.url)) as process:
             while not server.requests and process.poll() is None:
                 time.sleep(0.002)
             first = time.monotonic() - begun
@@ -174,22 +148,38 @@ def main():
     parser.add_argument("--lines", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--at-provider", metavar="NAME", choices=at_provider.PLACES, help="at a provider's Batch API: "
+                        f"{', '.join(at_provider.PLACES)}")
+    parser.add_argument("--size", type=int, default=20, help="lines of a job there")
+    parser.add_argument("--faults", action="store_true", help="which fails now and then too")
     parser.add_argument("--million", action="store_true", help="the start of a million lines instead")
     args = parser.parse_args()
+    if args.million:
+        return started_with_a_million()
+    begun = time.monotonic()
+    if args.at_provider:
+        kills, steps = at_provider.play(args.at_provider, args.kills, random.Random(args.seed), args.lines, args.size,
+                                        args.faults)
+        print(f"{args.lines} lines in jobs of {args.size} at {args.at_provider}: {kills} kills in "
+              f"{time.monotonic() - begun:.0f} s, after {dict(steps.most_common())}\n"
+              "no job twice, no line submitted or paid twice, each id once, with its own answer")
+        return 0
     with tempfile.TemporaryDirectory() as folder:
-        if args.million:
-            for done in (0, 900_000):
-                size, first, memory, rate = million(folder, 1_000_000, done)
-                print(f"1,000,000 lines of {size:.0f} bytes, {done:,} done: the first request after {first:.2f} s, "
-                      f"{memory:.0f} MiB at most, {rate:.0f} calls/s")
-            return 0
         killed = Killed(folder, args.lines, args.workers, args.seed)
-        begun = time.monotonic()
         wrong = killed.run(args.kills)
-        print(f"{args.lines} lines, {args.workers} workers: {killed.kills} kills in {time.monotonic() - begun:.0f} s, "
-              f"{killed.torn} left a torn line, {killed.twice()} requests sent twice")
-        print("\n".join(wrong[:20]) or "each id once, with its own answer")
-        return bool(wrong)
+    print(f"{args.lines} lines, {args.workers} workers: {killed.kills} kills in {time.monotonic() - begun:.0f} s, "
+          f"{killed.torn} left a torn line, {killed.twice()} requests sent twice")
+    print("\n".join(wrong[:20]) or "each id once, with its own answer")
+    return bool(wrong)
+
+
+def started_with_a_million():
+    for done in (0, 900_000):
+        with tempfile.TemporaryDirectory() as folder:
+            size, first, memory, rate = million(folder, 1_000_000, done)
+        print(f"1,000,000 lines of {size:.0f} bytes, {done:,} done: the first request after {first:.2f} s, "
+              f"{memory:.0f} MiB at most, {rate:.0f} calls/s")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,96 +1,136 @@
-"""Batches of files at a scripted provider, killed with `kill -9` at random moments, again and again.
+"""A batch of files at a scripted provider, in many jobs, that is killed with `kill -9` at random moments.
 
-    python -m tests.kills.at_provider [KILLS [SEED [LINES]]]
-
-Each batch is killed some times, and then comes to its end.  At the end every request was submitted once and paid for
-once, and each id stands in the output once, with its own answer.
+The moments are spread over all of it: reading the input, uploads, creations, looks and downloads.  At the end every
+request was submitted once and paid for once, no job was created twice, and each id stands in the output once, with its
+own answer.  The provider may fail now and then too, and somebody else may use it.
 """
 import collections
 import json
 import os
-import random
-import subprocess
+import re
 import sys
 import tempfile
-import time
 
 from llmlite import Client, RetryPolicy, batch, jobs, testing
-from tests.kills.jobs import KEY, PLACES, ROOT, said
+from tests.kills.fire import Fire
 
-POLL = jobs.Poll(0.02, 0.05, 0.3)
+PLACES = {"openai": "/v1", "azure": "/openai/v1", "groq": "/openai/v1", "together": "/v1", "mistral": "/v1",
+          "anthropic": "", "gemini": "/v1beta"}
+KEY = "sk-a-secret-key"
+STATES = ["in_progress"] * 6
 
 
-def child(provider, url, folder):
+def child(provider, url, folder, size):
     """One run."""
+    jobs._APIS[provider].limits = jobs.Limits(int(size), 1 << 20, int(size) * 40)  # the provider's own are too large
     retry = RetryPolicy(max_retries=3, backoff=0.01, rate_limit_backoff=0.01)
     with Client("m", provider=provider, base_url=url, api_key=KEY, retry=retry) as llm:
-        print("begun", flush=True)
         summary = batch.run(os.path.join(folder, "in.jsonl"), os.path.join(folder, "out.jsonl"), client=llm,
-                            at_provider=True, poll=POLL)
+                            at_provider=True, poll=jobs.Poll(0.02, 0.05, 0.3))
     assert summary.failed == 0 and summary.done + summary.skipped == summary.total, summary
 
 
-def killed(words, seconds):
-    """Whether a run had to be killed after so many seconds.  Raises AssertionError if it fails by itself."""
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"begun\n", process.stderr.read()
+def said(body):
+    """What a request of any provider says."""
+    turn = (body.get("messages") or body.get("contents"))[-1]
+    return turn["content"] if "content" in turn else turn["parts"][0]["text"]
+
+
+class There:
+    """The batch, and the provider that has it."""
+
+    def __init__(self, server, provider, folder, chance, lines, size):
+        self.server, self.provider, self.folder, self.chance = server, provider, folder, chance
+        self.lines, self.size, self.count = lines, size, -(-lines // size)
+        self.batches = server.batches(delay=0.01, states=STATES)
+        self.steps = collections.Counter()  # what was asked last before a kill
+        with open(os.path.join(folder, "in.jsonl"), "w", encoding="utf-8") as file:
+            for n in range(lines):
+                file.write(json.dumps({"id": f"id {n}", "prompt": f"say id {n}"}) + "\n")
+
+    @property
+    def jobs(self):
+        return [job for job in self.batches.jobs if not said(job.lines[0].body).startswith("foreign")]
+
+    def answers(self):
         try:
-            errors = process.communicate(timeout=seconds)[1]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return True
-    assert process.returncode == 0, errors.decode()
-    return False
+            with open(os.path.join(self.folder, "out.jsonl"), "rb") as file:
+                return file.read().splitlines(True)
+        except FileNotFoundError:
+            return []
+
+    def left(self):
+        """How many requests it takes still, about."""
+        made = self.jobs
+        fetched = len(self.answers()) // self.size
+        return (self.count - len(made)) * (len(STATES) + 4) + sum(len(job.states) + 1 for job in made if not job.ended
+                                                                  ) + len(made) - fetched
+
+    def before(self):
+        self.batches.listed_after = self.chance.uniform(0, 0.1)
+        self.seen = len(self.server.requests)
+
+    def after(self):
+        """Note what the run that was killed had asked for last."""
+        asked = "nothing"
+        if len(self.server.requests) > self.seen:
+            last = self.server.requests[-1]
+            path = f"{last.method} {last.path.partition('?')[0]}"
+            asked = next(step for pattern, step, _ in testing._BATCH_ROUTES if re.search(pattern, path))
+        self.steps[asked] += 1
+
+    def upset(self):
+        """Have the provider fail in one way or another; somebody else uses it too."""
+        step = self.chance.choice(["upload", "create", "create", "create", "poll", "results"])
+        reply = self.chance.choice([testing.raw(testing.RESET), testing.raw(testing.CLOSE), testing.error(500),
+                                    testing.error(429, retry_after=0.01)])
+        after = reply.status != 429 and self.chance.random() < 0.7  # who refuses a request has not done it
+        self.batches.fault(step, reply, after=after)
+        if self.chance.random() < 0.5 and self.provider == "anthropic":
+            lines = [testing.Line(f"foreign-{n}", {"messages": [{"content": f"foreign {n}"}]}, "/v1/messages")
+                     for n in range(self.size)]
+            self.batches.add(testing._ANTHROPIC, {"root": self.server.root}, lines)
+
+    def check(self):
+        """What must be so at the end."""
+        sent = collections.Counter(said(line.body) for job in self.jobs for line in job.lines)
+        assert sent == {f"say id {n}": 1 for n in range(self.lines)}, sent
+        ours = {line.custom_id for job in self.jobs for line in job.lines}
+        paid = {custom_id: self.batches.paid[custom_id] for custom_id in ours}
+        assert paid == dict.fromkeys(ours, 1) and len(self.jobs) == self.count, (paid, self.jobs)
+        answers = [json.loads(line) for line in self.answers()]
+        assert collections.Counter(answer["custom_id"] for answer in answers) == {
+            f"id {n}": 1 for n in range(self.lines)}, len(answers)
+        for answer in answers:
+            text = answer["response"]["body"]["choices"][0]["message"]["content"]
+            assert text == f"say {answer['custom_id']}" and answer["error"] is None, answer
+        names = sorted(os.listdir(self.folder))
+        assert names == ["in.jsonl", "out.jsonl", "out.jsonl.jobs.ids", "out.jsonl.jobs.json"], names
+        for name in names:
+            with open(os.path.join(self.folder, name), "rb") as file:
+                assert KEY.encode() not in file.read(), name
 
 
-def play(provider, kills, chance, lines=60):
-    """Kill a batch up to so many times, then let it come to its end; returns how often it was killed.
+def play(provider, kills, chance, lines=60, size=20, faults=False):
+    """Kill a batch so many times, then let it come to its end; returns how often it was killed, after which steps.
 
     Raises AssertionError unless every request was submitted once, and its answer stands in the output once.
     """
-    count = 0
     with testing.Server() as server, tempfile.TemporaryDirectory() as folder:
-        batches = server.batches(delay=0.01, listed_after=chance.uniform(0, 0.1), states=["in_progress"] * 6)
-        with open(os.path.join(folder, "in.jsonl"), "w", encoding="utf-8") as file:
-            for n in range(lines):  # a job for each model
-                file.write(json.dumps({"id": f"id {n}", "prompt": f"say id {n}", "model": f"m{n % 3}"}) + "\n")
-        words = [sys.executable, "-m", "tests.kills.at_provider", "child", provider, server.root + PLACES[provider],
-                 folder]
-        while killed(words, chance.uniform(0, 0.8) if count < kills else 30):
-            count += 1
-            assert count <= kills, "it does not come to its end"
-        check(batches, folder, lines)
-    return count
+        there = There(server, provider, folder, chance, lines, size)
 
+        def before():
+            there.before()
+            if faults:
+                there.upset()
 
-def check(batches, folder, lines):
-    """What must be so at the end."""
-    sent = collections.Counter(said(line.body) for job in batches.jobs for line in job.lines)
-    assert sent == {f"say id {n}": 1 for n in range(lines)}, sent
-    assert set(batches.paid.values()) == {1} and len(batches.jobs) == 3, batches.paid
-    with open(os.path.join(folder, "out.jsonl"), encoding="utf-8") as file:
-        answers = [json.loads(line) for line in file]
-    assert len(answers) == lines, len(answers)
-    for answer in answers:
-        text = answer["response"]["body"]["choices"][0]["message"]["content"]
-        assert text == f"say {answer['custom_id']}" and answer["error"] is None, answer
-    names = sorted(os.listdir(folder))
-    assert names == ["in.jsonl", "out.jsonl", "out.jsonl.jobs.ids", "out.jsonl.jobs.json"], names
-
-
-def main(kills=200, seed=None, lines=60):
-    seed = int(seed) if seed is not None else random.randrange(1 << 32)
-    print(f"seed {seed}")
-    chance, total, begun = random.Random(seed), 0, time.monotonic()
-    while total < int(kills):
-        for provider in PLACES:
-            total += play(provider, chance.randint(1, 6), chance, int(lines))
-    print(f"{total} kills in {time.monotonic() - begun:.0f} s, no request submitted twice, each answered once")
+        fire = Fire([sys.executable, "-m", "tests.kills.at_provider", provider, server.root + PLACES[provider], folder,
+                     str(size)], lambda: len(server.requests), chance)
+        fire.play(kills, there.left, before, there.after)
+        assert not fire.wrong, fire.wrong
+        there.check()
+    return fire.kills, there.steps
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["child"]:
-        child(*sys.argv[2:])
-    else:
-        main(*sys.argv[1:])
+    child(*sys.argv[1:])
