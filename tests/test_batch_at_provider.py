@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests import VENDORED, llmlite, testing
+from tests.beside import within
 from tests.test_batch import POSIX, Place
 from tests.test_cli import command, environment, finished, one_line
 
@@ -280,7 +281,7 @@ def test_a_signal_ends_the_waiting(there, number, code):
         time.sleep(0.1)
         process.send_signal(number)
         sent = time.monotonic()
-        assert process.wait(20) == code and time.monotonic() - sent < 2
+        assert process.wait(20) == code and within(0, sent, 2)
         err = process.stderr.read().decode()
     assert err.startswith("llmlite: interrupted: 3 left; the jobs go on at the provider; the same command goes on with "
                           "them\nllmlite: 0 done, 0 failed, 0 skipped; ")
@@ -298,16 +299,16 @@ def test_a_second_signal_ends_it_at_once(there):
 
     def kill():
         there.server.wait_for(3)
-        for _ in range(2):
-            time.sleep(0.2)
-            os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):  # two of one number may be one, if the first is not heard yet
+            time.sleep(0.1)
+            os.kill(os.getpid(), number)
 
     killer = threading.Thread(target=kill)
     killer.start()
     started = time.monotonic()
     summary = there.run()
     killer.join()
-    assert time.monotonic() - started < 5
+    assert within(0, started, 5)
     assert summary[:2] == (2, 0) and summary.stopped == "interrupted"
     assert there.run().done == 2 and len(there.created) == 1
 

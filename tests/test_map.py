@@ -257,13 +257,16 @@ def test_a_result_is_not_kept_back_by_slow_prompts(server):
 
 def test_workers_at_once(server):
     """As many calls are under way as there are workers, and no more; then no thread is left."""
-    at_once, most, lock = [0], [0], threading.Lock()
+    at_once, most, lock, full = [0], [0], threading.Lock(), threading.Event()
 
     def answer(request):
         with lock:
             at_once[0] += 1
             most[0] = max(most[0], at_once[0])
-        time.sleep(0.02)
+            if at_once[0] == 5:
+                full.set()
+        full.wait(10)
+        time.sleep(0.02)  # for one more, if there were any
         with lock:
             at_once[0] -= 1
         return echo(request)
