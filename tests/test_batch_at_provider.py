@@ -14,7 +14,7 @@ import pytest
 from tests import VENDORED, llmlite, testing
 from tests.beside import within
 from tests.test_batch import POSIX, Place
-from tests.test_cli import command, environment, finished, one_line
+from tests.test_cli import command, environment, one_line
 
 if VENDORED:
     pytest.skip("batches are no part of client.py", allow_module_level=True)
@@ -271,7 +271,7 @@ def test_no_room(there, limit):
 
 @POSIX
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_waiting(there, number, code):
+def test_a_signal_ends_the_waiting(there, run, number, code):
     """At once; the jobs go on, and the same command too."""
     batches = there.batches(states=["in_progress"] * 2)
     there.prompts(3)
@@ -286,8 +286,8 @@ def test_a_signal_ends_the_waiting(there, number, code):
     assert err.startswith("llmlite: interrupted: 3 left; the jobs go on at the provider; the same command goes on with "
                           "them\nllmlite: 0 done, 0 failed, 0 skipped; ")
     batches.jobs[0].states = []
-    ran = finished("batch", *words)
-    assert ran.code == 0 and one_line(ran.err) and ran.err.startswith("llmlite: 3 done, 0 failed, 0 skipped; 9 input")
+    code, _, err = run("--at-provider")
+    assert code == 0 and one_line(err) and err.startswith("llmlite: 3 done, 0 failed, 0 skipped; 9 input")
     assert set(batches.submitted.values()) == {1} and set(batches.paid.values()) == {1}
 
 
@@ -461,7 +461,7 @@ def test_the_word_about_ctrl_c_on_a_terminal(there):
 
 @POSIX
 @pytest.mark.parametrize("number", [1, 2, 3, 4], ids=["upload", "creation", "look", "results"])
-def test_killed_while_a_request_is_under_way(there, number):
+def test_killed_while_a_request_is_under_way(there, run, number):
     """The same command goes on: nothing is submitted twice, whatever the provider had not said yet."""
     batches = there.batches(states=[], delay=0.4)
     there.prompts(5)
@@ -471,8 +471,8 @@ def test_killed_while_a_request_is_under_way(there, number):
         time.sleep(0.1)
         process.kill()
     batches.delay = 0.0
-    ran = finished(*words)
-    assert ran.code == 0 and "5 done, 0 failed, 0 skipped" in ran.err
+    code, _, err = run("--at-provider")
+    assert code == 0 and "5 done, 0 failed, 0 skipped" in err
     assert batches.submitted == batches.paid == {f"id-{n}": 1 for n in range(5)}
     assert len(there.texts) == len(there.lines) == 5
 

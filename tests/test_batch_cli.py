@@ -15,7 +15,7 @@ from llmlite.__main__ import main
 from tests import VENDORED, testing
 from tests.beside import within
 from tests.test_batch import echo
-from tests.test_cli import POSIX, Ran, command, environment, finished, one_line
+from tests.test_cli import POSIX, Ran, command, environment, one_line
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
 
@@ -246,7 +246,7 @@ def test_a_report(run, files, tmp_path):
 
 @POSIX
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal(files, server, number, code):
+def test_a_signal(run, files, server, number, code):
     """What is under way is finished and written; one line says how to go on, one what was done."""
     source, output = files
     server.handle(lambda request: testing.reply("x", delay=0.3))
@@ -261,8 +261,8 @@ def test_a_signal(files, server, number, code):
     assert err.startswith(f"llmlite: interrupted: {9 - done} left; the same command goes on with them\n"
                           f"llmlite: {done} done, 0 failed, 0 skipped; ")
     assert sorted(os.listdir(os.path.dirname(output))) == ["in.jsonl", "out.jsonl"]
-    ran = finished("batch", str(source), "-o", str(output), "-m", "test", "--base-url", server.url)
-    assert ran.code == 0 and f"{9 - done} done, 0 failed, {done} skipped" in ran.err
+    code, _, err = run(source, "-o", output)
+    assert code == 0 and f"{9 - done} done, 0 failed, {done} skipped" in err
 
 
 @POSIX
