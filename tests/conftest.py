@@ -19,9 +19,10 @@ ENDINGS = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_CA_BUNDLE")
 OTHERS = {"LM_API_TOKEN", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"}
 KEYS = {name for _, _, names in llmlite.providers() for name in names.split()}
 # The files that take longest, the longest first: a process that came to one of them last would end long after the rest.
-LONG = ("fuzz", "security", "faults", "private_names", "deadlines", "socks", "truncation", "map", "batch_at_provider",
-        "pace", "processes", "threads", "jobs", "batch", "batch_cli", "cli", "leaks", "hooks", "retries", "module",
-        "cooldown", "streams", "closing", "ledger", "sessions", "mutants")
+LONG = ("fuzz", "security", "faults", "cli", "batch_at_provider", "private_names", "deadlines", "processes", "pace",
+        "socks", "map", "leaks", "jobs", "batch", "truncation", "retries", "hooks", "cooldown", "batch_cli", "mutants",
+        "errors", "cache_file", "streams", "report", "request", "soak", "error_bodies", "tls", "ledger", "files",
+        "module")
 WORKER = "PYTEST_XDIST_WORKER"
 
 # The processes that tests start would compile client.py anew each.

@@ -41,8 +41,9 @@ class There:
 
     def __init__(self, server, provider, folder, chance, lines, size):
         self.server, self.provider, self.folder, self.chance = server, provider, folder, chance
-        self.lines, self.size, self.count = lines, size, -(-lines // size)
+        self.lines, self.size, self.most = lines, size, -(-lines // size)
         self.batches = server.batches(delay=0.01, states=STATES)
+        self.looked, self.count, self.last = 0, 0, "nothing"  # of the requests
         self.steps = collections.Counter()  # what was asked last before a kill
         with open(os.path.join(folder, "in.jsonl"), "w", encoding="utf-8") as file:
             for n in range(lines):
@@ -63,21 +64,27 @@ class There:
         """How many requests it takes still, about."""
         made = self.jobs
         fetched = len(self.answers()) // self.size
-        return (self.count - len(made)) * (len(STATES) + 4) + sum(len(job.states) + 1 for job in made if not job.ended
+        return (self.most - len(made)) * (len(STATES) + 4) + sum(len(job.states) + 1 for job in made if not job.ended
                                                                   ) + len(made) - fetched
+
+    def seen(self):
+        """How many requests have come in that bring the batch on: not the looks at lists."""
+        for request in self.server.requests[self.looked:]:
+            path = f"{request.method} {request.path.partition('?')[0]}"
+            self.last = next(step for pattern, step, _ in testing._BATCH_ROUTES if re.search(pattern, path))
+            self.looked += 1
+            self.count += self.last != "list"
+        return self.count
 
     def before(self):
         self.batches.listed_after = self.chance.uniform(0, 0.1)
-        self.seen = len(self.server.requests)
+        self.seen()
+        self.last = "nothing"
 
     def after(self):
         """Note what the run that was killed had asked for last."""
-        asked = "nothing"
-        if len(self.server.requests) > self.seen:
-            last = self.server.requests[-1]
-            path = f"{last.method} {last.path.partition('?')[0]}"
-            asked = next(step for pattern, step, _ in testing._BATCH_ROUTES if re.search(pattern, path))
-        self.steps[asked] += 1
+        self.seen()
+        self.steps[self.last] += 1
 
     def upset(self):
         """Have the provider fail in one way or another; somebody else uses it too."""
@@ -97,7 +104,7 @@ class There:
         assert sent == {f"say id {n}": 1 for n in range(self.lines)}, sent
         ours = {line.custom_id for job in self.jobs for line in job.lines}
         paid = {custom_id: self.batches.paid[custom_id] for custom_id in ours}
-        assert paid == dict.fromkeys(ours, 1) and len(self.jobs) == self.count, (paid, self.jobs)
+        assert paid == dict.fromkeys(ours, 1) and len(self.jobs) == self.most, (paid, self.jobs)
         answers = [json.loads(line) for line in self.answers()]
         assert collections.Counter(answer["custom_id"] for answer in answers) == {
             f"id {n}": 1 for n in range(self.lines)}, len(answers)
@@ -125,7 +132,7 @@ def play(provider, kills, chance, lines=60, size=20, faults=False):
                 there.upset()
 
         fire = Fire([sys.executable, "-m", "tests.kills.at_provider", provider, server.root + PLACES[provider], folder,
-                     str(size)], lambda: len(server.requests), chance)
+                     str(size)], there.seen, chance)
         fire.play(kills, there.left, before, there.after)
         assert not fire.wrong, fire.wrong
         there.check()
