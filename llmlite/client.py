@@ -3907,7 +3907,7 @@ def _allowed(headers: Mapping[str, str], name: str) -> Optional[Tuple[float, Opt
         return None
     left, limit = _number(headers.get(name)), _number(headers.get(name.replace("remaining", "limit")))
     told = headers.get(name.replace("remaining", "reset"), "")
-    reset = _reset_in(told, _wall())
+    reset = _reset_in(told, _server_now(headers))
     if left is None or reset is None or reset <= 0 or limit == 0:
         return None
     return left, limit, reset, 0.0 if re.search(r"\.|ms|us|ns", told) else 1.0
@@ -3931,17 +3931,17 @@ _REMAINING = r"(?:x-|anthropic-)?ratelimit-(?:remaining(-.+)?|(.+-)remaining)$"
 _IN_TEXT = r"(?i)(?:retry|try again) (?:in|after) ((?:[\d.]+(?:h|ms|m|s))+|[\d.]+ ?s(?:ec|econds?)?)\b"
 
 
-def _retry_after(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Optional[float]:
+def _retry_after(headers: Mapping[str, str], trouble: _Trouble) -> Optional[float]:
     """Seconds the server asks to wait, or None: zero, negative, past and unreadable asks are no asks."""
-    return next((wait for wait in _waits(headers, trouble, now) if wait and wait > 0), None)
+    return next((wait for wait in _waits(headers, trouble) if wait and wait > 0), None)
 
 
-def _waits(headers: Mapping[str, str], trouble: _Trouble, now: float) -> Iterator[Optional[float]]:
+def _waits(headers: Mapping[str, str], trouble: _Trouble) -> Iterator[Optional[float]]:
     """Each way a server has to ask for a wait, the most exact one first."""
-    after = headers.get("retry-after")
+    after, now = headers.get("retry-after"), _server_now(headers)
     yield (_number(headers.get("retry-after-ms")) or 0) / 1000
     yield _seconds(after)
-    yield (_timestamp(after) or -math.inf) - (_timestamp(headers.get("date")) or now)  # by the server's own clock
+    yield (_timestamp(after) or -math.inf) - now
     yield _seconds(trouble.retry_delay)
     found = re.search(_IN_TEXT, trouble.message)
     yield _seconds(found[1].split(" ")[0].rstrip(".")) if found else _reset(headers, now)
@@ -3973,6 +3973,11 @@ def _timestamp(value: Optional[str]) -> Optional[float]:
         return float(email.utils.mktime_tz(parts))
     except (ValueError, OverflowError, TypeError, IndexError):  # what the standard parser raises on odd dates
         return None
+
+
+def _server_now(headers: Mapping[str, str]) -> float:
+    """What a server's times are held against: its own clock, where its `Date` tells it; ours may be minutes off."""
+    return _timestamp(headers.get("date")) or _wall()
 
 
 def _reset(headers: Mapping[str, str], now: float) -> Optional[float]:
@@ -5687,7 +5692,7 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     return error(what, why=_quoted(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
                  code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
-                 headers=headers, body=body, retry_after=_retry_after(known, trouble, _wall()),
+                 headers=headers, body=body, retry_after=_retry_after(known, trouble),
                  _kind=_kind_of(status, error, trouble, known))
 
 

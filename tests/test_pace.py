@@ -310,11 +310,13 @@ def test_a_declared_limit_is_never_refused(server):
     assert granting.refused == [] or METER.stood_still(started, 0.1)  # then they came in a herd
 
 
-@pytest.mark.parametrize("limit, wait", [({}, 0.4), ({"x-ratelimit-limit-requests": "4"}, 0.1)])
+@pytest.mark.parametrize("more, wait", [
+    ({}, 0.4), ({"x-ratelimit-limit-requests": "4"}, 0.1),
+    ({"Date": "Sun, 06 Nov 1994 08:49:07 GMT", "x-ratelimit-reset-requests": "1994-11-06T08:49:07.4Z"}, 0.4)])
 @beside
-def test_what_a_good_answer_says_counts_at_once(server, limit, wait):
+def test_what_a_good_answer_says_counts_at_once(server, more, wait):
     """Nothing left: the next call waits for the reset or, where the limit is said, for its part of it."""
-    spent = {**limit, "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "400ms"}
+    spent = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "400ms", **more}
     server.reply("first", headers=spent)
     server.reply("ok", times=None)
     with llmlite.Client("m", base_url=server.url) as llm:

@@ -187,6 +187,14 @@ def test_reset_times(server, remaining, reset, make):
     assert 57 < asked(server, {remaining: "0", reset: make()}, None) <= 60.1
 
 
+@pytest.mark.parametrize("date, seconds", [(DATE, 30), ("soon", None)])
+@pytest.mark.parametrize("reset", ["1994-11-06T08:49:37Z", "784111777", "784111777000"])
+def test_reset_times_by_the_clock_of_the_server(server, reset, date, seconds):
+    """A time is held against the answer's Date: the clock here may be wrong."""
+    headers = {"Date": date, "anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": reset}
+    assert asked(server, headers, None) == seconds
+
+
 def test_a_reset_on_the_second(server):
     """A time without a fraction is that very second."""
     began = time.time()
