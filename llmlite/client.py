@@ -1618,7 +1618,7 @@ class Client:
         error: Any = call.last_error
         wait, policy, paced = error.retry_after, self._retry, False
         if policy is not None and error._kind and (wait is None or wait <= policy.retry_after_max):
-            if isinstance(error, RateLimitError):
+            if error._kind == "rate":
                 paced = self._gate.refused(call, wait)  # the client's other threads wait too, whatever becomes of this
             elif wait is not None:
                 self._gate.pause(wait)

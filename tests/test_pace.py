@@ -257,8 +257,8 @@ def test_after_a_wait_calls_start_apart():
 class Granting:
     """Answers as a bucket grants; with headers, if asked for."""
 
-    def __init__(self, rate, size, headers):
-        self.bucket, self.headers, self.lock = Bucket(rate, size), headers, threading.Lock()
+    def __init__(self, rate, size, headers, status=429):
+        self.bucket, self.headers, self.lock, self.status = Bucket(rate, size), headers, threading.Lock(), status
         self.granted, self.refused = [], []
 
     def __call__(self, request):
@@ -267,7 +267,7 @@ class Granting:
             wait = self.bucket.ask(now)
             (self.refused if wait else self.granted).append(now)
             headers = self.headers(self.bucket, wait)
-        return testing.error(429, headers=headers) if wait else testing.reply("ok", headers=headers)
+        return testing.error(self.status, headers=headers) if wait else testing.reply("ok", headers=headers)
 
 
 def limits(bucket, wait):
@@ -411,10 +411,11 @@ def test_models_without_number(server):
         assert len(llm._gate._allowances) < 131
 
 
+@pytest.mark.parametrize("status", [429, 503, 529])
 @beside
-def test_a_known_pace_needs_no_backoff(server):
+def test_a_known_pace_needs_no_backoff(server, status):
     """Where a server has granted many calls at once and refuses without a word, the refused ones wait a moment only."""
-    granting = Granting(20, 10, HEADERS["nothing"])
+    granting = Granting(20, 10, HEADERS["nothing"], status)
     server.handle(granting)
     with llmlite.Client("m", base_url=server.url) as llm:  # with RetryPolicy() the backoff would be 2.5 s at the least
         started = time.monotonic()
