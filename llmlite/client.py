@@ -3525,13 +3525,15 @@ class _Pace:
     rate that doubles up to the next refusal, which tells the grant: the bucket was empty both times, so what was
     granted in between is what had come in.  The rate stays below that for a while, the longer the dearer a refusal is,
     then grows until one tells the grant anew.  A refusal before it has grown, soon or twice, says that the grant has
-    fallen: the search begins again at half of it.
+    fallen: the search begins again at half of it, or at what was granted of late: who refuses one in a hundred at
+    random grants the others at any pace.  Where nothing at all is granted, the search goes on from where it was.
     """
 
     FIRST = 32.0, 100.0  # calls a second after the first refusal, at the least; where it told nothing
     LEAST = 0.25  # calls a second while the grant is not known
     DOUBLING = 0.3  # seconds, while the grant is not known; as long as four calls take where that is longer
     BELOW = 0.99  # of the grant: an error of one in a hundred is to be no refusal
+    LATE = 0.98  # of what was granted of late: the search is no slower
     REST = 2.0, 60.0  # seconds before the rate grows again, at the least and the most,
     WORTH = 12.0  # or so many times what a refusal costs,
     CALLS = 50  # or as long as so many calls take, that refusals stay under 2 in 100
@@ -3554,9 +3556,11 @@ class _Pace:
         self.start = self.grant = self.before = self.best = self.least = 0.0  # calls a second; 0: not known
         self.told, self.mark = -math.inf, 0  # when the last refusal came that told something; `sent` then
         self.span = self.pool = _Span()  # up to then; up to those before, if they were short
+        self.late = _Span()  # those before the last, the older the less, until `TOLD` calls were granted in them
         self.first: Optional[_Span] = None
         self.fallen, self.doubted = -math.inf, False  # when the grant fell; whether the last refusal came too early
         self.learns = True  # whether the span tells the grant, which has not just fallen
+        self.closed = 0.0  # calls a second while nothing is granted
 
     def size(self) -> float:
         """How many calls the bucket holds."""
@@ -3601,6 +3605,8 @@ class _Pace:
         self.level = min(self.level + self.rate * passed + besides, self.size())
         if self.grant:
             self.rate = self.grant * self.BELOW * 2 ** min(max(0.0, self.used - self._rest()) / self.GROWTH, 30)
+        elif self.closed and self.sent - self.mark > 1:
+            self.rate, self.closed = self.start, 0.0  # granted again
         else:
             doublings = tested / max(self.DOUBLING, 4 / self.rate)
             self.rate = min(self.rate * 2 ** doublings, self.start * 2 ** 30)
@@ -3646,7 +3652,10 @@ class _Pace:
         """A short span tells little: the next is taken together with it, unless the bucket was full in it."""
         if self.first is None:
             self.first = span
-        elif self.grant * span.waited < self.size():
+            return
+        share = max(0.0, 0.5 - span.granted / self.TOLD / 2)
+        self.late = _Span(span.granted + share * self.late.granted, span.seconds + share * self.late.seconds)
+        if self.grant * span.waited < self.size():
             share = max(0.0, 1 - span.seconds / self.SHORT)
             self.pool = _Span(span.granted + share * self.pool.granted, span.seconds + share * self.pool.seconds)
         else:
@@ -3656,8 +3665,12 @@ class _Pace:
         """Whether the grant has fallen; what it is at the least."""
         self.before, self.learns = self.grant or self.before, True
         sent, self.least = len(self.recent), 0.0
+        closed, self.closed = self.closed, 0.0
         if not self.grant:
-            self.start = max(self.LEAST, self.start / 2)  # it may tell too little again
+            if self.span.granted > 1 or not closed:
+                self.start = max(self.LEAST, self.start / 2)  # it may tell too little again
+            if self.span.granted <= 1:  # the refused one
+                self.closed = max(self.LEAST, closed / 2 or self.start)
         elif self.used < self.SOON or self.used < self._rest() and self.doubted:
             self.start, self.grant, self.doubted = max(self.LEAST, self.grant / 2), 0.0, False
             self.pool, self.fallen, self.learns = _Span(), now, False
@@ -3683,7 +3696,13 @@ class _Pace:
                     self.fallen = self.told
                 elif self.grant > 0.8 * self.best:
                     self.fallen = -math.inf
-        self.rate = self.grant * self.BELOW or self.start
+        self.rate = self.grant * self.BELOW or self.closed or max(self.start, self.LATE * self._lately())
+
+    def _lately(self) -> float:
+        """Calls a second that were granted of late, if that can be told: what a full bucket gave is no rate."""
+        if self.first is None or self.before * self.span.waited >= self.size():
+            return 0.0
+        return max(0.0, self.span.granted + self.late.granted - 1) / max(self.span.seconds + self.late.seconds, 1e-3)
 
 
 class _Gate:
