@@ -176,7 +176,7 @@ def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Sp
     told = core._Progress(progress, counts.left)
     with contextlib.closing(results), contextlib.ExitStack() as at_end:
         at_end.callback(told.end)
-        for index, result in until.listening(results):
+        for index, result in until.listening(results, results.stop.set):
             custom_id, names_model = counts.ids.pop(index)
             counts.add(custom_id, result)
             told.count(result)
@@ -1375,7 +1375,7 @@ class Stop:
         self.signal: int = 0
         self._notice = notice  # called within the handler of the first signal
         self._dropped = self._listening = self._waiting = False
-        self._stop: Callable[[], None] = lambda: None  # sending
+        self._stop: Callable[[], Any] = lambda: None  # sending
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -1389,14 +1389,9 @@ class Stop:
         for number, before in self._before.items():
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
-    def listening(self, results: Iterator[Any]) -> Iterator[Any]:
-        """The results, until a second signal comes while the next one is waited for.
-
-        Of a `Client.map` nothing more is sent after the first: its results are those of what is under way then.
-        """
-        if isinstance(results, core._Map):
-            self._stop = results.stop.set
-        self._listening = True
+    def listening(self, results: Iterator[Any], first: Callable[[], Any]) -> Iterator[Any]:
+        """The results, until a second signal comes while the next one is waited for; `first` is called at the first."""
+        self._stop, self._listening = first, True
         with contextlib.suppress(_Dropped):
             while True:
                 self._waiting = True

@@ -1398,7 +1398,7 @@ def test_a_second_signal_while_a_line_is_written(place):
         lines.__class__ = Slow
         counts = batch._Counts(items, lines, batch._Page())
         results = place.llm.map(counts.asked(), workers=1, ordered=False)
-        for index, result in stop.listening(results):
+        for index, result in stop.listening(results, lambda: None):
             counts.add(counts.ids[index], result)
         results.close()
     assert counts.done == 1 and len(place.lines) == 1

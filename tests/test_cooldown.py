@@ -80,7 +80,13 @@ class Heeded(logging.Handler):
 
 
 HEEDED = Heeded()
-logging.getLogger("llmlite").addHandler(HEEDED)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heeding():
+    logging.getLogger("llmlite").addHandler(HEEDED)
+    yield
+    logging.getLogger("llmlite").removeHandler(HEEDED)
 
 
 def wait_until_heeded(thread):
