@@ -111,6 +111,8 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
             monkeypatch.setenv(name + "_API_KEY", "sk-test-key")
             monkeypatch.setenv(name + "_BASE_URL", server.url)
         monkeypatch.setenv("VLLM_BASE_URL", server.url)
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", "sk-test-key")
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", server.root)
         names = as_module(monkeypatch)
         blocks = blocks_of(README, "python")
         for block in blocks:
