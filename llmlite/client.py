@@ -463,7 +463,7 @@ class Response:
         `usage` has `total_tokens` too; `parsed` is a dict where it is an object; the `data` of `files` are base64.
         """
         told = {name: value for name, value in vars(self).items() if name not in ("raw", "headers")}
-        usage = {**self.usage._asdict(), "total_tokens": self.usage.total_tokens}
+        usage = {**_held_as_json(self.usage), "total_tokens": self.usage.total_tokens}
         return _as_json({**told, "usage": usage})  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
