@@ -52,6 +52,7 @@ ANSWERS = {
         "message": {"content": "Yes"}, "finish_reason": "stop", "logprobs": {"content": [
             {"token": "Yes", "logprob": -0.2, "top_logprobs": [{"token": "Yes"}, {"token": "No"}]}]}}]}),
     "Once upon": testing.reply(" a time"),
+    "What is the capital of France?": testing.reply("Paris"),
 }
 
 
@@ -113,7 +114,9 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
         for block in blocks:
             if "import distributed" in block:  # tests/neighbours/test_dask.py runs it
                 continue
-            exec(block.replace("http://localhost:8000/v1", server.url), names)
+            for address in ("http://localhost:8000/v1", "https://api.openai.com/v1"):
+                block = block.replace(address, server.url)
+            exec(block, names)
             printed = capsys.readouterr().out
             for comment in re.findall(r"^ *print\(.*\) +# (.*)$", block, re.M):
                 _, found, printed = printed.partition(comment)
@@ -121,8 +124,8 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
         assert (tmp_path / "said.mp3").read_bytes() == b"ID3..."
         for name in ("llm", "local", "raw", "claude", "signed", "session"):
             names[name].close()
-        assert len(blocks) == 29
-        assert len(server.requests) == 60
+        assert len(blocks) == 31
+        assert len(server.requests) == 61
         sent = server.requests[3].json
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
             "temperature": 0, "max_completion_tokens": 100, "service_tier": "flex"}
