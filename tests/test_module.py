@@ -94,7 +94,7 @@ def is_standard(name):
 def needed():
     """What setup.cfg asks for, by name."""
     with open(os.path.join(ROOT, "setup.cfg"), encoding="utf-8") as file:
-        return dict(re.findall(r"^    (requests|urllib3)>=([\d.]+),", file.read(), re.M))
+        return dict(re.findall(r"^\s+(requests|urllib3)>=([\d.]+),", file.read(), re.M))
 
 
 def test_import_with_older_packages():
