@@ -176,7 +176,7 @@ class Reply:
     end: str = ""
     times: int | None = 1
     steps: Sequence[Step] | None = None  # of a raw reply: the whole wire
-    name: str = "a reply"  # what `Server.check` calls it
+    made: tuple[str, object] = ("reply", "")  # by what, of what: `Server.check` tells
     _wires: dict[Shape, list[Step]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -189,11 +189,16 @@ class Reply:
         if (isinstance(self.split, int) and self.split < 1) or (self.truncate or 0) < 0:
             raise ValueError("split must be 1 or more, truncate 0 or more")
 
+    @property
+    def name(self) -> str:
+        """What `Server.check` calls it."""
+        kind, content = self.made
+        return f"{kind} {reprlib.repr(content.told if isinstance(content, _Answer) else content)}"
+
 
 def reply(text: str, *, reasoning: str | None = None, **said: Unpack[Said]) -> Reply:
     """One answer, in the shape that the request's path asks for; in one piece if the request wants a stream."""
-    made = stream([text] if text else [], reasoning=[reasoning] if reasoning else [], **said)
-    return replace(made, name=made.name.replace("stream", "reply", 1))
+    return stream([text] if text else [], reasoning=[reasoning] if reasoning else [], **said)
 
 
 def stream(
@@ -207,7 +212,7 @@ def stream(
     options stand in `Said` and `How`.
     """
     answer = _Answer(tuple(pieces), tuple(reasoning), tool_calls, finish_reason, usage, model, done)
-    return Reply(answer.body, status, name=_named("stream", answer.told), **how)
+    return Reply(answer.body, status, made=("reply" if len(answer.pieces) < 2 else "stream", answer), **how)
 
 
 def error(
@@ -219,24 +224,24 @@ def error(
     `retry_after` (seconds, or a str that goes out as it is) is a header, at Gemini a RetryInfo in the body.
     """
     failure = _Failure(status, message or f"scripted error {status}", type, code, retry_after)
-    return Reply(failure.body, status, name=f"error {status}", **how)
+    return Reply(failure.body, status, made=("error", status), **how)
 
 
 def json_body(obj: Any, *, status: int = 200, **how: Unpack[How]) -> Reply:
     """Any JSON body."""
-    return _fixed(_named("json", obj), Body([_dump(obj)]), status, how)
+    return _fixed("json", obj, Body([_dump(obj)]), status, how)
 
 
 def sse(events: Iterable[SseEvent], *, status: int = 200, **how: Unpack[How]) -> Reply:
     r"""An event stream: str and bytes verbatim ("data: ...\n\n"), a dict as JSON, `(name, dict)` with its name."""
     sent = [_event(event) for event in events]
-    return _fixed(f"sse of {len(sent)} events", Body(sent, "text/event-stream", "chunked"), status, how)
+    return _fixed("sse", sent, Body(sent, "text/event-stream", "chunked"), status, how)
 
 
 def body(content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[How]) -> Reply:
     """Any body; the pieces of a list are sent as separate packets."""
     pieces = [content] if isinstance(content, bytes) else [b"%b" % piece for piece in content]
-    return _fixed(_named("body", b"".join(pieces[:1])[:20]), Body(pieces, "application/octet-stream"), status, how)
+    return _fixed("body", pieces, Body(pieces, "application/octet-stream"), status, how)
 
 
 def raw(*steps: Step, times: int | None = 1) -> Reply:
@@ -247,15 +252,11 @@ def raw(*steps: Step, times: int | None = 1) -> Reply:
     for step in steps:
         if not isinstance(step, (bytes, int, float, Signal)):
             raise TypeError(f"a step is bytes, seconds, RESET, CLOSE or STALL, not {step!r}")
-    return Reply(lambda shape: Body(()), steps=(*steps, CLOSE), times=times, name=f"raw of {len(steps)} steps")
+    return Reply(lambda shape: Body(()), steps=(*steps, CLOSE), times=times, made=("raw", steps))
 
 
-def _fixed(name: str, content: Body, status: int, how: How) -> Reply:
-    return Reply(lambda shape: content, status, name=name, **how)
-
-
-def _named(kind: str, content: object) -> str:
-    return f"{kind} {reprlib.repr(content)}"  # of anything large the beginning alone is looked at
+def _fixed(kind: str, given: object, content: Body, status: int, how: How) -> Reply:
+    return Reply(lambda shape: content, status, made=(kind, given), **how)
 
 
 # -------------------------------------------------------------------------------------- from a reply to wire steps
@@ -770,8 +771,8 @@ class Server:
     def check(self) -> None:
         """Raise AssertionError, in one line, if a reply was never asked for, or a request came that had none.
 
-        Replies are those that were queued, those of `replay`, and faults of `batches`. The fixture `llm_server` calls
-        this after the test.
+        Replies are those that were queued (an endless one is to be asked for once), those of `replay`, and faults of
+        `batches`. The fixture `llm_server` calls this after the test.
         """
         __tracebackhide__ = True  # pytest shows the line alone
         with self._changed:

@@ -454,7 +454,7 @@ def test_check_names_unused_replies(server, llm):
     server.stream(["a", "b"])
     server.error(429)
     server.json({"a": 1})
-    server.sse(["data: 1\n\n"] * 3)
+    server.sse(["data: 1\n\n"])
     server.body([b"bytes", b"more"])
     server.raw(b"HTTP", testing.RESET)
     server.reply("often", times=3)
@@ -462,7 +462,8 @@ def test_check_names_unused_replies(server, llm):
     llm.chat("hi")
     assert told(server) == (
         "llmlite.testing: never asked for: reply 'Paris', reply 'xxxxxxxxxxxx...xxxxxxxxxxxxx', reply {'tool_calls': "
-        "['add']}, stream ['a', 'b'], error 429, json {'a': 1}, sse of 3 events, body b'bytes', raw of 2 steps, "
+        "['add']}, stream ['a', 'b'], error 429, json {'a': 1}, sse [b'data: 1\\n\\n'], body [b'bytes', b'more'], "
+        "raw (b'HTTP', <Signal.RESET: 'reset'>), "
         "reply 'often' (3 of 3 times), reply 'endless'")
 
 
