@@ -1797,7 +1797,7 @@ class Conversation:
         self._begin_with(system, messages, compact_at)
 
     def _begin_with(self, system: Any, messages: Any, compact_at: Any) -> None:
-        history = [] if messages is None or messages == [] else _checked_messages(messages)
+        history = [] if messages in (None, [], ()) else _checked_messages(messages)
         if system is None and history and history[0]["role"] == "system":
             system = history.pop(0).get("content")
         _check_dicts("system", system, (str,), '{"type": "text", "text": "..."}')
@@ -1860,7 +1860,8 @@ class Conversation:
             LLMError: then all is as it was; a ResponseError where the summary is empty or cut.
             RuntimeError: a turn of this conversation is under way.
         """
-        _checked("keep", keep, (int,), 0)
+        _checked("keep", keep, (int,), 0, "a whole number, 0 or more")
+        _checked("prompt", prompt, (str, _NONE))
         _check_names("compact", options, _CHAT_OPTIONS - {"tools", "schema"})
         with self._alone():
             end = _end_of_old(self.messages, keep)
@@ -1921,13 +1922,14 @@ class Conversation:
     def _alone(self) -> Iterator[None]:
         """No other turn may be under way."""
         mine, here = object(), _Process.here
-        if self._running.setdefault(here, mine) is not mine:
-            raise RuntimeError("a turn of this conversation is under way: wait for its reply, read its stream to the "
-                               "end or close() it; threads need a conversation each (copy.copy makes one)")
         try:
+            if self._running.setdefault(here, mine) is not mine:
+                raise RuntimeError("a turn of this conversation is under way: wait for its reply, read its stream to "
+                                   "the end or close() it; threads need a conversation each (copy.copy makes one)")
             yield
         finally:
-            del self._running[here]
+            if self._running[here] is mine:
+                del self._running[here]
 
     def __getstate__(self) -> JSON:
         return {**self.__dict__, "messages": list(self.messages), "options": dict(self.options), "_running": {}}
@@ -1951,21 +1953,29 @@ def _check_names(method: str, options: JSON, known: FrozenSet[str]) -> None:
 
 
 def _is_summary(message: JSON) -> bool:
-    return message["role"] == "user" and _str(message.get("content")).startswith(_SUMMARY)
+    return message.get("role") == "user" and _str(message.get("content")).startswith(_SUMMARY)
 
 
 def _turns(messages: List[JSON]) -> List[int]:
     """Where turns begin: at user messages, of some in a row at the first; a summary is no turn."""
-    asks = [message["role"] == "user" and not _is_summary(message) for message in messages]
+    asks = [message.get("role") == "user" and not _is_summary(message) for message in messages]
     return [at for at, asked in enumerate(asks) if asked and not (at and asks[at - 1])]
 
 
 def _end_of_old(messages: List[JSON], keep: int) -> int:
     """Where what a compaction sums up ends; 0 if there is too little.  Calls that wait for their results stay."""
     starts = _turns(messages)
-    keep = max(keep, int(bool(messages and messages[-1].get("tool_calls"))))
+    keep = max(keep, int(_awaits_results(messages)))
     end = len(messages) if keep == 0 else starts[-keep] if keep <= len(starts) else 0
     return end if any(start < end for start in starts) else 0
+
+
+def _awaits_results(messages: List[JSON]) -> bool:
+    """Whether a history ends with tool calls that are not all answered."""
+    results = list(itertools.takewhile(lambda message: message.get("role") in _RESULTS, reversed(messages)))
+    answered = {message.get("tool_call_id") for message in results}
+    before = messages[:len(messages) - len(results)][-1:]
+    return any(call.get("id") not in answered for message in before for call in _list(message.get("tool_calls")))
 
 
 def _summary_request(messages: List[JSON], prompt: Optional[str]) -> JSON:
@@ -1983,11 +1993,13 @@ def _retold(message: JSON) -> Iterator[JSON]:
     """A message as text, its files as they are."""
     content, who = message.get("content"), message["role"]
     who += f" {message['tool_call_id']}" if message.get("tool_call_id") else ""
-    for part in [{"type": "text", "text": content}] if isinstance(content, str) else map(_dict, _list(content)):
-        if _attached(part) is not None:
+    for part in content if isinstance(content, list) else [content]:
+        if _attached(_dict(part)) is not None:
             yield part
-        elif part.get("type") != "text" or part.get("text"):
-            yield {"type": "text", "text": f"{who}: {part.get('text') or _json_text(part)}"}
+            continue
+        said = part.get("text") if _dict(part).get("type") == "text" else part
+        if said:
+            yield {"type": "text", "text": f"{who}: {said if isinstance(said, str) else _json_text(said)}"}
     for call in _list(message.get("tool_calls")):
         function = _function_of(call)
         told = f"{who} calls {function.get('name')}({_json_text(_arguments_of(function))}) as {call.get('id')}"
@@ -2467,7 +2479,7 @@ class _Rounds:
         self.replies.append(reply)
         self.history.append(reply.message)
         reply.messages = self.history
-        if not reply.tool_calls or any(call.name in self.others for call in reply.tool_calls):
+        if not (reply.tool_calls and self.functions) or any(call.name in self.others for call in reply.tool_calls):
             return False
         provider = self.client._provider.name
         if len(self.replies) >= self.most:
@@ -4816,6 +4828,8 @@ class _TurnFlow:
             try:
                 with self.turn.rounds.as_one():
                     closing = yield from self._rounds()
+            except _Stopped:  # close() came while a round was asked for
+                pass
             finally:
                 self._end(bool(closing))
         yield from closing
@@ -7900,11 +7914,23 @@ class _DeepSeek(_OpenAI):
 
 
 class _Mistral(_OpenAI):
-    """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required"."""
+    """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required".
+
+    It refuses an assistant message that says nothing, and a user's that follows the results of tools.
+    """
 
     names = {"seed": "random_seed"}
     modes = {"required": "any"}
     stream_usage = False
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        turns: List[JSON] = []
+        for message in asked["messages"]:
+            if message["role"] == "user" and turns and turns[-1]["role"] in _RESULTS:
+                turns.append(assistant("OK."))
+            if message["role"] != "assistant" or message.get("content") or message.get("tool_calls"):
+                turns.append(message)
+        return super().build(model, {**asked, "messages": turns}, stream)
 
     def message(self, message: JSON) -> JSON:
         sent = super().message(message)
@@ -8522,8 +8548,8 @@ class _Anthropic(_Dialect):
             role = "assistant" if message["role"] == "assistant" else "user"
             content = self.content(message)
             last = _list(turns[-1]["content"]) if turns and turns[-1]["role"] == role == "user" else []
-            if message["role"] in _SYSTEM:
-                continue
+            if message["role"] in _SYSTEM or not content and role == "assistant" and message is not messages[-1]:
+                continue  # one that says nothing is refused, but for the last
             if any(_dict(block).get("type") == "tool_result" for block in last):
                 last += _blocks(content)
             else:
@@ -8770,6 +8796,8 @@ class _Gemini(_Choices):
             for message in group:
                 if message["role"] == "assistant":
                     parts = self.spoken(message)
+                    if parts == [{"text": ""}]:  # Vertex refuses a text that says nothing
+                        continue
                     made = [part["functionCall"] for part in parts if "functionCall" in part]
                     calls = [(str(call.get("id")), one) for call, one in zip(_list(message.get("tool_calls")), made)]
                     contents.append({"role": "model", "parts": parts})
