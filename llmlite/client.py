@@ -989,6 +989,12 @@ class Ledger:
         return f"<Ledger {now['calls']} calls, {now['attempts']} attempts, {now['failed']} failed, {now['usage']}>"
 
 
+def _tell_of_all(error: LLMError, done: List[Response], so_far: Callable[[Optional[Response]], Response],
+                 started: float) -> None:
+    error.attempts, error.elapsed = error.attempts + sum(one.attempts for one in done), _now() - started
+    error.response = so_far(error.response) if done else error.response
+
+
 def _is_empty(reply: Response) -> bool:
     return not (reply.text or reply.tool_calls or reply.reasoning or reply.files) and reply.parsed is None
 
@@ -1181,8 +1187,7 @@ class Client:
         try:
             yield
         except LLMError as error:
-            error.attempts, error.elapsed = error.attempts + sum(one.attempts for one in done), _now() - started
-            error.response = so_far(error.response) if done else error.response
+            _tell_of_all(error, done, so_far, started)
             raise
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
@@ -1823,7 +1828,7 @@ class Conversation:
             LLMError: as `run_tools` does; then `messages` are as they were.
             RuntimeError: a turn of this conversation is under way.
         """
-        with self._alone():
+        with _Alone(self._running):
             turn = _Turn(self, "send", content, options)
             reply = turn.rounds.run(turn.options)
             turn.keep()
@@ -1863,7 +1868,7 @@ class Conversation:
         _checked("keep", keep, (int,), 0, "a whole number, 0 or more")
         _checked("prompt", prompt, (str, _NONE))
         _check_names("compact", options, _CHAT_OPTIONS - {"tools", "schema"})
-        with self._alone():
+        with _Alone(self._running):
             end = _end_of_old(self.messages, keep)
             if not end:
                 return None
@@ -1882,7 +1887,7 @@ class Conversation:
 
     def undo(self) -> List[JSON]:
         """Take the last turn back: what its user said, and all that came of it.  Returns these messages."""
-        with self._alone():
+        with _Alone(self._running):
             start = (_turns(self.messages) or [len(self.messages)])[-1]
             taken = self.messages[start:]
             del self.messages[start:]
@@ -1917,19 +1922,6 @@ class Conversation:
         usage = _dict(saved.get("usage"))
         self.usage = Usage(*(_checked(f"usage.{name}", usage.get(name, 0), (int,), 0) for name in Usage._fields))
         self._begin_with(saved.get("system"), saved["messages"], saved.get("compact_at"))
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other turn may be under way."""
-        mine, here = object(), _Process.here
-        try:
-            if self._running.setdefault(here, mine) is not mine:
-                raise RuntimeError("a turn of this conversation is under way: wait for its reply, read its stream to "
-                                   "the end or close() it; threads need a conversation each (copy.copy makes one)")
-            yield
-        finally:
-            if self._running[here] is mine:
-                del self._running[here]
 
     def __getstate__(self) -> JSON:
         return {**self.__dict__, "messages": list(self.messages), "options": dict(self.options), "_running": {}}
@@ -1991,8 +1983,8 @@ def _summary_request(messages: List[JSON], prompt: Optional[str]) -> JSON:
 
 def _retold(message: JSON) -> Iterator[JSON]:
     """A message as text, its files as they are."""
-    content, who = message.get("content"), message["role"]
-    who += f" {message['tool_call_id']}" if message.get("tool_call_id") else ""
+    content: Any = message.get("content")
+    who = f"{message['role']} {message.get('tool_call_id') or ''}".strip()
     for part in content if isinstance(content, list) else [content]:
         if _attached(_dict(part)) is not None:
             yield part
@@ -2017,6 +2009,26 @@ def _alternating(messages: List[JSON]) -> List[JSON]:
                 head, *_list(content)]}
         sent.append(message)
     return sent
+
+
+class _Alone:
+    """While one turn of a conversation is under way no other may begin."""
+
+    def __init__(self, running: Dict[object, object]) -> None:
+        self.running, self.here = running, _Process.here
+
+    def __enter__(self) -> None:
+        try:
+            if self.running.setdefault(self.here, self) is not self:
+                raise RuntimeError("a turn of this conversation is under way: wait for its reply, read its stream to "
+                                   "the end or close() it; threads need a conversation each (copy.copy makes one)")
+        except BaseException:  # Ctrl-C too
+            self.__exit__()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        if self.running.get(self.here) is self:
+            del self.running[self.here]
 
 
 class _Turn:
@@ -2463,7 +2475,7 @@ class _Rounds:
 
     def run(self, options: JSON) -> Response:
         """Ask until there is an answer."""
-        with self.as_one():
+        with self.client._as_one(self.replies, self.last):
             while True:
                 reply = self.client.chat(self.history, tools=self.declared, deadline=self.until,  # type: ignore[arg-type]
                                          **options)
@@ -2471,8 +2483,9 @@ class _Rounds:
                     return reply
                 self.answer()
 
-    def as_one(self) -> contextlib.AbstractContextManager[None]:
-        return self.client._as_one(self.replies, lambda last: last or self.replies[-1])
+    def last(self, reply: Optional[Response]) -> Response:
+        """The reply of an error amid them: what had come of a round, or the last that is whole."""
+        return reply or self.replies[-1]
 
     def goes_on(self, reply: Response) -> bool:
         """Take the reply of a round; whether it asks for functions, which can be run."""
@@ -4673,6 +4686,7 @@ class _Flow:
 
     def _broken_off(self, caught: BaseException) -> LLMError:
         """What ended the reading, as the error it means after (or before) the first event."""
+        self.call.check()
         error = _translated(caught, self.call, self.attempt)
         if not self.events:
             return error
@@ -4822,12 +4836,14 @@ class _TurnFlow:
     def run(self) -> Iterator[Any]:
         """The events of all rounds; "finish" is the last one's.  Before that, the turn is in the history."""
         closing: List[Event] = []
-        with self.conversation._alone():
+        with _Alone(self.conversation._running):
             self.turn = _Turn(self.conversation, "stream", self.content, self.options)
-            self.answered = self.turn.begun
+            self.answered, started = self.turn.begun, _now()
             try:
-                with self.turn.rounds.as_one():
-                    closing = yield from self._rounds()
+                closing = yield from self._rounds()
+            except LLMError as error:
+                _tell_of_all(error, self.turn.rounds.replies, self.turn.rounds.last, started)
+                raise
             except _Stopped:  # close() came while a round was asked for
                 pass
             finally:
@@ -4859,6 +4875,9 @@ class _TurnFlow:
             self.pending = True
         finally:
             _STOP.reset(token)
+            self.stop.attempts.clear()  # from here on the stream itself can be closed
+        if self.left:
+            self.inner.close()
 
     def _round(self) -> Generator[Any, None, List[Event]]:
         if not self.turn.rounds.replies:
