@@ -418,7 +418,7 @@ class Response:
         logprobs: a `Logprob` for each token of the answer, when asked for.
         files: what the model made beside text, a list of `File`.
         message: the dict to append to the history.
-        messages: the whole exchange, after `run_tools`.
+        messages: the whole exchange, after `run_tools`, or of a `Conversation`.
         raw: the decoded body (of a stream: folded into the same shape).
         headers: the answer's headers.
         attempts, elapsed: how many requests and seconds it took.
@@ -1876,7 +1876,7 @@ class Conversation:
             reply = self.client.chat([_summary_request(self.messages[:end], prompt)], **asked)
             if not reply.text.strip() or reply.finish_reason in _CUT_BY:
                 self.client.ledger._book_failure()
-                what = f"was cut ({reply.raw_finish_reason})" if reply.text.strip() else "is empty"
+                what = f"was cut ({reply.finish_reason})" if reply.text.strip() else "is empty"
                 raise ResponseError(f"the summary {what}", provider=self.client._provider.name, response=reply,
                                     attempts=reply.attempts, elapsed=reply.elapsed,
                                     hint="the conversation is as it was; try again, or another model=")
@@ -1913,12 +1913,11 @@ class Conversation:
 
     def _fill(self, saved: Any) -> None:
         """Take what `save` wrote; ValueError for anything else."""
-        version = _dict(saved).get("conversation")
+        if not isinstance(_dict(saved).get("messages"), list):
+            raise ValueError("it has no list of messages")
+        version = saved.get("conversation", _SAVED)
         if version != _SAVED:
-            raise ValueError("it has no mark of one" if type(version) is not int else
-                             f"it is of form {version}, this version of llmlite reads {_SAVED}")
-        if not isinstance(saved.get("messages"), list):
-            raise ValueError("its messages are no list")
+            raise ValueError(f"it is of form {version!r}, this version of llmlite reads {_SAVED}")
         usage = _dict(saved.get("usage"))
         self.usage = Usage(*(_checked(f"usage.{name}", usage.get(name, 0), (int,), 0) for name in Usage._fields))
         self._begin_with(saved.get("system"), saved["messages"], saved.get("compact_at"))

@@ -500,6 +500,24 @@ def test_closed_while_the_next_round_is_asked_for(server, llm):
     assert talk.send("hi").text == "fine"
 
 
+def test_closed_while_the_cache_is_asked(server):
+    """A round that comes from the cache at once is not read either."""
+    class Kept(dict):
+        def get(self, key, default=None):
+            if kept:
+                stream.close()
+            return super().get(key, default)
+
+    kept = []
+    script(server, calling("See. ", ("add", {"a": 1})), "It is 1.")
+    with llmlite.Client("m", base_url=server.url, retry=None, cache=Kept()) as llm:
+        assert "".join(llm.conversation(tools=[add]).stream("Add")) == "See. It is 1."
+        talk = llm.conversation(tools=[add])
+        stream = talk.stream("Add")
+        kept.append(1)
+        assert list(stream) == ["See. "] and talk.messages == [] and len(server.requests) == 2
+
+
 @beside
 def test_closed_before_the_next_round_is_read(server, llm):
     """Between a round's calls and the next one nobody reads on."""
@@ -755,9 +773,9 @@ GOOD = {"conversation": 1, "system": None, "messages": turns("a"), "usage": {"in
 
 @pytest.mark.parametrize("saved, words", [
     (None, "No such file"), ("", "Expecting value"), ("{", "Expecting"), (b"\xff\xfe", "codec can't decode"),
-    pytest.param("[" * 100000, "recursion", id="deep"), ([], "it has no mark of one"), ({"messages": []}, "no mark"),
+    pytest.param("[" * 100000, "recursion", id="deep"), ([], "it has no list of m"), ({"a": 1}, "it has no list of m"),
     ({**GOOD, "conversation": 2}, "it is of form 2, this version of llmlite reads 1"),
-    ({**GOOD, "messages": "hi"}, "its messages are no list"), ({**GOOD, "messages": None}, "its messages are no list"),
+    ({**GOOD, "conversation": None}, "it is of form None"), ({**GOOD, "messages": "hi"}, "it has no list of messages"),
     ({**GOOD, "messages": ["hi"]}, "messages[0] has role None"), ({**GOOD, "system": 5}, "system is a int"),
     ({**GOOD, "usage": {"input_tokens": "3"}}, "usage.input_tokens='3'"),
     ({**GOOD, "usage": {"input_tokens": -3}}, "usage.input_tokens=-3"),
@@ -780,7 +798,7 @@ def test_files_that_somebody_wrote(llm, tmp_path):
     path.write_text("\ufeff" + json.dumps(GOOD), encoding="utf-8")
     talk = llm.load_conversation(path)
     assert (talk.usage, talk.messages) == (llmlite.Usage(3), turns("a"))
-    path.write_text(json.dumps({"conversation": 1, "messages": []}))
+    path.write_text(json.dumps({"messages": []}))
     assert llm.load_conversation(os.fsencode(str(path))).messages == []
     with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
         llm.load_conversation(path, temprature=0)
