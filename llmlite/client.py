@@ -1289,7 +1289,7 @@ class Client:
         """
         return _Rounds(self, messages, tools, max_rounds, deadline).run(options)
 
-    def conversation(self, *, system: Any = None, tools: Optional[Sequence[Any]] = None,
+    def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Sequence[Any]] = None,
                      messages: Optional[Messages] = None, compact_at: Optional[int] = None,
                      **options: Any) -> Conversation:
         """A `Conversation` with this client: it keeps the history, and sends it with each message.
@@ -1838,8 +1838,13 @@ class Conversation:
                **options: Any) -> Stream:
         """Send a message, and read the reply piece by piece; takes what `send` takes.
 
-        Functions are run between the rounds, and the text of the next round comes on.  `response` is the reply of the
-        last round.  Once the stream has ended well the turn is in `messages`.
+        Functions are run between the rounds, and the text of the next round comes on.  `events()` tells of each round's
+        calls and usage, and once of the end.  `text` is that of all rounds, `response` the reply of the last.  Once the
+        stream has ended well the turn is in `messages`.
+
+            with talk.stream("And at dusk?") as stream:
+                for text in stream:
+                    print(text, end="", flush=True)
 
         Args:
             keep_partial: what had come of a stream that breaks, or is closed, or dropped, stays as the assistant's
