@@ -1828,7 +1828,8 @@ class Conversation:
             LLMError: as `run_tools` does; then `messages` are as they were.
             RuntimeError: a turn of this conversation is under way.
         """
-        with _Alone(self._running):
+        alone = _Alone(self._running)
+        with alone, alone:
             turn = _Turn(self, "send", content, options)
             reply = turn.rounds.run(turn.options)
             turn.keep()
@@ -1873,7 +1874,8 @@ class Conversation:
         _checked("keep", keep, (int,), 0, "a whole number, 0 or more")
         _checked("prompt", prompt, (str, _NONE))
         _check_names("compact", options, _CHAT_OPTIONS - {"tools", "schema"})
-        with _Alone(self._running):
+        alone = _Alone(self._running)
+        with alone, alone:
             end = _end_of_old(self.messages, keep)
             if not end:
                 return None
@@ -1892,7 +1894,8 @@ class Conversation:
 
     def undo(self) -> List[JSON]:
         """Take the last turn back: what its user said, and all that came of it.  Returns these messages."""
-        with _Alone(self._running):
+        alone = _Alone(self._running)
+        with alone, alone:
             start = (_turns(self.messages) or [len(self.messages)])[-1]
             taken = self.messages[start:]
             del self.messages[start:]
@@ -2016,7 +2019,10 @@ def _alternating(messages: List[JSON]) -> List[JSON]:
 
 
 class _Alone:
-    """While one turn of a conversation is under way no other may begin."""
+    """While one turn of a conversation is under way no other may begin.
+
+    It is entered twice, for Ctrl-C may come as it is left: then it is left once more.
+    """
 
     def __init__(self, running: Dict[object, object]) -> None:
         self.running, self.here = running, _Process.here
@@ -2046,7 +2052,7 @@ class _Turn:
         sent = _alternating([*_checked_messages([*conversation.messages, *self.asked])])
         self.rounds = _Rounds(conversation.client, sent, asked.pop("tools") or (), asked.pop("max_rounds", 10),
                               asked.pop("deadline", _UNSET))
-        self.options, self.begun = asked, len(sent)
+        self.options, self.begun, self.kept = asked, len(sent), False
 
     def keep(self) -> None:
         """It has ended well."""
@@ -2062,6 +2068,9 @@ class _Turn:
             self._put(came, replies if pending is None or pending in replies else [*replies, pending])
 
     def _put(self, came: List[JSON], replies: List[Response]) -> None:
+        if self.kept:  # and Ctrl-C came then
+            return
+        self.kept = True
         self.conversation.messages += [*self.asked, *came]
         self.conversation.usage += sum((reply.usage for reply in replies), _NO_USAGE)
 
@@ -4840,7 +4849,8 @@ class _TurnFlow:
     def run(self) -> Iterator[Any]:
         """The events of all rounds; "finish" is the last one's.  Before that, the turn is in the history."""
         closing: List[Event] = []
-        with _Alone(self.conversation._running):
+        alone = _Alone(self.conversation._running)
+        with alone, alone:
             self.turn = _Turn(self.conversation, "stream", self.content, self.options)
             self.answered, started = self.turn.begun, _now()
             try:

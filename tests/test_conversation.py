@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import pickle
+import signal
 import stat
 import sys
 import threading
@@ -16,6 +17,7 @@ from tests import llmlite, named, testing
 from tests.beside import beside, idle, soon, within
 from tests.test_histories import CALLS, DIALECTS, KEEPS, check_heard, signatures
 from tests.test_histories import client as client_of
+from tests.test_processes import forked, forking
 
 HI, YES = llmlite.user("hi"), llmlite.assistant("yes?")
 MUL = {"type": "function", "function": {"name": "mul", "parameters": {"type": "object", "properties": {}}}}
@@ -530,6 +532,40 @@ def test_closed_before_the_next_round_is_read(server, llm):
     assert talk.messages == [] and len(server.requests) == 1
 
 
+@both
+def test_ctrl_c_while_the_server_is_silent(server, llm, how):
+    """It ends the turn at once, and the next one can begin."""
+    script(server, testing.raw(testing.STALL), "fine")
+    talk = llm.conversation(messages=[HI, YES])
+    thread = threading.Thread(target=lambda: server.wait_for(1) and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+        say(talk, how, "Add")
+        time.sleep(5)
+    thread.join()
+    assert talk.messages == [HI, YES] and say(talk, how, "and?").text == "fine"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_ctrl_c_when_all_is_there(server, llm, keep):
+    """An interrupt in the moment in which a turn is put into the history does not put it there twice."""
+    class Interrupted(llmlite.Conversation):
+        @property
+        def usage(self):
+            return llmlite.Usage()
+
+        @usage.setter
+        def usage(self, usage):
+            if usage.total_tokens:
+                raise KeyboardInterrupt
+
+    script(server, "fine")
+    talk = Interrupted(llm)
+    with pytest.raises(KeyboardInterrupt):
+        list(talk.stream("hi", keep_partial=keep))
+    assert talk.messages == [HI, llmlite.assistant("fine")]
+
+
 @beside
 def test_the_deadline_bounds_the_whole_turn(server, llm):
     """All rounds together."""
@@ -571,17 +607,14 @@ def test_one_turn_at_a_time(server, llm, how):
     assert len(talk.messages) == len(fork.messages) == 6 and talk.messages != fork.messages
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@forking
 def test_a_forked_child_goes_on_by_itself(server, llm):
     """The turn of the parent is not one of the child's, which has a history of its own."""
     script(server, testing.stream(["a", "b"]), "child", "parent")
     talk = llm.conversation()
     stream = talk.stream("hi")
     assert next(stream) == "a"
-    child = os.fork()
-    if not child:  # pragma: no cover
-        os._exit(0 if talk.send("hi").text == "child" and len(talk.messages) == 2 else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    assert forked(lambda: (talk.send("hi").text, len(talk.messages)))() == ("child", 2)
     assert list(stream) == ["b"] and talk.send("and?").text == "parent" and len(talk.messages) == 4
 
 
