@@ -1965,8 +1965,9 @@ def _end_of_old(messages: List[JSON], keep: int) -> int:
     """Where what a compaction sums up ends; 0 if there is too little.  Calls that wait for their results stay."""
     starts = _turns(messages)
     keep = max(keep, int(_awaits_results(messages)))
-    end = len(messages) if keep == 0 else starts[-keep] if keep <= len(starts) else 0
-    return end if any(start < end for start in starts) else 0
+    if keep >= len(starts):
+        return 0
+    return starts[-keep] if keep else len(messages)
 
 
 def _awaits_results(messages: List[JSON]) -> bool:

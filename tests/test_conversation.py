@@ -99,7 +99,7 @@ def test_a_call_wins_over_the_conversation(server, llm, how):
     server.handle(answer)
     talk = llm.conversation(system="a", tools=[add], temperature=0, model="one")
     say(talk, how, "hi", system="b", tools=[mul], model="two")
-    say(talk, how, "hi", system=None, tools=None, temperature=None)
+    say(talk, how, "hi", system=None, tools=None, temperature=None, max_rounds=1)
     talk.system, talk.tools, talk.options = "c", None, {}
     say(talk, how, "hi")
     bodies = [request.json for request in server.requests]
@@ -293,7 +293,7 @@ def test_the_state_of_a_stream(server, llm):
     assert repr(stream)[:27] == "<Stream of compatible/test," and next(stream) == stream.text == "Let me see. "
     assert stream.response.text == "Let me see. " and next(stream) == "It is 1."
     assert (stream.text, stream.response.text) == ("Let me see. It is 1.", "It is 1.")
-    assert list(stream) == [] and stream.response.finish_reason == "stop"
+    assert list(stream) == [] and stream.response.finish_reason == "stop" and repr(stream)[-11:] == ", 2 events>"
     assert stream.response.messages == talk.messages and len(talk.messages) == 6
     assert talk.usage.output_tokens == 10
 
