@@ -1792,7 +1792,7 @@ class Conversation:
 
     def __init__(self, client: Client, *, system: Any = None, tools: Optional[Sequence[Any]] = None,
                  messages: Optional[Messages] = None, compact_at: Optional[int] = None, **options: Any) -> None:
-        _check_names("conversation", options, _TURN_OPTIONS - {"system", "tools"})
+        _check_names("conversation", options, _TURN_OPTIONS)
         _described({**options, "tools": tools})
         self.client: Client = client
         self.tools: Sequence[Any] = [] if tools is None else tools
