@@ -184,13 +184,15 @@ def test_the_reference_is_whole():
     public = {*llmlite.client.__all__, "Cache", *batch.__all__, *testing.__all__} - errors
     for kind in (llmlite.Client, llmlite.Response, llmlite.Stream, llmlite.Event, llmlite.Usage, llmlite.ToolCall,
                  llmlite.Token, llmlite.Logprob, llmlite.File, llmlite.Answer, llmlite.Ledger,
-                 llmlite.Embeddings, llmlite.ServerSentEvent, testing.Server, batch.Summary):
+                 llmlite.Conversation, llmlite.Embeddings, llmlite.ServerSentEvent, testing.Server, batch.Summary):
         public |= fields_of(kind)
-    public |= {"ledger", "model", "status_code"}  # which a Client and an Answer get as they are made
+    # Which a Client, a Conversation and an Answer get as they are made:
+    public |= {"client", "compact_at", "ledger", "messages", "model", "options", "status_code", "system", "tools", "usage"}
     client = llmlite.Client
     for function in (client, client.chat, client.complete, client.run_tools, client.map, client.request, client.embed,
-                     client.detokenize, llmlite.chat, llmlite.user, llmlite.tool_result, llmlite.replay,
-                     llmlite.RetryPolicy, llmlite.RateLimit, batch.run, testing.Server):
+                     client.detokenize, client.conversation, client.load_conversation, llmlite.Conversation.stream,
+                     llmlite.Conversation.compact, testing.record, testing.replay, llmlite.chat, llmlite.user,
+                     llmlite.tool_result, llmlite.replay, llmlite.RetryPolicy, llmlite.RateLimit, batch.run, testing.Server):
         public |= {name for name, parameter in inspect.signature(function).parameters.items()
                    if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
     assert not sorted(public - named)
