@@ -11,7 +11,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
     errors         LLMError and everything below it
     values         Usage, ToolCall, Token, Event, File, Response, RetryPolicy, RateLimit
     messages       user(), system(), assistant(), tool_result(); images and other files
-    client         Client, Ledger, Stream, Answer; chat() and stream() for one-liners
+    client         Client, Ledger, Stream, Conversation, Answer; chat() and stream() for one-liners
     tools          tools from functions, schemas, and what a model made of them
     types          Python types as JSON schemas, and values held against a schema
     calls          one call of the user's, one request of it; what threads and forked processes share
@@ -80,12 +80,12 @@ from urllib3.connection import HTTPConnection
 __version__ = "0.1.0"
 __all__ = [
     "APIConnectionError", "APIError", "APITimeoutError", "Answer", "AuthenticationError", "BadRequestError", "Client",
-    "ConfigurationError", "ContextLengthError", "DeadlineExceededError", "Embeddings", "EmptyResponseError", "Event",
-    "File", "LLMError", "Ledger", "Logprob", "NotFoundError", "OverloadedError", "PaymentRequiredError",
-    "PermissionDeniedError", "QuotaExceededError", "RateLimit", "RateLimitError", "Response", "ResponseError",
-    "RetryPolicy", "SchemaError", "ServerError", "ServerSentEvent", "Stream", "StreamError", "Token", "ToolCall",
-    "TruncatedStreamError", "Usage", "assistant", "chat", "providers", "replay", "stream", "system", "tool_result",
-    "user"]
+    "ConfigurationError", "ContextLengthError", "Conversation", "DeadlineExceededError", "Embeddings",
+    "EmptyResponseError", "Event", "File", "LLMError", "Ledger", "Logprob", "NotFoundError", "OverloadedError",
+    "PaymentRequiredError", "PermissionDeniedError", "QuotaExceededError", "RateLimit", "RateLimitError", "Response",
+    "ResponseError", "RetryPolicy", "SchemaError", "ServerError", "ServerSentEvent", "Stream", "StreamError", "Token",
+    "ToolCall", "TruncatedStreamError", "Usage", "assistant", "chat", "providers", "replay", "stream", "system",
+    "tool_result", "user"]
 
 JSON = Dict[str, Any]
 Messages = Union[str, Sequence[JSON]]
@@ -96,7 +96,7 @@ Answers = Optional[MutableMapping[str, str]]
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar
+    from typing import ClassVar, Generator
     _Path = os.PathLike[str]
 else:  # which Python 3.8 cannot evaluate
     _Path = os.PathLike
@@ -418,7 +418,7 @@ class Response:
         logprobs: a `Logprob` for each token of the answer, when asked for.
         files: what the model made beside text, a list of `File`.
         message: the dict to append to the history.
-        messages: the whole exchange, after `run_tools`.
+        messages: the whole exchange, after `run_tools`, or of a `Conversation`.
         raw: the decoded body (of a stream: folded into the same shape).
         headers: the answer's headers.
         attempts, elapsed: how many requests and seconds it took.
@@ -1000,6 +1000,12 @@ class Ledger:
         return f"<Ledger {now['calls']} calls, {now['attempts']} attempts, {now['failed']} failed, {now['usage']}>"
 
 
+def _tell_of_all(error: LLMError, done: List[Response], so_far: Callable[[Optional[Response]], Response],
+                 started: float) -> None:
+    error.attempts, error.elapsed = error.attempts + sum(one.attempts for one in done), _now() - started
+    error.response = so_far(error.response) if done else error.response
+
+
 def _is_empty(reply: Response) -> bool:
     return not (reply.text or reply.tool_calls or reply.reasoning or reply.files) and reply.parsed is None
 
@@ -1192,8 +1198,7 @@ class Client:
         try:
             yield
         except LLMError as error:
-            error.attempts, error.elapsed = error.attempts + sum(one.attempts for one in done), _now() - started
-            error.response = so_far(error.response) if done else error.response
+            _tell_of_all(error, done, so_far, started)
             raise
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
@@ -1293,30 +1298,46 @@ class Client:
             ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
                 functions were not called.
         """
-        if (_finite(max_rounds, int) or 0) < 1:
-            raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
-        history, declared = _checked_messages(messages), _tool_dicts(tools)
-        functions = {tool["function"]["name"]: (given, tool["function"]["parameters"])
-                     for tool, given in zip(declared, tools) if callable(given)}
-        others = {name for tool in declared for name in _tool_names(tool)} - set(functions)
-        until = self._until(deadline)
-        replies: List[Response] = []
-        with self._as_one(replies, lambda last: last or replies[-1]):
-            while True:
-                reply = self.chat(history, tools=declared, deadline=until, **options)  # type: ignore[arg-type]
-                replies.append(reply)
-                history.append(reply.message)
-                reply.messages = history
-                if not reply.tool_calls or any(call.name in others for call in reply.tool_calls):
-                    return reply
-                if len(replies) >= max_rounds:
-                    self.ledger._book_failure()
-                    raise ResponseError(f"{max_rounds} rounds of tools and no answer", provider=self._provider.name,
-                                        why="the model still asks for tools", hint="raise max_rounds=")
-                if _now() >= until.end:  # no function runs whose result cannot be sent
-                    self.ledger._book_failure()
-                    raise until.error(provider=self._provider.name)
-                history += [_answered(call, functions) for call in reply.tool_calls]
+        return _Rounds(self, messages, tools, max_rounds, deadline).run(options)
+
+    def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Sequence[Any]] = None,
+                     messages: Optional[Messages] = None, compact_at: Optional[int] = None,
+                     **options: Any) -> Conversation:
+        """A `Conversation` with this client: it keeps the history, and sends it with each message.
+
+            talk = llm.conversation(system="One sentence.", temperature=0)
+            print(talk.send("Why is the sky blue?"), talk.send("And at dusk?"))
+
+        Args:
+            system: the system prompt.
+            tools: functions, which run by themselves as in `run_tools`, and tool dicts, whose calls are handed back.
+            messages: what was said before: a list of message dicts, which is copied.  A system message that it begins
+                with is the system prompt, where none is given.
+            compact_at: the tokens from which on `should_compact` is True.
+            options: those of `chat`, and `max_rounds` of `run_tools`, for each message sent.
+
+        Raises:
+            ConfigurationError, TypeError: a bad argument, or one that there is not, at once.
+        """
+        return Conversation(self, system=system, tools=tools, messages=messages, compact_at=compact_at, **options)
+
+    def load_conversation(self, path: Union[str, _Path], *, tools: Optional[Sequence[Any]] = None,
+                          **options: Any) -> Conversation:
+        """The conversation that `Conversation.save` wrote, with whatever client; `tools` and options are given anew.
+
+            talk = llm.load_conversation("talk.json")
+
+        Raises:
+            ConfigurationError: there is no such file, or it is none of those.
+        """
+        conversation, path = Conversation(self, tools=tools, **options), os.fspath(path)
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                conversation._fill(json.load(file))
+        except (OSError, ValueError, RecursionError) as error:
+            why = getattr(error, "strerror", None) or _quoted(str(error))
+            raise ConfigurationError(f"{os.fsdecode(path)} is no saved conversation: {why}") from None
+        return conversation
 
     def map(self, prompts: Iterable[Any], *, workers: int = 8, executor: Any = None, ordered: bool = True,
             errors: str = "return", progress: Union[bool, Callable[[int, int, Usage], Any]] = False,
@@ -1353,9 +1374,7 @@ class Client:
             raise ConfigurationError(f"errors={errors!r}", hint='give "return" or "raise"')
         if isinstance(prompts, (str, bytes, abc.Mapping)) or not isinstance(prompts, abc.Iterable):
             raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint="give a list or another iterable")
-        unknown = set(options) - _CHAT_OPTIONS
-        if unknown:
-            raise TypeError(f"map() got an unexpected keyword argument {min(unknown)!r}")
+        _check_names("map", options, _CHAT_OPTIONS)
         _described(options)
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
         if total is None and isinstance(prompts, abc.Sized):
@@ -1760,6 +1779,314 @@ class Stream:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
 
 
+class Conversation:
+    """A conversation: `send` a message and it goes out with all that was said before.  `Client.conversation` makes one.
+
+        talk = llm.conversation(system="One sentence.")
+        talk.send("Why is the sky blue?")
+        for text in talk.stream("And at dusk?"):
+            print(text, end="", flush=True)
+        talk.save("talk.json")
+
+    A turn that fails, or is broken off, leaves all as it was.  `copy.copy(talk)` goes on by itself from here.  It is
+    not for two threads at once: a message sent while another is under way raises RuntimeError.
+
+    Attributes:
+        client: the `Client`; another one may take its place between turns, of another provider too.
+        system: the system prompt, or None.
+        tools: the functions and tool dicts of each turn.
+        options: the arguments of `chat` for each turn; those of a call win over them.
+        messages: the history, a list of message dicts, always the same list.
+        usage: the `Usage` of its turns since the last compaction.
+        compact_at: the tokens of `usage` from which on `should_compact` is True, or None.
+    """
+
+    def __init__(self, client: Client, *, system: Any = None, tools: Optional[Sequence[Any]] = None,
+                 messages: Optional[Messages] = None, compact_at: Optional[int] = None, **options: Any) -> None:
+        _check_names("conversation", options, _TURN_OPTIONS)
+        _described({**options, "tools": tools})
+        self.client: Client = client
+        self.tools: Sequence[Any] = [] if tools is None else tools
+        self.options: JSON = options
+        self.usage: Usage = _NO_USAGE
+        self._running: Dict[object, object] = {}  # the turn under way, by process
+        self._begin_with(system, messages, compact_at)
+
+    def _begin_with(self, system: Any, messages: Any, compact_at: Any) -> None:
+        history = [] if messages in (None, [], ()) else _checked_messages(messages)
+        if system is None and history and history[0]["role"] == "system":
+            system = history.pop(0).get("content")
+        _check_dicts("system", system, (str,), '{"type": "text", "text": "..."}')
+        self.system: Any = system
+        self.messages: List[JSON] = history
+        self.compact_at: Optional[int] = _checked("compact_at", compact_at, (int, _NONE), 1)
+
+    @property
+    def should_compact(self) -> bool:
+        """Whether its turns have used `compact_at` tokens since the last compaction."""
+        return self.compact_at is not None and self.usage.total_tokens >= self.compact_at
+
+    def send(self, content: Union[str, JSON, Sequence[JSON]], **options: Any) -> Response:
+        """Send a message, and wait for the whole reply; functions among the tools are run on the way.
+
+            talk.send("And at dusk?", temperature=0).text
+
+        Args:
+            content: a str, a message dict (`user(...)`, `tool_result(...)`), or a list of them.
+            options: those of `chat`, and `max_rounds`, for this turn; `deadline` bounds the whole of it.
+
+        Raises:
+            LLMError: as `run_tools` does; then `messages` are as they were.
+            RuntimeError: a turn of this conversation is under way.
+        """
+        alone = _Alone(self._running)
+        with alone, alone:
+            turn = _Turn(self, "send", content, options)
+            reply = turn.rounds.run(turn.options)
+            turn.keep()
+        return reply
+
+    def stream(self, content: Union[str, JSON, Sequence[JSON]], *, keep_partial: bool = False,
+               **options: Any) -> Stream:
+        """Send a message, and read the reply piece by piece; takes what `send` takes.
+
+        Functions are run between the rounds, and the text of the next round comes on.  `events()` tells of each round's
+        calls and usage, and once of the end.  `text` is that of all rounds, `response` the reply of the last.  Once the
+        stream has ended well the turn is in `messages`.
+
+            with talk.stream("And at dusk?") as stream:
+                for text in stream:
+                    print(text, end="", flush=True)
+
+        Args:
+            keep_partial: what had come of a stream that breaks, or is closed, or dropped, stays as the assistant's
+                message, without calls that were not answered; nothing stays where nothing had come.
+        """
+        return Stream(_TurnFlow(self, content, options, _checked("keep_partial", keep_partial, (bool,))))
+
+    def compact(self, keep: int = 2, prompt: Optional[str] = None, **options: Any) -> Optional[Response]:
+        """Have the model sum up all but the last turns; a user message that holds the summary takes their place.
+
+            if talk.should_compact:
+                talk.compact(keep=4)
+
+        A turn begins at a user message.  Returns the reply, or None, with nothing sent, where there is too little to
+        sum up.  `usage` begins anew; what the summary costs is in the client's ledger only.
+
+        Args:
+            keep: how many turns stay as they are.
+            prompt: what to ask for, in place of our words.
+            options: those of `chat`, for this request: model="..." asks a cheaper one.
+
+        Raises:
+            LLMError: then all is as it was; a ResponseError where the summary is empty or cut.
+            RuntimeError: a turn of this conversation is under way.
+        """
+        _checked("keep", keep, (int,), 0, "a whole number, 0 or more")
+        _checked("prompt", prompt, (str, _NONE))
+        _check_names("compact", options, _CHAT_OPTIONS - {"tools", "schema"})
+        alone = _Alone(self._running)
+        with alone, alone:
+            end = _end_of_old(self.messages, keep)
+            if not end:
+                return None
+            asked = {**_without(self.options, *_NOT_OF_SUMMARIES), **options}
+            reply = self.client.chat([_summary_request(self.messages[:end], prompt)], **asked)
+            if not reply.text.strip() or reply.finish_reason in _CUT_BY:
+                self.client.ledger._book_failure()
+                what = f"was cut ({reply.finish_reason})" if reply.text.strip() else "is empty"
+                raise ResponseError(f"the summary {what}", provider=self.client._provider.name, response=reply,
+                                    attempts=reply.attempts, elapsed=reply.elapsed,
+                                    hint="the conversation is as it was; try again, or another model=")
+            told = [message for message in self.messages[:end] if message["role"] in _SYSTEM]
+            self.messages[:end] = [*told, user(_SUMMARY + reply.text.strip())]
+            self.usage = _NO_USAGE
+        return reply
+
+    def undo(self) -> List[JSON]:
+        """Take the last turn back: what its user said, and all that came of it.  Returns these messages."""
+        alone = _Alone(self._running)
+        with alone, alone:
+            start = (_turns(self.messages) or [len(self.messages)])[-1]
+            taken = self.messages[start:]
+            del self.messages[start:]
+        return taken
+
+    def save(self, path: Union[str, _Path]) -> None:
+        """Write it to a JSON file that its owner alone may read, at once or not at all.
+
+        `Client.load_conversation` reads it.  Tools and options are not saved, and no key.
+
+        Raises:
+            ConfigurationError: a message holds what JSON does not, bytes say.
+            OSError: the file cannot be written.
+        """
+        saved = {"llmlite": __version__, "conversation": _SAVED, "provider": self.client._provider.name,
+                 "model": self.client.model, "system": self.system, "messages": self.messages,
+                 "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
+        try:
+            text = json.dumps(saved, indent=1, default=_plain)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
+        _write_own(os.fsdecode(path), text)
+
+    def _fill(self, saved: Any) -> None:
+        """Take what `save` wrote; ValueError for anything else."""
+        if not isinstance(_dict(saved).get("messages"), list):
+            raise ValueError("it has no list of messages")
+        version = saved.get("conversation", _SAVED)
+        if version != _SAVED:
+            raise ValueError(f"it is of form {version!r}, this version of llmlite reads {_SAVED}")
+        usage = _dict(saved.get("usage"))
+        self.usage = Usage(*(_checked(f"usage.{name}", usage.get(name, 0), (int,), 0) for name in Usage._fields))
+        self._begin_with(saved.get("system"), saved["messages"], saved.get("compact_at"))
+
+    def __getstate__(self) -> JSON:
+        return {**self.__dict__, "messages": list(self.messages), "options": dict(self.options), "_running": {}}
+
+    def __repr__(self) -> str:
+        return (f"<Conversation with {self.client._provider.name}/{self.client.model}, {len(self.messages)} messages, "
+                f"{self.usage.total_tokens} tokens>")
+
+
+_SAVED = 1  # the form of a saved conversation
+_NOT_OF_SUMMARIES = ("tool_choice", "schema", "stop", "logprobs", "max_tokens", "max_rounds")
+_SUMMARY = "Summary of the conversation so far:\n\n"  # how the message that holds one begins
+_SUM_UP = ("Sum up the conversation above, so that it can go on from your summary alone. Keep the facts, names, "
+           "numbers, decisions, results of tools and open questions. Answer with the summary and nothing else.")
+
+
+def _check_names(method: str, options: JSON, known: FrozenSet[str]) -> None:
+    unknown = set(options) - known
+    if unknown:
+        raise TypeError(f"{method}() got an unexpected keyword argument {min(unknown)!r}")
+
+
+def _is_summary(message: JSON) -> bool:
+    return message.get("role") == "user" and _str(message.get("content")).startswith(_SUMMARY)
+
+
+def _turns(messages: List[JSON]) -> List[int]:
+    """Where turns begin: at user messages, of some in a row at the first; a summary is no turn."""
+    asks = [message.get("role") == "user" and not _is_summary(message) for message in messages]
+    return [at for at, asked in enumerate(asks) if asked and not (at and asks[at - 1])]
+
+
+def _end_of_old(messages: List[JSON], keep: int) -> int:
+    """Where what a compaction sums up ends; 0 if there is too little.  Calls that wait for their results stay."""
+    starts = _turns(messages)
+    keep = max(keep, int(_awaits_results(messages)))
+    if keep >= len(starts):
+        return 0
+    return starts[-keep] if keep else len(messages)
+
+
+def _awaits_results(messages: List[JSON]) -> bool:
+    """Whether a history ends with tool calls that are not all answered."""
+    results = list(itertools.takewhile(lambda message: message.get("role") in _RESULTS, reversed(messages)))
+    answered = {message.get("tool_call_id") for message in results}
+    before = messages[:len(messages) - len(results)][-1:]
+    return any(call.get("id") not in answered for message in before for call in _list(message.get("tool_calls")))
+
+
+def _summary_request(messages: List[JSON], prompt: Optional[str]) -> JSON:
+    """What asks for a summary: all that was said as one user message, for calls go out only with tools declared."""
+    parts: List[JSON] = [part for message in messages for part in _retold(message)]
+    parts.append({"type": "text", "text": prompt or _SUM_UP})
+    content: List[JSON] = []
+    for is_text, group in itertools.groupby(parts, lambda part: part["type"] == "text"):
+        run = list(group)
+        content += [{"type": "text", "text": "\n\n".join(part["text"] for part in run)}] if is_text else run
+    return {"role": "user", "content": content if len(content) > 1 else content[0]["text"]}
+
+
+def _retold(message: JSON) -> Iterator[JSON]:
+    """A message as text, its files as they are."""
+    content: Any = message.get("content")
+    who = f"{message['role']} {message.get('tool_call_id') or ''}".strip()
+    for part in content if isinstance(content, list) else [content]:
+        if _attached(_dict(part)) is not None:
+            yield part
+            continue
+        said = part.get("text") if _dict(part).get("type") == "text" else part
+        if said:
+            yield {"type": "text", "text": f"{who}: {said if isinstance(said, str) else _json_text(said)}"}
+    for call in _list(message.get("tool_calls")):
+        function = _function_of(call)
+        told = f"{who} calls {function.get('name')}({_json_text(_arguments_of(function))}) as {call.get('id')}"
+        yield {"type": "text", "text": told}
+
+
+def _alternating(messages: List[JSON]) -> List[JSON]:
+    """A history as it is sent: the summary and the user's message after it as one, for some take no two in a row."""
+    sent: List[JSON] = []
+    for message in messages:
+        if sent and message["role"] == "user" and _is_summary(sent[-1]):
+            summary, content = sent.pop()["content"], message.get("content")
+            head = {"type": "text", "text": summary}
+            message = {**message, "content": f"{summary}\n\n{content}" if isinstance(content, str) else [
+                head, *_list(content)]}
+        sent.append(message)
+    return sent
+
+
+class _Alone:
+    """While one turn of a conversation is under way no other may begin.
+
+    It is entered twice, for Ctrl-C may come as it is left: then it is left once more.
+    """
+
+    def __init__(self, running: Dict[object, object]) -> None:
+        self.running, self.here = running, _Process.here
+
+    def __enter__(self) -> None:
+        try:
+            if self.running.setdefault(self.here, self) is not self:
+                raise RuntimeError("a turn of this conversation is under way: wait for its reply, read its stream to "
+                                   "the end or close() it; threads need a conversation each (copy.copy makes one)")
+        except BaseException:  # Ctrl-C too
+            self.__exit__()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        if self.running.get(self.here) is self:
+            del self.running[self.here]
+
+
+class _Turn:
+    """A message of a conversation, and what comes of it."""
+
+    def __init__(self, conversation: Conversation, method: str, content: Any, options: JSON) -> None:
+        _check_names(method, options, _TURN_OPTIONS)
+        asked = {"system": conversation.system, "tools": conversation.tools, **conversation.options, **options}
+        given = _checked_messages([content] if isinstance(content, dict) else content)
+        self.conversation, self.asked = conversation, [dict(message) for message in given]
+        sent = _alternating([*_checked_messages([*conversation.messages, *self.asked])])
+        self.rounds = _Rounds(conversation.client, sent, asked.pop("tools") or (), asked.pop("max_rounds", 10),
+                              asked.pop("deadline", _UNSET))
+        self.options, self.begun, self.kept = asked, len(sent), False
+
+    def keep(self) -> None:
+        """It has ended well."""
+        self._put(self.rounds.history[self.begun:], self.rounds.replies)
+        self.rounds.replies[-1].messages = list(self.conversation.messages)
+
+    def keep_part(self, answered: int, pending: Optional[Response]) -> None:
+        """What is whole of it: the rounds before `answered`, an index of the history, and a text that was begun."""
+        text = pending.text if pending is not None else ""
+        came = [*self.rounds.history[self.begun:answered], *([assistant(text)] if text.strip() else [])]
+        replies = self.rounds.replies
+        if came:
+            self._put(came, replies if pending is None or pending in replies else [*replies, pending])
+
+    def _put(self, came: List[JSON], replies: List[Response]) -> None:
+        if self.kept:  # and Ctrl-C came then
+            return
+        self.kept = True
+        self.conversation.messages += [*self.asked, *came]
+        self.conversation.usage += sum((reply.usage for reply in replies), _NO_USAGE)
+
+
 _Broken = Tuple[int, StreamError]  # which of the events of a whole answer is an error, and which it is
 
 
@@ -2156,6 +2483,55 @@ def _with_text(call: JSON, key: str) -> JSON:
 def _with_object(call: JSON, key: str) -> JSON:
     """A call of the history in a provider's own words, its arguments an object: an empty one for what is none."""
     return call if isinstance(call.get(key, {}), dict) else {**call, key: _arguments_of({"arguments": call[key]})}
+
+
+class _Rounds:
+    """Requests that are one call of the user's, and between them the functions that the model asks for."""
+
+    def __init__(self, client: Client, messages: Any, tools: Any, max_rounds: Any, deadline: Any) -> None:
+        if (_finite(max_rounds, int) or 0) < 1:
+            raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
+        self.client, self.most, self.until = client, max_rounds, client._until(deadline)
+        self.history, self.declared = _checked_messages(messages), _tool_dicts(tools)
+        self.functions = {tool["function"]["name"]: (given, tool["function"]["parameters"])
+                          for tool, given in zip(self.declared, tools) if callable(given)}
+        self.others = {name for tool in self.declared for name in _tool_names(tool)} - set(self.functions)
+        self.replies: List[Response] = []
+
+    def run(self, options: JSON) -> Response:
+        """Ask until there is an answer."""
+        with self.client._as_one(self.replies, self.last):
+            while True:
+                reply = self.client.chat(self.history, tools=self.declared, deadline=self.until,  # type: ignore[arg-type]
+                                         **options)
+                if not self.goes_on(reply):
+                    return reply
+                self.answer()
+
+    def last(self, reply: Optional[Response]) -> Response:
+        """The reply of an error amid them: what had come of a round, or the last that is whole."""
+        return reply or self.replies[-1]
+
+    def goes_on(self, reply: Response) -> bool:
+        """Take the reply of a round; whether it asks for functions, which can be run."""
+        self.replies.append(reply)
+        self.history.append(reply.message)
+        reply.messages = self.history
+        if not (reply.tool_calls and self.functions) or any(call.name in self.others for call in reply.tool_calls):
+            return False
+        provider = self.client._provider.name
+        if len(self.replies) >= self.most:
+            self.client.ledger._book_failure()
+            raise ResponseError(f"{self.most} rounds of tools and no answer", provider=provider,
+                                why="the model still asks for tools", hint="raise max_rounds=")
+        if _now() >= self.until.end:  # no function runs whose result cannot be sent
+            self.client.ledger._book_failure()
+            raise self.until.error(provider=provider)
+        return True
+
+    def answer(self) -> None:
+        """Run the functions that the last reply asks for."""
+        self.history += [_answered(call, self.functions) for call in self.replies[-1].tool_calls]
 
 
 def _answered(call: ToolCall, functions: Mapping[str, Tuple[Callable[..., Any], JSON]]) -> JSON:
@@ -3429,6 +3805,7 @@ class _Progress:
 
 
 _CHAT_OPTIONS = frozenset(Client.chat.__kwdefaults__ or ())
+_TURN_OPTIONS = _CHAT_OPTIONS | {"max_rounds"}
 
 
 class _Section:
@@ -4334,6 +4711,7 @@ class _Flow:
 
     def _broken_off(self, caught: BaseException) -> LLMError:
         """What ended the reading, as the error it means after (or before) the first event."""
+        self.call.check()
         error = _translated(caught, self.call, self.attempt)
         if not self.events:
             return error
@@ -4461,6 +4839,101 @@ class _AnyFlow(_Flow):
 
     def _counts(self, why: str = "") -> str:
         return f"{why}{'; ' if why else ''}{self.pieces} chunks had come in {_now() - self.attempt.started:.1f} s"
+
+
+class _TurnFlow:
+    """The stream of a conversation's turn: a stream for each round, the functions run between."""
+
+    turn: _Turn
+
+    def __init__(self, conversation: Conversation, content: Any, options: JSON, keep_partial: bool) -> None:
+        self.conversation, self.content, self.options, self.keep_partial = conversation, content, options, keep_partial
+        self.inner: Any = None  # the stream of the round
+        self.pending = self.left = False  # whether what it said is not yet answered; whether nobody reads on
+        self.answered = 0  # how long the history of whole rounds is
+        self.said, self.events, self.stop = "", 0, _Stop()
+
+    @property
+    def call(self) -> _Call:
+        call: _Call = self.inner._flow.call
+        return call
+
+    def run(self) -> Iterator[Any]:
+        """The events of all rounds; "finish" is the last one's.  Before that, the turn is in the history."""
+        closing: List[Event] = []
+        alone = _Alone(self.conversation._running)
+        with alone, alone:
+            self.turn = _Turn(self.conversation, "stream", self.content, self.options)
+            self.answered, started = self.turn.begun, _now()
+            try:
+                closing = yield from self._rounds()
+            except LLMError as error:
+                _tell_of_all(error, self.turn.rounds.replies, self.turn.rounds.last, started)
+                raise
+            except _Stopped:  # close() came while a round was asked for
+                pass
+            finally:
+                self._end(bool(closing))
+        yield from closing
+
+    def _rounds(self) -> Generator[Any, None, List[Event]]:
+        """The events of the rounds, up to those that close the last; these are returned, none if it was closed."""
+        rounds = self.turn.rounds
+        while True:
+            self._open()
+            closing = yield from self._round()
+            if not closing or self.left:
+                return []
+            if not rounds.goes_on(self.inner.response):
+                self.turn.keep()
+                return closing
+            yield from closing[:-1]
+            rounds.answer()
+            self.pending, self.answered, self.said = False, len(rounds.history), self.text()
+
+    def _open(self) -> None:
+        """Ask for the next round; who closes the stream meanwhile ends that."""
+        turn, token = self.turn, _STOP.set(self.stop)
+        try:
+            self.inner = turn.rounds.client.stream(
+                turn.rounds.history, tools=turn.rounds.declared, deadline=turn.rounds.until,  # type: ignore[arg-type]
+                **turn.options)
+            self.pending = True
+        finally:
+            _STOP.reset(token)
+            self.stop.attempts.clear()  # from here on the stream itself can be closed
+        if self.left:
+            self.inner.close()
+
+    def _round(self) -> Generator[Any, None, List[Event]]:
+        if not self.turn.rounds.replies:
+            yield _OPENED
+        for event in self.inner._events:
+            if type(event) is Event and event.type not in ("text", "reasoning"):
+                return [event, *self.inner._events]
+            self.events += 1
+            yield event
+        return []
+
+    def _end(self, well: bool) -> None:
+        if self.inner is not None:
+            self.inner.close()
+        if self.keep_partial and not well:
+            self.turn.keep_part(self.answered, self.inner.response if self.pending else None)
+
+    def reply(self) -> Response:
+        reply: Response = self.inner.response
+        return reply
+
+    def text(self) -> str:
+        return self.said + (self.inner.text if self.pending else "")
+
+    def leave(self, events: Any) -> None:
+        self.left = True
+        self.inner.close()
+        self.stop()
+        with contextlib.suppress(ValueError):  # another thread is inside
+            events.close()
 
 
 def _error_of(type_: str, data: str, reader: _Reader) -> Optional[JSON]:
@@ -6543,12 +7016,16 @@ def _saved_content(call: _Call) -> JSON:
 
 
 def _write_json(path: str, value: Any) -> None:
+    _write_own(path, json.dumps(value, indent=1, default=lambda value: (
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value))))
+
+
+def _write_own(path: str, text: str) -> None:
     """Write a file that its owner alone may read, at once or not at all."""
-    part = path + ".part"
+    part = f"{path}.{os.urandom(4).hex()}.part"
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, default=lambda value: (
-                value.decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)))
+            file.write(text)
         os.replace(part, path)
     finally:
         with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
@@ -7512,11 +7989,23 @@ class _DeepSeek(_OpenAI):
 
 
 class _Mistral(_OpenAI):
-    """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required"."""
+    """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required".
+
+    It refuses an assistant message that says nothing, and a user's that follows the results of tools.
+    """
 
     names = {"seed": "random_seed"}
     modes = {"required": "any"}
     stream_usage = False
+
+    def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
+        turns: List[JSON] = []
+        for message in asked["messages"]:
+            if message["role"] == "user" and turns and turns[-1]["role"] in _RESULTS:
+                turns.append(assistant("OK."))
+            if message["role"] != "assistant" or message.get("content") or message.get("tool_calls"):
+                turns.append(message)
+        return super().build(model, {**asked, "messages": turns}, stream)
 
     def message(self, message: JSON) -> JSON:
         sent = super().message(message)
@@ -8134,8 +8623,8 @@ class _Anthropic(_Dialect):
             role = "assistant" if message["role"] == "assistant" else "user"
             content = self.content(message)
             last = _list(turns[-1]["content"]) if turns and turns[-1]["role"] == role == "user" else []
-            if message["role"] in _SYSTEM:
-                continue
+            if message["role"] in _SYSTEM or not content and role == "assistant" and message is not messages[-1]:
+                continue  # one that says nothing is refused, but for the last
             if any(_dict(block).get("type") == "tool_result" for block in last):
                 last += _blocks(content)
             else:
@@ -8382,6 +8871,8 @@ class _Gemini(_Choices):
             for message in group:
                 if message["role"] == "assistant":
                     parts = self.spoken(message)
+                    if parts == [{"text": ""}]:  # Vertex refuses a text that says nothing
+                        continue
                     made = [part["functionCall"] for part in parts if "functionCall" in part]
                     calls = [(str(call.get("id")), one) for call, one in zip(_list(message.get("tool_calls")), made)]
                     contents.append({"role": "model", "parts": parts})

@@ -1,4 +1,5 @@
 """Against a real llama.cpp (its address in LLMLITE_TEST_LLAMACPP): nonsense in the text, truth in the protocol."""
+import contextlib
 import json
 import os
 
@@ -70,6 +71,27 @@ def test_a_loop_of_tools(llama):
     assert [turn["role"] for turn in reply.messages].count("assistant") <= 2
     told = [turn for turn in reply.messages if turn["role"] == "tool"]
     assert len([turn for turn in told if not turn.get("is_error")]) == len(ran)
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_long_conversation(api, tmp_path):
+    """Turns with a tool, a part of one, a summary, another turn, saved between: the server takes each history."""
+    with llmlite.Client("tiny", provider="llamacpp", base_url=URL + "/v1", api=api, retry=None, deadline=50) as llm:
+        talk = llm.conversation(system="Be brief.", tools=[add], max_tokens=20, max_rounds=3)
+        with contextlib.suppress(llmlite.ResponseError):
+            talk.send("Add 1 and 2")
+        for text in ("Hello", "And?", "So?"):
+            talk.send(text, tools=None)
+        with talk.stream("Tell me", keep_partial=True, tools=None) as stream:
+            next(stream)
+        assert talk.messages[-2] == llmlite.user("Tell me") and talk.messages[-1]["content"]
+        talk.save(tmp_path / "talk.json")
+        talk = llm.load_conversation(tmp_path / "talk.json", max_tokens=20, tools=[add])
+        reply = talk.compact(keep=1, max_tokens=300, extra={"grammar": 'root ::= "They talked."'})
+        assert "They talked." in reply.text and len(talk.messages) == 3 and talk.usage.total_tokens == 0
+        last = talk.stream("Well?", tools=None)
+        assert "".join(last) == last.text and len(talk.messages) == 5
+        assert last.response.usage.input_tokens > 20
 
 
 GRAMMAR = {"grammar": 'root ::= "a\u03c9\U0001f419b"'}
