@@ -66,10 +66,13 @@ import zlib
 from collections import abc, deque
 from contextvars import ContextVar, copy_context
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Generic, Iterable, Iterator, List, Literal, Mapping
 
 # isort: split
-from typing import NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin, get_type_hints
+from typing import MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin
+
+# isort: split
+from typing import get_type_hints
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import requests
@@ -93,13 +96,76 @@ Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
 Answers = Optional[MutableMapping[str, str]]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
+Progress = Union[bool, Callable[[int, int, "Usage"], Any]]
+EventType = Literal["text", "reasoning", "tool_call", "usage", "finish"]
+Tools = Sequence[Union[JSON, Callable[..., Any]]]
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar, Generator
+    from typing import ClassVar, Generator, overload
+
+    from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
+
     _Path = os.PathLike[str]
-else:  # which Python 3.8 cannot evaluate
-    _Path = os.PathLike
+    _Item = TypeVar("_Item", default=str)  # of a stream
+    _Parsed = TypeVar("_Parsed", default=Any, covariant=True)  # what a reply's `parsed` is
+    _Each = TypeVar("_Each", default=Any, covariant=True)  # of a map
+
+    class _Asked(TypedDict, total=False):  # of the arguments of `chat` those that a method below hands on
+        temperature: Optional[float]
+        top_p: Optional[float]
+        top_k: Optional[int]
+        max_tokens: Optional[int]
+        stop: Union[None, str, Sequence[str]]
+        seed: Optional[int]
+        tool_choice: Union[None, str, JSON]
+        reasoning_effort: Optional[str]
+        logprobs: Union[None, bool, int]
+        prompt_cache: PromptCache
+        extra: Optional[JSON]
+        timeout: Timeout
+        headers: Headers
+        cache: CacheUse
+
+    class _LoneOptions(_Asked, total=False):  # those of the functions chat() and stream()
+        system: Optional[str]
+        tools: Optional[Tools]
+        deadline: Optional[float]
+
+    class _RunOptions(_Asked, total=False):  # of run_tools
+        system: Optional[str]
+        model: Optional[str]
+
+    class _SumOptions(_RunOptions, total=False):  # of Conversation.compact
+        deadline: Optional[float]
+
+    class _ChatOptions(_SumOptions, total=False):  # of map, beside a schema
+        tools: Optional[Tools]
+
+    class _EachOptions(_ChatOptions, total=False):  # of map, and of batch.run
+        schema: Any
+
+    class _TurnOptions(_ChatOptions, total=False):  # of Conversation.send, beside a schema
+        max_rounds: int
+
+    class _PieceOptions(_TurnOptions, total=False):  # of Conversation.stream
+        schema: Any
+
+    class _TalkOptions(_Asked, total=False):  # of Client.conversation
+        model: Optional[str]
+        deadline: Optional[float]
+        max_rounds: int
+        schema: Any
+else:  # what evaluates the annotations finds Any for these; and Python 3.8 knows no PathLike[str]
+    from typing import TypeVar
+    Unpack, _Path = Union, os.PathLike
+    _ChatOptions = _EachOptions = _LoneOptions = _PieceOptions = _RunOptions = _SumOptions = Any
+    _TalkOptions = _TurnOptions = Any
+    _Item, _Parsed, _Each = TypeVar("_Item"), TypeVar("_Parsed", covariant=True), TypeVar("_Each", covariant=True)
+Schema = Union[None, JSON, Type[_Parsed]]
+PromptCache = Union[None, bool, Literal["1h"]]
+CacheUse = Union[Answers, Literal["refresh"]]
 
 # ------------------------------------------------------------------------------------------------------------ constants
 
@@ -378,11 +444,11 @@ class File(NamedTuple):
 class Event(NamedTuple):
     """One event of a stream; `type` is "text", "reasoning", "tool_call", "usage" or "finish"."""
 
-    type: str
+    type: EventType
     text: str = ""
     tool_call: Optional[ToolCall] = None
     usage: Optional[Usage] = None
-    finish_reason: Optional[str] = None
+    finish_reason: Optional[FinishReason] = None
     token: Optional[Token] = None
 
 
@@ -400,7 +466,7 @@ class ServerSentEvent(NamedTuple):
         return value
 
 
-class Response:
+class Response(Generic[_Parsed]):
     """A reply.  `str(reply)` is its text; a notebook shows it as Markdown.
 
     Attributes:
@@ -426,7 +492,7 @@ class Response:
     """
 
     def __init__(self, *, text: str = "", reasoning: str = "", tool_calls: Optional[List[ToolCall]] = None,
-                 finish_reason: Optional[str] = None, raw_finish_reason: Optional[str] = None,
+                 finish_reason: Optional[FinishReason] = None, raw_finish_reason: Optional[str] = None,
                  usage: Usage = _NO_USAGE, model: str = "", id: Optional[str] = None, request_id: Optional[str] = None,
                  citations: Optional[List[Any]] = None, parsed: Any = None, tokens: Optional[List[Token]] = None,
                  logprobs: Optional[List[Logprob]] = None, files: Optional[List[File]] = None,
@@ -436,14 +502,14 @@ class Response:
         self.text: str = text
         self.reasoning: str = reasoning
         self.tool_calls: List[ToolCall] = tool_calls or []
-        self.finish_reason: Optional[str] = finish_reason
+        self.finish_reason: Optional[FinishReason] = finish_reason
         self.raw_finish_reason: Optional[str] = raw_finish_reason
         self.usage: Usage = usage
         self.model: str = model
         self.id: Optional[str] = id
         self.request_id: Optional[str] = request_id
         self.citations: List[Any] = citations or []
-        self.parsed: Any = parsed
+        self.parsed: _Parsed = parsed
         self.tokens: List[Token] = tokens or []
         self.logprobs: List[Logprob] = logprobs or []
         self.files: List[File] = files or []
@@ -1056,7 +1122,8 @@ class Client:
                  session: Optional[requests.Session] = None,
                  save_failed: Union[None, str, _Path] = None,
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False,
-                 api: str = "auto", prompt_cache: Union[None, bool, str] = None, cache: Answers = None) -> None:
+                 api: Literal["auto", "chat", "responses"] = "auto", prompt_cache: PromptCache = None,
+                 cache: Answers = None) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options: JSON = dict(  # what a pickle carries
             model=model, provider=provider, base_url=base_url, api_key=api_key, timeout=timeout,
@@ -1093,11 +1160,11 @@ class Client:
     def chat(self, messages: Messages, *, system: Optional[str] = None,
              temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
              max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
-             tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
+             tools: Optional[Tools] = None, tool_choice: Union[None, str, JSON] = None, schema: Schema[_Parsed] = None,
              reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
-             prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+             prompt_cache: PromptCache = None, extra: Optional[JSON] = None, model: Optional[str] = None,
              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-             cache: Union[Answers, str] = _UNSET) -> Response:
+             cache: CacheUse = _UNSET) -> Response[_Parsed]:
         """Ask, and wait for the whole reply.
 
         Args:
@@ -1116,17 +1183,17 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers, cache=cache)
+        reply: Response[_Parsed] = self._ask("_chat", asked, False, model, timeout, deadline, headers, cache=cache)
         return reply
 
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
                top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
                stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
-               tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
+               tools: Optional[Tools] = None, tool_choice: Union[None, str, JSON] = None, schema: Schema[Any] = None,
                reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
-               prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+               prompt_cache: PromptCache = None, extra: Optional[JSON] = None, model: Optional[str] = None,
                timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-               cache: Union[Answers, str] = _UNSET) -> Stream:
+               cache: CacheUse = _UNSET) -> Stream[str]:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
@@ -1134,7 +1201,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
+        stream_: Stream[str] = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -1143,7 +1210,7 @@ class Client:
                  seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                  extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
                  deadline: Optional[float] = _UNSET, headers: Headers = None,
-                 cache: Union[Answers, str] = _UNSET) -> Response:
+                 cache: CacheUse = _UNSET) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
@@ -1161,16 +1228,16 @@ class Client:
                       seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                       extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
                       deadline: Optional[float] = _UNSET, headers: Headers = None,
-                      cache: Union[Answers, str] = _UNSET) -> Stream:
+                      cache: CacheUse = _UNSET) -> Stream[Token]:
         """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        stream_: Stream = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
+        stream_: Stream[Token] = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-              cache: Union[Answers, str] = _UNSET) -> Embeddings:
+              cache: CacheUse = _UNSET) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
 
         Raises:
@@ -1214,7 +1281,7 @@ class Client:
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
                 return names
 
-    def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Sequence[Any]] = None,
+    def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Tools] = None,
                      model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                      headers: Headers = None) -> int:
         """How many tokens a chat would send, by the provider's own count: Anthropic, Gemini, OpenAI, vLLM, llama.cpp.
@@ -1286,8 +1353,9 @@ class Client:
         answer: Answer = reply if isinstance(reply, Answer) else reply.parsed
         return answer
 
-    def run_tools(self, messages: Messages, tools: Sequence[Any], *, max_rounds: int = 10,
-                  deadline: Optional[float] = _UNSET, **options: Any) -> Response:
+    def run_tools(self, messages: Messages, tools: Tools, *, max_rounds: int = 10,
+                  deadline: Optional[float] = _UNSET, schema: Schema[_Parsed] = None,
+                  **options: Unpack[_RunOptions]) -> Response[_Parsed]:
         """Chat, call the Python functions among `tools` that the model asks for, send it the results, and so on.
 
         Returns the first reply that asks for none of them; its `messages` hold the whole exchange.  An exception of a
@@ -1298,11 +1366,11 @@ class Client:
             ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
                 functions were not called.
         """
-        return _Rounds(self, messages, tools, max_rounds, deadline).run(options)
+        return _Rounds(self, messages, tools, max_rounds, deadline).run({**options, "schema": schema})
 
-    def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Sequence[Any]] = None,
+    def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Tools] = None,
                      messages: Optional[Messages] = None, compact_at: Optional[int] = None,
-                     **options: Any) -> Conversation:
+                     **options: Unpack[_TalkOptions]) -> Conversation:
         """A `Conversation` with this client: it keeps the history, and sends it with each message.
 
             talk = llm.conversation(system="One sentence.", temperature=0)
@@ -1321,8 +1389,8 @@ class Client:
         """
         return Conversation(self, system=system, tools=tools, messages=messages, compact_at=compact_at, **options)
 
-    def load_conversation(self, path: Union[str, _Path], *, tools: Optional[Sequence[Any]] = None,
-                          **options: Any) -> Conversation:
+    def load_conversation(self, path: Union[str, _Path], *, tools: Optional[Tools] = None,
+                          **options: Unpack[_TalkOptions]) -> Conversation:
         """The conversation that `Conversation.save` wrote, with whatever client; `tools` and options are given anew.
 
             talk = llm.load_conversation("talk.json")
@@ -1339,9 +1407,34 @@ class Client:
             raise ConfigurationError(f"{os.fsdecode(path)} is no saved conversation: {why}") from None
         return conversation
 
+    if TYPE_CHECKING:  # what is yielded, by `errors` and `ordered`
+        @overload
+        def map(self, prompts: Iterable[Any], *, errors: Literal["raise"], ordered: Literal[True] = True,
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]) -> _Map[Response[_Parsed]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, errors: Literal["raise"], ordered: Literal[False],
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]
+                ) -> _Map[Tuple[int, Response[_Parsed]]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, ordered: Literal[False], errors: Literal["return"] = "return",
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]
+                ) -> _Map[Tuple[int, Union[Response[_Parsed], LLMError]]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, ordered: Literal[True] = True, errors: Literal["return"] = "return",
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]
+                ) -> _Map[Union[Response[_Parsed], LLMError]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, ordered: bool = True, errors: Literal["return", "raise"] = "return",
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                **options: Unpack[_EachOptions]) -> _Map[Any]: ...
+
     def map(self, prompts: Iterable[Any], *, workers: int = 8, executor: Any = None, ordered: bool = True,
-            errors: str = "return", progress: Union[bool, Callable[[int, int, Usage], Any]] = False,
-            total: Optional[int] = None, **options: Any) -> Iterator[Any]:
+            errors: str = "return", progress: Progress = False, total: Optional[int] = None, **options: Any
+            ) -> _Map[Any]:
         """Chat about many prompts at once; yields what comes of each, in their order.
 
             for reply in llm.map(prompts, workers=16, system="One word.", temperature=0):
@@ -1727,7 +1820,7 @@ class Client:
             here, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
-class Stream:
+class Stream(Generic[_Item]):
     """A reply as it comes: iterate it for its text, or `events()` for everything.
 
     `text` and `response` are the state so far, complete after the end.  Leaving a `with` block, `close()` (from any
@@ -1743,12 +1836,12 @@ class Stream:
         self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
-        self._pieces = _read_on(flow, self._events)
+        self._pieces: Iterator[_Item] = _read_on(flow, self._events)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[_Item]:
         return self._pieces
 
-    def __next__(self) -> Any:
+    def __next__(self) -> _Item:
         return next(self._pieces)
 
     def events(self) -> Iterator[Event]:
@@ -1769,7 +1862,7 @@ class Stream:
         """Close the connection; a thread that is reading the stream comes to its end."""
         self._flow.leave(self._events)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[_Item]:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -1801,13 +1894,14 @@ class Conversation:
         compact_at: the tokens of `usage` from which on `should_compact` is True, or None.
     """
 
-    def __init__(self, client: Client, *, system: Any = None, tools: Optional[Sequence[Any]] = None,
-                 messages: Optional[Messages] = None, compact_at: Optional[int] = None, **options: Any) -> None:
-        _check_names("conversation", options, _TURN_OPTIONS)
+    def __init__(self, client: Client, *, system: Any = None, tools: Optional[Tools] = None,
+                 messages: Optional[Messages] = None, compact_at: Optional[int] = None,
+                 **options: Unpack[_TalkOptions]) -> None:
+        self.options: JSON = dict(options)
+        _check_names("conversation", self.options, _TURN_OPTIONS)
         _described({**options, "tools": tools})
         self.client: Client = client
-        self.tools: Sequence[Any] = [] if tools is None else tools
-        self.options: JSON = options
+        self.tools: Tools = [] if tools is None else tools
         self.usage: Usage = _NO_USAGE
         self._running: Dict[object, object] = {}  # the turn under way, by process
         self._begin_with(system, messages, compact_at)
@@ -1826,7 +1920,8 @@ class Conversation:
         """Whether its turns have used `compact_at` tokens since the last compaction."""
         return self.compact_at is not None and self.usage.total_tokens >= self.compact_at
 
-    def send(self, content: Union[str, JSON, Sequence[JSON]], **options: Any) -> Response:
+    def send(self, content: Union[str, JSON, Sequence[JSON]], *, schema: Schema[_Parsed] = _UNSET,
+             **options: Unpack[_TurnOptions]) -> Response[_Parsed]:
         """Send a message, and wait for the whole reply; functions among the tools are run on the way.
 
             talk.send("And at dusk?", temperature=0).text
@@ -1841,13 +1936,13 @@ class Conversation:
         """
         alone = _Alone(self._running)
         with alone, alone:
-            turn = _Turn(self, "send", content, options)
+            turn = _Turn(self, "send", content, {**options, **({} if schema is _UNSET else {"schema": schema})})
             reply = turn.rounds.run(turn.options)
             turn.keep()
         return reply
 
     def stream(self, content: Union[str, JSON, Sequence[JSON]], *, keep_partial: bool = False,
-               **options: Any) -> Stream:
+               **options: Unpack[_PieceOptions]) -> Stream[str]:
         """Send a message, and read the reply piece by piece; takes what `send` takes.
 
         Functions are run between the rounds, and the text of the next round comes on.  `events()` tells of each round's
@@ -1862,9 +1957,10 @@ class Conversation:
             keep_partial: what had come of a stream that breaks, or is closed, or dropped, stays as the assistant's
                 message, without calls that were not answered; nothing stays where nothing had come.
         """
-        return Stream(_TurnFlow(self, content, options, _checked("keep_partial", keep_partial, (bool,))))
+        return Stream(_TurnFlow(self, content, dict(options), _checked("keep_partial", keep_partial, (bool,))))
 
-    def compact(self, keep: int = 2, prompt: Optional[str] = None, **options: Any) -> Optional[Response]:
+    def compact(self, keep: int = 2, prompt: Optional[str] = None,
+                **options: Unpack[_SumOptions]) -> Optional[Response]:
         """Have the model sum up all but the last turns; a user message that holds the summary takes their place.
 
             if talk.should_compact:
@@ -1884,7 +1980,7 @@ class Conversation:
         """
         _checked("keep", keep, (int,), 0, "a whole number, 0 or more")
         _checked("prompt", prompt, (str, _NONE))
-        _check_names("compact", options, _CHAT_OPTIONS - {"tools", "schema"})
+        _check_names("compact", dict(options), _CHAT_OPTIONS - {"tools", "schema"})
         alone = _Alone(self._running)
         with alone, alone:
             end = _end_of_old(self.messages, keep)
@@ -2214,16 +2310,19 @@ def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Itera
 
 
 def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-         base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Response:
+         base_url: Optional[str] = None, api_key: Key = None, schema: Schema[_Parsed] = None,
+         **options: Unpack[_LoneOptions]) -> Response[_Parsed]:
     """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
     with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
-        return client.chat(messages, **options)
+        return client.chat(messages, schema=schema, **options)
 
 
 def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-           base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Stream:
+           base_url: Optional[str] = None, api_key: Key = None, schema: Schema[Any] = None,
+           **options: Unpack[_LoneOptions]) -> Stream[str]:
     """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
-    return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
+    client = Client(model, provider=provider, base_url=base_url, api_key=api_key)
+    return client.stream(messages, schema=schema, **options)
 
 
 def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
@@ -3383,15 +3482,16 @@ _Result = Union[Response, BaseException]
 _Results = Dict[int, _Result]  # by the number of the prompt, in the order in which they came
 
 
-class _Map(Iterator[Any]):
+class _Map(Iterator[_Each]):
     """What `Client.map` gives: it may be closed in any thread, also where another one is inside it."""
 
-    def __init__(self, crew: _Crew, results: Iterator[Any], progress: _Progress) -> None:
-        self.stop = crew.stop
+    def __init__(self, crew: Any, results: Iterator[Any], progress: Any) -> None:
+        self.stop: Any = crew.stop
         self._crew, self._results, self._progress = crew, results, progress
 
-    def __next__(self) -> Any:
-        return next(self._results)
+    def __next__(self) -> _Each:
+        result: _Each = next(self._results)
+        return result
 
     def close(self) -> None:
         """Cut the calls under way, and send nothing more; who waits for the next result, anywhere, sees the end."""
@@ -4545,9 +4645,9 @@ class _BareJSON:
 # -------------------------------------------------------------------------------------------------------------- streams
 
 _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
-_OPENED = Event("opened")
+_OPENED = Event("opened")  # type: ignore[arg-type]  # none of these three is handed on
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
-_END = Event("end")  # from parse_event: the end mark is here
+_END = Event("end")  # type: ignore[arg-type]  # from parse_event: the end mark is here
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
 _PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
 _PLAIN_NAMES = frozenset((b"response.output_text.delta", b"response.function_call_arguments.delta",
@@ -7446,7 +7546,7 @@ class _Anything(_Reader):
 
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
-_FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
+_FINISH_OF: Dict[str, Any] = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop completed eos word end_turn stop_sequence STOP COMPLETE",
     "length": "length max_tokens max_output_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
     "tool_calls": "tool_calls function_call tool_use",
@@ -7455,9 +7555,10 @@ _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
 }.items() for word in words.split()}
 
 
-def _finish_of(raw: Any) -> Optional[str]:
+def _finish_of(raw: Any) -> Optional[FinishReason]:
     """The canonical finish reason; None while there is none."""
-    return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+    finish: FinishReason = _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+    return None if raw is None else finish
 
 
 def _cut(call: ToolCall, why: str) -> ToolCall:
