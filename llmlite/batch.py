@@ -321,6 +321,10 @@ def cancel(output: Path, *, client: Client) -> List[str]:
     Returns a line for each that had not been fetched: what became of it.  The next run fetches what was done until
     then, which is paid for; the rest are failed lines.
 
+    Args:
+        output: the run's output's path.
+        client: who asks, of the provider that has the jobs.
+
     Raises:
         ConfigurationError: there are no such jobs, or they are another provider's.
         LLMError: the provider does not answer.

@@ -433,7 +433,10 @@ class File(NamedTuple):
     data: bytes
 
     def save(self, path: Union[str, _Path]) -> None:
-        """Write it to a path, over what is there.  Raises OSError."""
+        """Write it to a path, over what is there.  Raises OSError.
+
+            reply.files[0].save("sky.png")
+        """
         with open(path, "wb") as file:
             file.write(self.data)
 
@@ -459,7 +462,10 @@ class ServerSentEvent(NamedTuple):
     data: str
 
     def json(self) -> Any:
-        """What the data says as JSON.  Raises ResponseError."""
+        """What the data says as JSON.  Raises ResponseError.
+
+            [event.json()["delta"] for event in answer.events()]
+        """
         value = _json_or(_UNSET, self.data.encode("utf-8", "replace"))
         if value is _UNSET:
             raise ResponseError("an event that is no JSON", why=_quoted(self.data))
@@ -537,6 +543,7 @@ class Response(Generic[_Parsed]):
             json.dumps(reply.to_dict())   # {"text": "Air ...", "usage": {"input_tokens": 10, ...}, ...}
 
         `usage` has `total_tokens` too; `parsed` is a dict where it is an object; the `data` of `files` are base64.
+        Raises nothing, but what an object's own `model_dump` does.
         """
         told = {name: value for name, value in vars(self).items() if name not in ("raw", "headers")}
         usage = {**_held_as_json(self.usage), "total_tokens": self.usage.total_tokens}
@@ -659,6 +666,8 @@ class _Fields:
 class RetryPolicy:
     """When and how often a call is tried again; `retry=None` on a client switches retries off.
 
+        llm = Client("openai/gpt-5-mini", retry=RetryPolicy(max_retries=1, retry_after_max=10))
+
     The delay before retry n (from 0) is `min(backoff * 2**n, backoff_max)` times a factor drawn from
     `[1 - jitter, 1 + jitter]`; what the server asks for beats it.
 
@@ -669,6 +678,9 @@ class RetryPolicy:
         retry_after_max: seconds; a longer wait asked for by the server fails the call at once
         retry_empty: also retry a 2xx that holds no answer
         connect_retries: retries of connections that could not be opened
+
+    Raises:
+        ConfigurationError: a value is no number, or out of its bounds.
     """
 
     max_retries: int = 3
@@ -745,7 +757,16 @@ class RetryPolicy:
 
 
 class RateLimit:
-    """Holds a client's calls back before the server has to: at most so many requests and tokens a minute, evenly."""
+    """Holds a client's calls back before the server has to: at most so many requests and tokens a minute, evenly.
+
+        llm = Client("openai/gpt-5-mini", rate_limit=RateLimit(requests_per_minute=500))
+
+    Args:
+        requests_per_minute, tokens_per_minute: numbers above zero, or None for no limit.
+
+    Raises:
+        ConfigurationError: for any other value.
+    """
 
     def __init__(self, requests_per_minute: Optional[float] = None, tokens_per_minute: Optional[float] = None) -> None:
         self.requests_per_minute: Optional[float] = requests_per_minute
@@ -768,6 +789,7 @@ def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
         {'role': 'user', 'content': 'Why is the sky blue?'}
 
     Args:
+        text: what is said.
         images: PNG, JPEG, GIF or WebP.
         files: these, PDF, text in UTF-8, WAV or MP3, told apart by their bytes (by its name what has a URL).  A text
             goes out as text to who takes no text files.
@@ -780,12 +802,20 @@ def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
 
 
 def system(text: str) -> JSON:
-    """A system message."""
+    """A system message of this text.  Raises nothing.
+
+        >>> system("Be brief.")
+        {'role': 'system', 'content': 'Be brief.'}
+    """
     return {"role": "system", "content": text}
 
 
 def assistant(text: str) -> JSON:
-    """An assistant message: what a model is to be taken to have said."""
+    """An assistant message: the text that a model is to be taken to have said.  Raises nothing.
+
+        >>> assistant("42")
+        {'role': 'assistant', 'content': '42'}
+    """
     return {"role": "assistant", "content": text}
 
 
@@ -794,6 +824,8 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
 
         >>> tool_result("call_1", {"sum": 4})
         {'role': 'tool', 'tool_call_id': 'call_1', 'content': '{"sum": 4}'}
+
+    `is_error` tells the model that the call failed.  Raises ValueError for a `content` that refers to itself.
     """
     message: JSON = {"role": "tool", "tool_call_id": call if isinstance(call, str) else call.id,
                      "content": content if isinstance(content, str) else _json_text(content)}
@@ -999,7 +1031,10 @@ def _entry(name: str, what: str) -> Any:
 
 
 class Ledger:
-    """What a client has spent; safe to read and reset from any thread."""
+    """What a client has spent, as `client.ledger`; safe to read and reset from any thread.
+
+        print(llm.ledger.calls, llm.ledger.usage.total_tokens)
+    """
 
     usage: Usage = _entry("usage", "The usage of every billed call.")
     calls: int = _entry("calls", "Billed calls: each answer of status 2xx that was not an error, also empty, filtered "
@@ -1018,14 +1053,20 @@ class Ledger:
         self._section = _Section()
 
     def snapshot(self) -> JSON:
-        """All of it at one moment, as a dict."""
+        """All of it at one moment, as a dict.  Raises nothing.
+
+            llm.ledger.snapshot()["by_model"]   # {"gpt-5-mini": Usage(input_tokens=10, ...)}
+        """
         summed, booked = self._summed, self._booked.copy()
         while summed is not self._summed:  # another thread has summed up in between
             summed, booked = self._summed, self._booked.copy()
         return _shown_sums(_added(summed, booked))
 
     def reset(self) -> JSON:
-        """Start again from zero; returns the last `snapshot()`."""
+        """Start again from zero; returns the last `snapshot()`.  Raises nothing.
+
+            today = llm.ledger.reset()
+        """
         return _shown_sums(self._sum_up(anew=True))
 
     def _book(self, key: object, booking: _Booking) -> None:
@@ -1167,18 +1208,26 @@ class Client:
              cache: CacheUse = _UNSET) -> Response[_Parsed]:
         """Ask, and wait for the whole reply.
 
+            reply = llm.chat("Why is the sky blue?", system="One sentence.", temperature=0)
+            print(reply.text, reply.usage.output_tokens)
+
         Args:
             messages: a str (one user message) or a list of message dicts in OpenAI's shape.
             system: the system prompt.
             temperature, top_p, top_k, max_tokens, stop, seed, reasoning_effort: sent when given, else not.
-            tools, tool_choice: tool dicts and which to use ("auto", "none", "required", or a tool's name).
+            tools, tool_choice: functions and tool dicts, and which to use ("auto", "none", "required", a tool's name).
+            schema: a JSON schema, `dict` (any object), a dataclass, a TypedDict or a pydantic model: the answer is JSON
+                of that shape, and `reply.parsed` the value.
             logprobs: True for `reply.logprobs`, a number for as many of what was likely besides, at each token.
             extra: merged into the request body, for anything not named here.
             prompt_cache, model, timeout, deadline, headers: as on `Client`, for this call.
             cache: None passes the client's by, "refresh" asks anew and keeps the new answer.
 
         Raises:
-            LLMError: see the error classes; `APIError` for what the provider refuses.
+            ConfigurationError: a bad argument, or one that the provider does not take; nothing was sent.
+            TypeError: a tool or a schema that cannot be described to a model.
+            SchemaError: the answer does not fit the schema.
+            LLMError: all else, see the error classes: `APIError` for what the provider refuses.
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
@@ -1196,7 +1245,14 @@ class Client:
                cache: CacheUse = _UNSET) -> Stream[str]:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
+            for text in llm.stream("Tell me a story"):
+                print(text, end="", flush=True)
+
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
+
+        Raises:
+            LLMError, TypeError: as `chat` does.
+            StreamError: where the `Stream` is read; `response` has what had come.
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
@@ -1213,9 +1269,19 @@ class Client:
                  cache: CacheUse = _UNSET) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
+            print(llm.complete("def add(a, b):", max_tokens=50, stop="\n\n").text)
+
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
         llama.cpp (provider "llamacpp").  A server that tells several ids and one text has it stand with the last of
         them; `logprobs` makes it tell each token's own.  The other arguments are those of `chat`.
+
+        Args:
+            prompt: what is to go on, not empty.
+            min_p: a token must be at least this share (0 to 1) as likely as the likeliest, where the server knows it.
+            priority: which of the requests that wait goes first, where the server knows it: vLLM takes the lowest.
+
+        Raises:
+            LLMError: as `chat` does.
         """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
@@ -1229,7 +1295,13 @@ class Client:
                       extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
                       deadline: Optional[float] = _UNSET, headers: Headers = None,
                       cache: CacheUse = _UNSET) -> Stream[Token]:
-        """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
+        """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes.
+
+            ids = [token.id for token in llm.stream_tokens([1, 15043], max_tokens=50)]
+
+        Raises:
+            LLMError: as `stream` does.
+        """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
         stream_: Stream[Token] = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
@@ -1239,6 +1311,12 @@ class Client:
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
               cache: CacheUse = _UNSET) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
+
+            vectors = llm.embed(["sky", "sea"], model="text-embedding-3-small").vectors
+
+        Args:
+            texts: one, or a list of them, none empty.
+            extra, model, timeout, deadline, headers, cache: those of `chat`.
 
         Raises:
             LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
@@ -1270,7 +1348,16 @@ class Client:
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Headers = None) -> List[str]:
-        """The ids of the models the provider offers."""
+        """The ids of the models the provider offers.
+
+            [name for name in llm.models() if "mini" in name]
+
+        Args:
+            timeout, deadline, headers: as on `Client`, for this call.
+
+        Raises:
+            LLMError: as `chat` does.
+        """
         names: List[str] = []
         page, until = "", self._until(deadline)
         while True:
@@ -1288,8 +1375,11 @@ class Client:
 
             llm.count_tokens("Why is the sky blue?", system="One sentence.")   # 23
 
+        The arguments are those of `chat`.
+
         Raises:
             ConfigurationError: the provider does not tell.
+            LLMError: as `chat` does.
         """
         asked, name = _checked_asked(dict(messages=messages, system=system, tools=tools)), self._model_for(model)
         dialect = self._dialect("_chat", name, asked)
@@ -1300,14 +1390,32 @@ class Client:
 
     def tokenize(self, text: str, *, model: Optional[str] = None, timeout: Timeout = _UNSET,
                  deadline: Optional[float] = _UNSET, headers: Headers = None) -> List[int]:
-        """The ids of a text's tokens, none of them special (vLLM, llama.cpp)."""
+        """The ids of a text's tokens, none of them special (vLLM, llama.cpp).
+
+            llm.tokenize("Why is the sky blue?")   # [10234, 318, ...]
+
+        `model`, `timeout`, `deadline` and `headers` are those of `chat`.
+
+        Raises:
+            ConfigurationError: the provider does not tell.
+            LLMError: as `chat` does.
+        """
         request = self._raw.tokenizing(self._model_for(model), _checked("text", text, (str,)))
         ids: List[int] = self._told(request, self._raw, model, timeout, deadline, headers)
         return ids
 
     def detokenize(self, ids: Sequence[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
                    deadline: Optional[float] = _UNSET, headers: Headers = None) -> str:
-        """The text of token ids (vLLM, llama.cpp)."""
+        """The text of token ids (vLLM, llama.cpp).
+
+            llm.detokenize([10234, 318])   # "Why is"
+
+        `model`, `timeout`, `deadline` and `headers` are those of `chat`.
+
+        Raises:
+            ConfigurationError: the provider does not tell.
+            LLMError: as `chat` does.
+        """
         given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", ids, (list, tuple)))]
         request = self._raw.detokenizing(self._model_for(model), given)
         text: str = self._told(request, self._raw, model, timeout, deadline, headers)
@@ -1358,13 +1466,21 @@ class Client:
                   **options: Unpack[_RunOptions]) -> Response[_Parsed]:
         """Chat, call the Python functions among `tools` that the model asks for, send it the results, and so on.
 
+            reply = llm.run_tools("Is it warm in Rome?", [weather])   # def weather(city: str) -> float
+
         Returns the first reply that asks for none of them; its `messages` hold the whole exchange.  An exception of a
-        function, broken arguments and an unknown tool go back to the model as errors.  `deadline` bounds the whole;
-        `options` are those of `chat`.
+        function, broken arguments and an unknown tool go back to the model as errors.
+
+        Args:
+            tools: functions, which are called, and tool dicts, whose calls are handed back.
+            max_rounds: how many requests there may be.
+            deadline: seconds for the whole.
+            messages, schema, options: those of `chat`.
 
         Raises:
             ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
                 functions were not called.
+            LLMError, TypeError: as `chat` does; `attempts` and `elapsed` are those of the whole.
         """
         return _Rounds(self, messages, tools, max_rounds, deadline).run({**options, "schema": schema})
 
@@ -1391,7 +1507,7 @@ class Client:
 
     def load_conversation(self, path: Union[str, _Path], *, tools: Optional[Tools] = None,
                           **options: Unpack[_TalkOptions]) -> Conversation:
-        """The conversation that `Conversation.save` wrote, with whatever client; `tools` and options are given anew.
+        """The conversation that `Conversation.save` wrote to `path`, with any client; tools and options are given anew.
 
             talk = llm.load_conversation("talk.json")
 
@@ -1476,7 +1592,12 @@ class Client:
         return _Map(crew, _mapped(crew, iter(prompts), 2 * workers, ordered, errors == "raise", told), told)
 
     def close(self) -> None:
-        """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
+        """Close the pooled connections (not those of a `session` or a fallback Client of yours).  Raises nothing.
+
+            llm.close()   # or: with Client("openai/gpt-5-mini") as llm:
+
+        A call made afterwards opens new ones.
+        """
         self._transport().close()
         if isinstance(self._key, _TokenSource):
             self._key.client.close()
@@ -1845,7 +1966,14 @@ class Stream(Generic[_Item]):
         return next(self._pieces)
 
     def events(self) -> Iterator[Event]:
-        """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
+        """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end.
+
+            for event in stream.events():
+                print(event.type, event.text)
+
+        Raises:
+            StreamError: the stream broke; `response` has what had come.
+        """
         return _read_on(self._flow, self._events, whole=True)
 
     @property
@@ -1859,7 +1987,10 @@ class Stream(Generic[_Item]):
         return self._flow.text()
 
     def close(self) -> None:
-        """Close the connection; a thread that is reading the stream comes to its end."""
+        """Close the connection; a thread that is reading the stream comes to its end.  Raises nothing.
+
+            stream.close()   # or: with llm.stream("Tell me a story") as stream:
+        """
         self._flow.leave(self._events)
 
     def __enter__(self) -> Stream[_Item]:
@@ -1928,7 +2059,7 @@ class Conversation:
 
         Args:
             content: a str, a message dict (`user(...)`, `tool_result(...)`), or a list of them.
-            options: those of `chat`, and `max_rounds`, for this turn; `deadline` bounds the whole of it.
+            schema, options: those of `chat`, and `max_rounds`, for this turn; `deadline` bounds the whole of it.
 
         Raises:
             LLMError: as `run_tools` does; then `messages` are as they were.
@@ -1956,6 +2087,9 @@ class Conversation:
         Args:
             keep_partial: what had come of a stream that breaks, or is closed, or dropped, stays as the assistant's
                 message, without calls that were not answered; nothing stays where nothing had come.
+
+        Raises:
+            LLMError, RuntimeError: as `send` does; where the stream is read, StreamError.
         """
         return Stream(_TurnFlow(self, content, dict(options), _checked("keep_partial", keep_partial, (bool,))))
 
@@ -2000,7 +2134,13 @@ class Conversation:
         return reply
 
     def undo(self) -> List[JSON]:
-        """Take the last turn back: what its user said, and all that came of it.  Returns these messages."""
+        """Take the last turn back: what its user said, and all that came of it.  Returns these messages.
+
+            talk.undo()
+
+        Raises:
+            RuntimeError: a turn of this conversation is under way.
+        """
         alone = _Alone(self._running)
         with alone, alone:
             start = (_turns(self.messages) or [len(self.messages)])[-1]
@@ -2011,7 +2151,9 @@ class Conversation:
     def save(self, path: Union[str, _Path]) -> None:
         """Write it to a JSON file that its owner alone may read, at once or not at all.
 
-        `Client.load_conversation` reads it.  Tools and options are not saved, and no key.
+            talk.save("talk.json")
+
+        `Client.load_conversation` reads it from that path.  Tools and options are not saved, and no key.
 
         Raises:
             ConfigurationError: a message holds what JSON does not, bytes say.
@@ -2233,7 +2375,10 @@ class Answer:
             return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON.  Raises ResponseError."""
+        """The body as JSON.  Raises ResponseError where it is none.
+
+            answer.json()["results"]
+        """
         value = _json_or(_UNSET, self.content)
         if value is _UNSET:
             kind = self.headers.get("content-type", "no Content-Type")
@@ -2242,7 +2387,16 @@ class Answer:
         return value
 
     def iter_content(self) -> Iterator[bytes]:
-        """The body, piece by piece as it comes, however long it is."""
+        """The body, piece by piece as it comes, however long it is.
+
+            with llm.request("GET", "/files/file-1/content", stream=True) as answer:
+                for piece in answer.iter_content():
+                    file.write(piece)
+
+        Raises:
+            StreamError: it broke off.
+            RuntimeError: it is being read, or has been.
+        """
         if self._content is not None:
             return iter([self._content] * bool(self._content))
         self._flow.answer.most = math.inf
@@ -2250,6 +2404,9 @@ class Answer:
 
     def events(self) -> Iterator[ServerSentEvent]:
         """The body's server-sent events as they come, up to "[DONE]", or its JSON values if it is a line each.
+
+            for event in answer.events():
+                print(event.event, event.json())
 
         Raises:
             StreamError: an event that is an error; `last_error` is the APIError that it stands for.
@@ -2278,7 +2435,10 @@ class Answer:
         return self._pieces  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close the connection of a stream; a thread that is reading it comes to its end."""
+        """Close the connection of a stream; a thread that is reading it comes to its end.  Raises nothing.
+
+            answer.close()   # or: with llm.request("GET", "/events", stream=True) as answer:
+        """
         if self._flow is not None:
             self._flow.leave(self._pieces)
 
@@ -2312,7 +2472,17 @@ def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Itera
 def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
          base_url: Optional[str] = None, api_key: Key = None, schema: Schema[_Parsed] = None,
          **options: Unpack[_LoneOptions]) -> Response[_Parsed]:
-    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
+    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`.
+
+        print(llmlite.chat("Why is the sky blue?", model="openai/gpt-5-mini"))
+
+    Args:
+        model, provider, base_url, api_key: as on `Client`.
+        messages, schema, options: those of `Client.chat`.
+
+    Raises:
+        LLMError, TypeError: as `Client` and `Client.chat` do.
+    """
     with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
         return client.chat(messages, schema=schema, **options)
 
@@ -2320,13 +2490,30 @@ def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[
 def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
            base_url: Optional[str] = None, api_key: Key = None, schema: Schema[Any] = None,
            **options: Unpack[_LoneOptions]) -> Stream[str]:
-    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
+    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`.
+
+        for text in llmlite.stream("Tell me a story", model="openai/gpt-5-mini"):
+            print(text, end="", flush=True)
+
+    Args:
+        model, provider, base_url, api_key: as on `Client`.
+        messages, schema, options: those of `Client.chat`.
+
+    Raises:
+        LLMError, TypeError: as `Client` and `Client.stream` do.
+    """
     client = Client(model, provider=provider, base_url=base_url, api_key=api_key)
     return client.stream(messages, schema=schema, **options)
 
 
 def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
+
+        print(replay("failed/20250131-120000-1.json", timeout=60))
+
+    Args:
+        path: the file.
+        api_key: as on `Client`; it must be given where the file names an address that is no provider's.
 
     The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
 
@@ -2370,7 +2557,11 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
 
 
 def providers() -> List[Tuple[str, str, str]]:
-    """The provider table: (name, base URL, environment variable of the key) of each."""
+    """The provider table: (name, base URL, environment variable of the key) of each.  Raises nothing.
+
+        for name, base_url, variable in providers():
+            print(name, base_url, variable)
+    """
     return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
 
 
