@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import math
 import os
-import pkgutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional
@@ -24,7 +22,7 @@ from typing import Sequence, Tuple
 from . import cache, client
 
 if TYPE_CHECKING:
-    from . import batch
+    from . import batch, vendor
 
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
@@ -684,25 +682,26 @@ def _vendor(words: List[str]) -> int:
     """Copy client.py, which works alone, into a project."""
     parser = _Parser(_vendor, "llmlite vendor [OPTIONS] DEST")
     parser.word("dest", metavar="DEST", help="a folder, or a name that ends in .py")
+    parser.option("--check", action="store_true", help="say whether the copy there is current; write nothing")
     parser.option("--force", action="store_true", help="overwrite a file that differs")
     args = parser.parse_args(words)
+    from . import vendor  # here, for nothing else needs it
+
     path = args.dest if args.dest.endswith(".py") else os.path.join(args.dest, "client.py")
-    source = pkgutil.get_data(client.__name__, "client.py") or b""
     with _naming(path):
-        _copy(source, path, args.force)
-    _write(f"{path}: llmlite {client.__version__}, sha256 {hashlib.sha256(source).hexdigest()}\n")
+        if args.check:
+            return _check_copy(vendor.at(path), path)
+        vendor.copy(path, args.force)
+    _write(f"{path}: llmlite {client.__version__}, sha256 {vendor.checksum()}\n")
     return 0
 
 
-def _copy(source: bytes, path: str, force: bool) -> None:
-    """Write the file, unless it is there already."""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        if file.read() == source:
-            return
-        if not force:
-            raise ValueError("the file is there and differs; --force overwrites it")
-    with open(path, "wb") as file:
-        file.write(source)
+def _check_copy(found: vendor.Copy, path: str) -> int:
+    """Say what a vendored file is; 1 if it is not as `vendor` would write it."""
+    state = "edited" if found.edited else "as it was written"
+    older = "" if found.version == client.__version__ else f"; {client.__version__} is here"
+    _write(f"{path}: llmlite {found.version}, {state}{older}\n")
+    return 0 if found.current else 1
 
 
 _DEMO_PROMPT = "Why is the sky blue?"

@@ -80,7 +80,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "APIConnectionError", "APIError", "APITimeoutError", "Answer", "AuthenticationError", "BadRequestError", "Client",
     "ConfigurationError", "ContextLengthError", "Conversation", "DeadlineExceededError", "Embeddings",
@@ -166,6 +166,22 @@ else:  # what evaluates the annotations finds Any for these; and Python 3.8 know
 Schema = Union[None, JSON, Type[_Parsed]]
 PromptCache = Union[None, bool, Literal["1h"]]
 CacheUse = Union[Answers, Literal["refresh"]]
+
+
+def _need(**least: str) -> None:
+    """Raise ImportError, with the versions, if a package is older than this: a copied file has no setup.cfg."""
+    def number(version: object) -> List[int]:
+        found = re.match(r"\d{1,9}(?:\.\d{1,9})+", version) if isinstance(version, str) else None
+        return [int(part) for part in found[0].split(".")] if found else [sys.maxsize]  # what cannot be read passes
+
+    found = {name: getattr(sys.modules[name], "__version__", None) for name in least}
+    if any(number(found[name]) < number(least[name]) for name in least):
+        wanted, here = (" and ".join(f"{name} {versions[name]}" for name in least) for versions in (least, found))
+        raise ImportError(f"llmlite {__version__} needs {wanted} or later, and finds {here}: "
+                          f"pip install -U {' '.join(least)}")
+
+
+_need(requests="2.25.1", urllib3="1.26.15")
 
 # ------------------------------------------------------------------------------------------------------------ constants
 

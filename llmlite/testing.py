@@ -32,21 +32,26 @@ is not known (threads), give the server a function instead:
     ...     llmlite.Client("test", base_url=server.url).chat("hello").text
     'HELLO'
 
-`Server.batches` has it play the providers' Batch APIs too: files, jobs, results.
+`Server.batches` has it play the providers' Batch APIs too: files, jobs, results. `record` keeps what a real provider
+answered, as a file that `replay` answers from. `Server.check` fails where script and requests do not fit.
 
 How it works, top down: functions build `Reply` objects, which are data; `wire` turns a reply into steps (bytes to send,
-seconds to wait, an end); a `Server` plays the steps, one thread a connection. The providers' formats stand last: of
-answers first, then of batches.
+seconds to wait, an end); a `Server` plays the steps, one thread a connection. Then come recorded exchanges. The
+providers' formats stand last: of answers first, then of batches.
 """
 
 from __future__ import annotations
 
 import abc
+import base64
 import contextlib
 import enum
+import http.client
+import itertools
 import json as jsonlib
 import os
 import re
+import reprlib
 import socket
 import ssl
 import struct
@@ -74,14 +79,14 @@ from typing import (
     TypeVar,
     Union,
 )
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
     "CLOSE", "RESET", "STALL", "Batches", "Job", "Line", "Reply", "Request", "Server",
-    "body", "error", "json_body", "raw", "reply", "sse", "stream",
+    "body", "error", "json_body", "raw", "record", "replay", "reply", "sse", "stream",
 ]  # fmt: skip
 
 
@@ -101,6 +106,7 @@ Json = Dict[str, Any]
 Piece = Union[str, Tuple[str, int]]
 Usage = Union[Tuple[int, int], Mapping[str, Any], None]
 SseEvent = Union[str, bytes, Mapping[str, Any], Tuple[str, Mapping[str, Any]]]
+PathLike = Union[str, "os.PathLike[str]"]
 F = TypeVar("F", bound="Callable[[Request], Reply | None]")
 
 
@@ -170,6 +176,7 @@ class Reply:
     end: str = ""
     times: int | None = 1
     steps: Sequence[Step] | None = None  # of a raw reply: the whole wire
+    made: tuple[str, object] = ("reply", "")  # by what, of what: `Server.check` tells
     _wires: dict[Shape, list[Step]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -181,6 +188,12 @@ class Reply:
             raise ValueError(f"times must be 1 or more, or None, not {self.times!r}")
         if (isinstance(self.split, int) and self.split < 1) or (self.truncate or 0) < 0:
             raise ValueError("split must be 1 or more, truncate 0 or more")
+
+    @property
+    def name(self) -> str:
+        """What `Server.check` calls it."""
+        kind, content = self.made
+        return f"{kind} {reprlib.repr(content.told if isinstance(content, _Answer) else content)}"
 
 
 def reply(text: str, *, reasoning: str | None = None, **said: Unpack[Said]) -> Reply:
@@ -199,7 +212,7 @@ def stream(
     options stand in `Said` and `How`.
     """
     answer = _Answer(tuple(pieces), tuple(reasoning), tool_calls, finish_reason, usage, model, done)
-    return Reply(answer.body, status, **how)
+    return Reply(answer.body, status, made=("reply" if len(answer.pieces) < 2 else "stream", answer), **how)
 
 
 def error(
@@ -211,23 +224,24 @@ def error(
     `retry_after` (seconds, or a str that goes out as it is) is a header, at Gemini a RetryInfo in the body.
     """
     failure = _Failure(status, message or f"scripted error {status}", type, code, retry_after)
-    return Reply(failure.body, status, **how)
+    return Reply(failure.body, status, made=("error", status), **how)
 
 
 def json_body(obj: Any, *, status: int = 200, **how: Unpack[How]) -> Reply:
     """Any JSON body."""
-    return _fixed(Body([_dump(obj)]), status, how)
+    return _fixed("json", obj, Body([_dump(obj)]), status, how)
 
 
 def sse(events: Iterable[SseEvent], *, status: int = 200, **how: Unpack[How]) -> Reply:
     r"""An event stream: str and bytes verbatim ("data: ...\n\n"), a dict as JSON, `(name, dict)` with its name."""
-    return _fixed(Body([_event(event) for event in events], "text/event-stream", "chunked"), status, how)
+    sent = [_event(event) for event in events]
+    return _fixed("sse", sent, Body(sent, "text/event-stream", "chunked"), status, how)
 
 
 def body(content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[How]) -> Reply:
     """Any body; the pieces of a list are sent as separate packets."""
     pieces = [content] if isinstance(content, bytes) else [b"%b" % piece for piece in content]
-    return _fixed(Body(pieces, "application/octet-stream"), status, how)
+    return _fixed("body", pieces, Body(pieces, "application/octet-stream"), status, how)
 
 
 def raw(*steps: Step, times: int | None = 1) -> Reply:
@@ -238,11 +252,11 @@ def raw(*steps: Step, times: int | None = 1) -> Reply:
     for step in steps:
         if not isinstance(step, (bytes, int, float, Signal)):
             raise TypeError(f"a step is bytes, seconds, RESET, CLOSE or STALL, not {step!r}")
-    return Reply(lambda shape: Body(()), steps=(*steps, CLOSE), times=times)
+    return Reply(lambda shape: Body(()), steps=(*steps, CLOSE), times=times, made=("raw", steps))
 
 
-def _fixed(content: Body, status: int, how: How) -> Reply:
-    return Reply(lambda shape: content, status, **how)
+def _fixed(kind: str, given: object, content: Body, status: int, how: How) -> Reply:
+    return Reply(lambda shape: content, status, made=(kind, given), **how)
 
 
 # -------------------------------------------------------------------------------------- from a reply to wire steps
@@ -524,6 +538,10 @@ class Batches:
                 return replace(reply, delay=self.delay) if self.delay and reply.steps is None else reply
         return None
 
+    def unused(self) -> list[str]:
+        """The faults that no request has met."""
+        return [f"{reply.name} as a fault of {step!r}" for step, faults in self._faults.items() for reply, _ in faults]
+
     def job(self, id: str) -> Job:
         """A job by its id. Raises KeyError."""
         return {job.id: job for job in self.jobs}[id]
@@ -593,14 +611,18 @@ class Server:
 
     def __init__(self, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.host: str = host
+        self.path: str = "/v1"  # of `url`; `record` and `replay` make it that of the recorded provider
         self.port: int = 0  # known after start()
         self.requests: list[Request] = []  # in order of arrival; may be cleared
         self.connections: int = 0  # accepted so far
         self._ssl_context = ssl_context
         self._changed = threading.Condition()  # guards all that follows, and tells of requests and connections
-        self._queue: deque[tuple[Reply, int | None]] = deque()  # with the times left
+        self._queue: deque[tuple[Reply, int | None]] = deque()  # with the times left, if they end
         self._handler: Callable[[Request], Reply | None] | None = None
         self._batches: Batches | None = None
+        self._recorder: _Recorder | None = None
+        self._tapes: list[_Tape] = []
+        self._problems: list[str] = []  # requests that nothing was there for, for `check`
         self._open: dict[int, _Connection] = {}
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -613,8 +635,8 @@ class Server:
 
     @property
     def url(self) -> str:
-        """`root` + "/v1", as a client's base URL."""
-        return self.root + "/v1"
+        """`root` + `path`, as a client's base URL."""
+        return self.root + self.path
 
     @property
     def open_connections(self) -> int:
@@ -642,6 +664,8 @@ class Server:
             listener, self._listener = self._listener, None
             for connection in self._open.values():
                 connection.cut()
+        if self._recorder is not None:
+            self._recorder.cut()
         if listener is None:
             return
         with contextlib.suppress(OSError):  # the one portable way to wake accept(); a refusal means that it is awake
@@ -702,6 +726,64 @@ class Server:
         self._batches = Batches(self, answer, **script)
         return self._batches
 
+    def record(self, upstream: str, *, timeout: float = 600.0, ssl_context: ssl.SSLContext | None = None) -> Server:
+        """Pass on to a real provider what nothing is queued for, and keep the exchanges for `save`. Returns the server.
+
+        `upstream` is the provider's base URL; `url` stands for it from then on. Answers are passed on piece by piece,
+        as they come. `timeout` is the seconds to wait for a piece. Raises ValueError if the URL is none.
+
+            with testing.record("https://api.openai.com/v1") as server:
+                program(llmlite.Client("gpt-5-mini", provider="openai", base_url=server.url))
+                server.save("tests/program.json")
+        """
+        self._recorder = _Recorder(upstream, timeout, ssl_context)
+        self.path = self._recorder.path
+        return self
+
+    def save(self, path: PathLike) -> None:
+        """Write what was recorded as a file for `replay`; it is JSON, to be read and edited.
+
+        No key is in it: of the requests' headers none is kept, and keys are masked wherever they stand. Raises
+        ValueError if nothing was recorded, OSError if the file cannot be written.
+        """
+        recorder = self._recorder
+        with self._changed:  # a client may have its answer while the end of it is still to be noted
+            self._changed.wait_for(lambda: recorder is None or not recorder.asking, 5.0)
+        kept = recorder.kept() if recorder else {}
+        if not kept.get("exchanges"):
+            raise ValueError("nothing was recorded: record(), and requests that are answered, come first")
+        text = jsonlib.dumps(kept, ensure_ascii=False, indent=1)
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text + "\n")
+
+    def replay(self, path: PathLike, *, in_order: bool = False, gap: float = 0.0) -> Server:
+        """Answer by the exchanges that `save` wrote, each of them once. Returns the server.
+
+        A request gets the first exchange left whose method, path and body are its own; where there is none, an error
+        501 that says what differs. `in_order` takes the exchanges as they were recorded, and compares method and path
+        only. `gap` is the seconds between a stream's events. Raises OSError or ValueError for what is no such file.
+        """
+        tape = _Tape(path, in_order, gap)
+        self._tapes.append(tape)
+        self.path = tape.path
+        return self
+
+    def check(self) -> None:
+        """Raise AssertionError, in one line, if a reply was never asked for, or a request came that had none.
+
+        Replies are those that were queued (an endless one is to be asked for once), those of `replay`, and faults of
+        `batches`. The fixture `llm_server` calls this after the test.
+        """
+        __tracebackhide__ = True  # pytest shows the line alone
+        with self._changed:
+            unused = [_left(reply, left) for reply, left in self._queue if left != _USED]
+            problems = [problem.replace("llmlite.testing: ", "") for problem in self._problems]
+        unused += [name for tape in self._tapes for name in tape.left()]
+        unused += self._batches.unused() if self._batches else []
+        told = [f"never asked for: {', '.join(unused)}"] if unused else []
+        if told or problems:
+            raise AssertionError(f"llmlite.testing: {'; '.join(told + problems)}")
+
     def wait_for(self, n: int, timeout: float = 5.0) -> bool:
         """Wait until `requests` holds `n` of them; False if that took longer than `timeout` seconds."""
         with self._changed:
@@ -721,32 +803,56 @@ class Server:
             connections = list(self._open.values())
         return sum(connection.drop() for connection in connections)
 
-    def _answer(self, request: Request) -> list[Step]:
+    def _answer(self, request: Request) -> Iterable[Step]:
         """Note the request and take the next reply's steps for it."""
         shape = shape_of(request)
         try:
-            return wire(self._next(request), shape)
+            reply = self._next(request)
+            if reply is None and self._recorder is not None:
+                return self._pass_on(self._recorder, request)
+            return wire(reply or self._refuse(f"llmlite.testing: no reply was queued for {_line(request)}"), shape)
         except Exception as problem:  # a faulty script must be seen at once, not hang the client
             traceback.print_exc()
-            return wire(error(501, f"{type(problem).__name__} while answering: {problem}"), shape)
+            return wire(self._refuse(f"{type(problem).__name__} while answering: {problem}"), shape)
 
-    def _next(self, request: Request) -> Reply:
+    def _refuse(self, message: str, status: int = 501) -> Reply:
+        """The answer to a request that nothing is there for; `check` tells of it."""
+        with self._changed:
+            self._problems.append(message)
+        return error(status, message)
+
+    def _pass_on(self, recorder: _Recorder, request: Request) -> Iterator[Step]:
+        """The steps of a real provider's answer, as it comes."""
+        with self._changed:
+            exchange = recorder.begin(request)
+        try:
+            yield from recorder.steps(exchange)
+        except (OSError, http.client.HTTPException) as problem:  # there is no answer; later it would be a cut one
+            message = f"llmlite.testing: {recorder.upstream} gave no answer: {type(problem).__name__}: {problem}"
+            yield from wire(self._refuse(message, 502), shape_of(request))
+        finally:
+            with self._changed:
+                recorder.asking -= 1
+                self._changed.notify_all()
+
+    def _next(self, request: Request) -> Reply | None:
         with self._changed:
             self.requests.append(request)
             self._changed.notify_all()
             if self._queue:
                 return self._take()
-        played = self._batches.play(request) if self._batches else None
+            taped = next(filter(None, (tape.take(request) for tape in self._tapes)), None)
+        played = taped or (self._batches.play(request) if self._batches else None)
         if played is not None:
             return played
-        if self._handler is None:
-            return error(501, f"llmlite.testing: no reply was queued for {request.method} {request.path}")
-        return self._handler(request) or reply("ok")
+        if self._tapes:
+            return self._refuse(f"llmlite.testing: {self._tapes[-1].lack(request)}")
+        return None if self._handler is None else self._handler(request) or reply("ok")
 
     def _take(self) -> Reply:
         taken, left = self._queue.popleft()
-        if left is None or left > 1:
-            self._queue.appendleft((taken, left and left - 1))
+        if left is None or left == _USED or left > 1:
+            self._queue.appendleft((taken, left - 1 if left else _USED))
         return taken
 
     def _add(self, reply: Reply) -> Reply:
@@ -839,7 +945,7 @@ class _Connection:
         request.body = self._body(headers)
         steps = self.server._answer(request)
         if headers.get("connection", "").lower() == "close" or request.version == "HTTP/1.0":
-            steps = [*steps, CLOSE]
+            steps = itertools.chain(steps, [CLOSE])
         return self._play(steps, request)
 
     def _body(self, headers: Mapping[str, str]) -> bytes:
@@ -929,6 +1035,260 @@ class _Connection:
                 self._receive()
 
 
+# ---------------------------------------------------------------------------------------------- recorded exchanges
+
+_USED = 0  # the times left of an endless reply that was asked for
+_KEPT = re.compile(r"(?i)content-(type|encoding)|retry-after(-ms)?|(x-)?request-id|x-should-retry")  # of the headers
+_HOP = re.compile(r"(?i)connection|keep-alive|transfer-encoding|content-length|te|trailer|upgrade|proxy-.*")
+_SECRET_HEADER = re.compile(r"(?i)authorization|cookie|.*(key|token|secret).*")
+_SECRET_QUERY = re.compile(rb"(?i)([?&](?:api[-_]?key|key|access_token|sig|signature)=)[^&]+")
+_KEY = re.compile(rb"""(?x)(?<![\w-])(?:(?:sk|rk|pk|xai|nvapi|pplx|gsk|hf|r8)[-_][\w*-]{12,} | AIza[\w-]{20,}
+    | ya29\.[\w.-]{16,} | AKIA[0-9A-Z]{16} | eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)""")  # as providers make them
+_MASK = b"***"
+_NOTHING = "(nothing)"
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 62
+
+
+def record(upstream: str, *, timeout: float = 600.0, ssl_context: ssl.SSLContext | None = None) -> Server:
+    """A `Server` that passes on to a real provider and keeps the exchanges: see `Server.record`."""
+    return Server().record(upstream, timeout=timeout, ssl_context=ssl_context)
+
+
+def replay(path: PathLike, *, in_order: bool = False, gap: float = 0.0) -> Server:
+    """A `Server` that answers as recorded: see `Server.replay`."""
+    return Server().replay(path, in_order=in_order, gap=gap)
+
+
+@dataclass(eq=False)
+class _Exchange:
+    """A request and what a real provider answered."""
+
+    request: Request
+    status: int = 0  # until an answer has begun
+    headers: Sequence[tuple[str, str]] = ()
+    pieces: list[bytes] = field(default_factory=list)
+    end: str = "close"  # until all of it has come
+
+    @property
+    def kept(self) -> Json:
+        """As it stands in the file."""
+        request, keys = self.request, _keys(self.request)
+        headers = {name.lower(): _mask_text(value, keys) for name, value in self.headers if _KEPT.fullmatch(name)}
+        content = b"".join(self.pieces)
+        if headers.get("content-encoding") == "gzip":  # though it was not asked for
+            content = zlib.decompressobj(31).decompress(content)
+            del headers["content-encoding"]
+        said = _content(_masked(content, keys), headers.get("content-type", ""))
+        answer = {"status": self.status, "headers": headers, **said}
+        return {"request": _question(request), "reply": _with(answer, end=self.end or None)}
+
+
+class _Recorder:
+    """Asks a real provider, and keeps what it says."""
+
+    def __init__(self, upstream: str, timeout: float, ssl_context: ssl.SSLContext | None) -> None:
+        parts = urlsplit(upstream)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ValueError("upstream is a base URL, such as https://api.openai.com/v1")
+        self.upstream: str = f"{parts.scheme}://{parts.netloc}"
+        self.path: str = parts.path.rstrip("/")
+        self.exchanges: list[_Exchange] = []  # in order of arrival
+        self.asking: int = 0  # requests under way
+        self._parts, self._timeout, self._ssl_context = parts, timeout, ssl_context
+        self._open: set[socket.socket] = set()
+
+    def begin(self, request: Request) -> _Exchange:
+        self.asking += 1
+        self.exchanges.append(_Exchange(request))
+        return self.exchanges[-1]
+
+    def kept(self) -> Json:
+        """What goes into the file."""
+        exchanges = [exchange.kept for exchange in list(self.exchanges) if exchange.status]
+        return {"recorded": self.upstream + self.path, "exchanges": exchanges}
+
+    def cut(self) -> None:
+        """Wake who waits for the provider, from any thread."""
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def steps(self, exchange: _Exchange) -> Iterator[Step]:
+        """The answer, a packet as soon as it has come. Raises OSError or HTTPException if none has begun."""
+        connection = self._connection()
+        connection.connect()
+        sock = connection.sock  # which http.client forgets where an answer ends with its connection
+        self._open.add(sock)
+        try:
+            response = self._ask(connection, exchange.request)
+            exchange.status, exchange.headers = response.status, response.getheaders()
+            passed = [pair for pair in exchange.headers if not _HOP.fullmatch(pair[0])]
+            yield _head(response.status, [*passed, ("Transfer-Encoding", "chunked")])
+            yield from _passed_on(response, exchange)
+        finally:
+            self._open.discard(sock)
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=self._timeout)
+        return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._ssl_context)
+
+    def _ask(self, connection: http.client.HTTPConnection, request: Request) -> http.client.HTTPResponse:
+        connection.putrequest(request.method, request.path, skip_accept_encoding=True)
+        for name, value in request.headers.items():
+            if name not in ("host", "accept-encoding", "expect") and not _HOP.fullmatch(name):
+                connection.putheader(name, value)
+        connection.putheader("Accept-Encoding", "identity")  # what is kept is to be read
+        connection.putheader("Content-Length", str(len(request.body)))
+        connection.endheaders(request.body)
+        return connection.getresponse()
+
+
+def _passed_on(response: http.client.HTTPResponse, exchange: _Exchange) -> Iterator[Step]:
+    """A body's packets as they come. The exchange learns at last that all of it has come."""
+    left = response.length  # None: not told; http.client does not count it down on every Python
+    try:
+        while left is None or left > 0:
+            piece = response.read1(65536 if left is None else min(left, 65536))
+            if not piece:
+                break
+            left = left and left - len(piece)
+            exchange.pieces.append(piece)
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    except (OSError, http.client.HTTPException):  # an answer that is cut there is cut here
+        left = 1
+    exchange.end = "close" if left else ""
+    yield CLOSE if left else LAST_CHUNK
+
+
+class _Tape:
+    """Exchanges of a file, to be given again."""
+
+    def __init__(self, path: PathLike, in_order: bool, gap: float) -> None:
+        with open(path, "rb") as file:
+            content = file.read()
+        try:
+            told = jsonlib.loads(content)
+            self.path: str = urlsplit(told["recorded"]).path
+            self._all = [(each["request"], _recorded(each, gap)) for each in told["exchanges"]]
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            raise ValueError(f"{os.fspath(path)} is no recording of llmlite.testing: {problem!r}") from problem
+        self._name, self._in_order = os.path.basename(os.fspath(path)), in_order
+        self._unused = list(self._all)
+
+    def take(self, request: Request) -> Reply | None:
+        """The answer to a request, which is used up with it."""
+        asked = _question(request)
+        for number, (question, answer) in enumerate(self._unused[:1] if self._in_order else self._unused):
+            if _place(question) == _place(asked) and (self._in_order or question == asked):
+                del self._unused[number]
+                return answer
+        return None
+
+    def left(self) -> list[str]:
+        return [f"{_place(question)} of {self._name}" for question, _ in self._unused]
+
+    def lack(self, request: Request) -> str:
+        """Why there is no answer to a request, and what to do."""
+        asked = _question(request)
+        place, what = _place(asked), f"{self._name} has no answer left to {_line(request)}"
+        if self._in_order:
+            return f"{what}: {'next is ' + _place(self._unused[0][0]) if self._unused else 'it is at its end'}"
+        near = [question for question, _ in self._unused if _place(question) == place]
+        if not near:
+            used = sum(_place(question) == place for question, _ in self._all)
+            return f"{what}: it was recorded {used} times"
+        return f"{what}: {_difference(near[0], asked)}; record it anew, or replay(in_order=True)"
+
+
+def _recorded(exchange: Json, gap: float) -> Reply:
+    """The reply that an exchange of a file means."""
+    said = exchange["reply"]
+    headers, end = {"content-type": None, **said["headers"]}, said.get("end", "")
+    pieces = [event.encode() for event in said["events"]] if "events" in said else [_bytes(said)]
+    framing = "chunked" if "events" in said or end else "length"
+    return body(pieces, status=said["status"], headers=headers, framing=framing, gap=gap, end=end)
+
+
+def _content(content: bytes, kind: str) -> Json:
+    """A body as it stands in a file: a stream's events, JSON, text, or else base64."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if kind.startswith("text/event-stream"):
+            return {"events": re.findall(r"(?s).+?(?:\r?\n\r?\n|\Z)", content.decode())}
+        return {"json": jsonlib.loads(content)}
+    try:
+        return {"text": content.decode()}
+    except ValueError:
+        return {"base64": base64.b64encode(content).decode()}
+
+
+def _bytes(kept: Json) -> bytes:
+    """The body that `_content` kept."""
+    if "base64" in kept:
+        return base64.b64decode(kept["base64"])
+    return kept["text"].encode() if "text" in kept else _dump(kept["json"])
+
+
+def _question(request: Request) -> Json:
+    """What a request asks, without what may differ from one run to the next: headers, keys, a form's boundary."""
+    keys, kind = _keys(request), request.headers.get("content-type", "")
+    boundary = kind.partition("boundary=")[2].partition(";")[0].strip('"').encode()
+    content = request.body.replace(boundary, b"boundary") if boundary else request.body
+    path, asked = _mask_text(_open_path(request), keys), _content(_masked(content, keys), "")
+    return {"method": request.method, "path": path, **asked}
+
+
+def _keys(request: Request) -> list[bytes]:
+    """What was sent as a key; short words are none, and could stand in any text."""
+    values = [value.split()[-1] for name, value in request.headers.items() if value and _SECRET_HEADER.fullmatch(name)]
+    return [value.encode("latin-1") for value in values if len(value) >= 8]
+
+
+def _masked(content: bytes, keys: Iterable[bytes]) -> bytes:
+    for key in keys:
+        content = content.replace(key, _MASK)
+    return _KEY.sub(_MASK, content)
+
+
+def _mask_text(text: str, keys: Iterable[bytes]) -> str:
+    return _masked(text.encode("latin-1", "replace"), keys).decode("latin-1")
+
+
+def _line(request: Request) -> str:
+    return f"{request.method} {_open_path(request)}"
+
+
+def _open_path(request: Request) -> str:
+    """A request's path without the key that Google's may have."""
+    return _SECRET_QUERY.sub(rb"\1" + _MASK, request.path.encode("latin-1")).decode("latin-1")
+
+
+def _place(question: Json) -> str:
+    return f"{question['method']} {question['path']}"
+
+
+def _left(reply: Reply, left: int | None) -> str:
+    """A reply in the queue, as `Server.check` tells of it."""
+    return reply.name if reply.times in (1, None) else f"{reply.name} ({left} of {reply.times} times)"
+
+
+def _difference(recorded: Any, asked: Any, where: str = "") -> str:
+    """The first place where two values differ."""
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        names = [name for name in {**recorded, **asked} if recorded.get(name, _NOTHING) != asked.get(name, _NOTHING)]
+        return _difference(recorded.get(names[0], _NOTHING), asked.get(names[0], _NOTHING), f"{where}.{names[0]}")
+    if isinstance(recorded, list) and isinstance(asked, list) and len(recorded) == len(asked):
+        number = next(number for number, pair in enumerate(zip(recorded, asked)) if pair[0] != pair[1])
+        return _difference(recorded[number], asked[number], f"{where}[{number}]")
+    if isinstance(recorded, str) and isinstance(asked, str):  # long ones may begin alike
+        start = max(0, len(os.path.commonprefix([recorded, asked])) - 20)
+        recorded, asked = recorded[start : start + 60], asked[start : start + 60]
+    return f"{where[1:]} was {_SHORT.repr(recorded)}, is {_SHORT.repr(asked)}"
+
+
 # --------------------------------------------------------------------------------------------- the providers' formats
 
 
@@ -949,6 +1309,13 @@ class _Answer:
         if shape.stream:
             return Body(list(shape.dialect.events(self, shape)), "text/event-stream", "chunked")
         return Body([_dump(shape.dialect.whole(self, shape))])
+
+    @property
+    def told(self) -> object:
+        """What tells it from others."""
+        texts = self.texts
+        return {"tool_calls": [call["name"] for call in self.tool_calls]} if self.tool_calls else (
+            texts if len(texts) > 1 else "".join(texts))
 
     @property
     def texts(self) -> list[str]:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 
-from llmlite import testing
+from llmlite import testing, vendor
 
 
 def _vendored():
@@ -18,8 +18,7 @@ def _vendored():
     os.makedirs(package)
     for folder in (os.path.dirname(package), package):
         open(os.path.join(folder, "__init__.py"), "w").close()
-    source = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "llmlite", "client.py")
-    shutil.copy(source, os.path.join(package, "little_llm.py"))
+    vendor.copy(os.path.join(package, "little_llm.py"))
     sys.path.insert(0, place)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (place, os.environ.get("PYTHONPATH"))))
     return importlib.import_module("some_tool.vendor.little_llm")

@@ -1,4 +1,5 @@
 """The command line: what it sends, what it prints, how it exits."""
+import ast
 import base64
 import contextlib
 import hashlib
@@ -740,14 +741,29 @@ SOURCE = os.path.join(ROOT, "llmlite", "client.py")
 
 @pytest.mark.parametrize("name", ["", "little_llm.py"])
 def test_vendor(run, tmp_path, name):
-    """`vendor` copies client.py into a folder or to a name, byte for byte; the line has its version and checksum."""
+    """`vendor` copies client.py into a folder or to a name; the line has its version and checksum."""
     target = tmp_path / (name or "client.py")
     digest = hashlib.sha256(open_bytes(SOURCE)).hexdigest()
     line = f"{target}: llmlite {llmlite.__version__}, sha256 {digest}\n"
     assert run("vendor", str(tmp_path / name)) == (0, line, "")
-    assert open_bytes(target) == open_bytes(SOURCE)
+    assert open_bytes(target).endswith(open_bytes(SOURCE))
     spec = importlib.util.spec_from_file_location("vendored_by_the_command", target)
     assert spec.loader.get_code("vendored_by_the_command")
+
+
+def test_vendored_file_says_what_it_is(run, tmp_path):
+    """Above client.py, byte for byte, stand version, origin, checksum and the whole licence; its docstring lives on."""
+    run("vendor", str(tmp_path))
+    head, _, rest = open_bytes(tmp_path / "client.py").decode().partition("# " + 118 * "-" + "\n")
+    assert rest == open_bytes(SOURCE).decode()
+    words = [line[2:] for line in head.splitlines()]
+    assert words[0].startswith(f"llmlite {llmlite.__version__}: client.py")
+    assert words[1] == "origin: https://github.com/llmlite/llmlite"
+    assert words[2].startswith(f"sha256: {hashlib.sha256(rest.encode()).hexdigest()} ")
+    assert words[3] == "SPDX-License-Identifier: MIT"
+    with open(os.path.join(ROOT, "LICENSE"), encoding="utf-8") as file:
+        assert words[5:] == file.read().splitlines()
+    assert ast.get_docstring(ast.parse(head + rest)) == sys.modules[llmlite.Client.__module__].__doc__.strip()
 
 
 def open_bytes(path):
@@ -773,7 +789,61 @@ def test_vendor_does_not_overwrite(run, tmp_path):
     assert f"{target}: the file is there and differs; --force overwrites it" in err
     assert target.read_text() == "mine"
     assert run("vendor", str(tmp_path), "--force").code == 0
-    assert open_bytes(target) == open_bytes(SOURCE)
+    assert open_bytes(target).endswith(open_bytes(SOURCE))
+
+
+def older(path):
+    """Makes of a copy one of version 0.0.9, as it was written then."""
+    head, line, rest = open_bytes(path).partition(b"# " + 118 * b"-" + b"\n")
+    rest += b"# as of old\n"
+    version = llmlite.__version__.encode()
+    head = head.replace(b"llmlite " + version, b"llmlite 0.0.9")
+    head = re.sub(b"[0-9a-f]{64}", hashlib.sha256(rest).hexdigest().encode(), head)
+    path.write_bytes(head + line + rest)
+
+
+def test_vendor_updates_a_copy_that_was_not_edited(run, tmp_path):
+    """An older copy is replaced; one that somebody has edited is not, but for --force."""
+    target = tmp_path / "client.py"
+    run("vendor", str(target))
+    older(target)
+    assert run("vendor", str(target)).code == 0
+    assert open_bytes(target).endswith(open_bytes(SOURCE))
+    target.write_bytes(open_bytes(target) + b"# mine\n")
+    code, out, err = run("vendor", str(target))
+    assert (code, out) == (1, "") and one_line(err)
+    assert f"{target}: the file is there and was edited; --force overwrites it" in err
+    assert open_bytes(target).endswith(b"# mine\n")
+
+
+def test_vendor_check(run, tmp_path):
+    """--check says whether a copy is current, old or edited, whatever its line ends, and writes nothing."""
+    target, version = tmp_path / "client.py", llmlite.__version__
+    run("vendor", str(target))
+    current = (0, f"{target}: llmlite {version}, as it was written\n", "")
+    assert run("vendor", "--check", str(tmp_path)) == current
+    target.write_bytes(open_bytes(target).replace(b"\n", b"\r\n"))  # as git may write it on Windows
+    assert run("vendor", "--check", str(target)) == current
+    target.write_bytes(open_bytes(target) + b"# mine\r\n")
+    assert run("vendor", "--check", str(target)) == (1, f"{target}: llmlite {version}, edited\n", "")
+    run("vendor", "--force", str(target))
+    older(target)
+    before = open_bytes(target)
+    line = f"{target}: llmlite 0.0.9, as it was written; {version} is here\n"
+    assert run("vendor", "--check", str(target)) == (1, line, "")
+    assert open_bytes(target) == before
+
+
+@pytest.mark.parametrize("content, why", [
+    (None, "No such file or directory"), (b"mine", "no copy that llmlite vendor made"),
+    (b"mine\n# " + 118 * b"-" + b"\n", "no copy that llmlite vendor made")], ids=["nothing", "another", "a line"])
+def test_vendor_check_of_another_file(run, tmp_path, content, why):
+    """A file that is no copy, or is not there: exit 1, one line that names it."""
+    if content is not None:
+        (tmp_path / "client.py").write_bytes(content)
+    code, out, err = run("vendor", "--check", str(tmp_path))
+    assert (code, out) == (1, "") and one_line(err)
+    assert f"{tmp_path / 'client.py'}: {why}" in err
 
 
 def test_vendor_into_nowhere(run, tmp_path):

@@ -1,10 +1,12 @@
 """The module as a whole: what importing it does, what it imports and exports, its examples, and that it works alone."""
 import ast
+import contextlib
 import doctest
 import importlib.util
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,9 @@ import types
 import typing
 
 import pytest
+import urllib3
 
+from llmlite import vendor
 from tests import llmlite, testing
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -94,6 +98,35 @@ def is_standard(name):
     return origin == "frozen" or (origin.startswith(sysconfig.get_path("stdlib")) and "site-packages" not in origin)
 
 
+def needed():
+    """What setup.cfg asks for, by name."""
+    with open(os.path.join(ROOT, "setup.cfg"), encoding="utf-8") as file:
+        return dict(re.findall(r"^\s+(requests|urllib3)>=([\d.]+),", file.read(), re.M))
+
+
+def test_import_with_older_packages():
+    """The import says in one line which versions are needed, those of setup.cfg, and which are there."""
+    script = f"import requests; requests.__version__ = '2.20.0'; import {CLIENT.__name__}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=20, stderr=subprocess.PIPE, text=True)
+    wanted = " and ".join(f"{name} {version}" for name, version in needed().items())
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        f"ImportError: llmlite {llmlite.__version__} needs {wanted} or later, and finds requests 2.20.0 and "
+        f"urllib3 {urllib3.__version__}: pip install -U requests urllib3")
+
+
+@pytest.mark.parametrize("name, version, old", [
+    ("requests", "2.25.0", True), ("requests", "2.25.0rc1", True), ("requests", "2.25", True),
+    ("urllib3", "1.26.14", True), ("urllib3", "1.9.99", True), ("requests", "2.25.1", False),
+    ("requests", "2.32.0.dev1", False), ("requests", "2.100", False), ("urllib3", "2.0a1", False),
+    ("urllib3", "3", False), ("urllib3", "unknown", False), ("urllib3", "", False), ("requests", None, False),
+    ("urllib3", (1, 0), False), ("requests", "1" * 5000 + ".0", False)], ids=lambda value: str(value)[:12])
+def test_versions_of_all_forms(monkeypatch, name, version, old):
+    """Versions are told apart by their numbers; one that cannot be read passes."""
+    monkeypatch.setattr(sys.modules[name], "__version__", version)
+    with pytest.raises(ImportError, match=f"finds .*{name} {version}\\b") if old else contextlib.nullcontext():
+        CLIENT._need(**needed())
+
+
 def test_imports():
     """client.py imports the standard library, requests and urllib3, and nothing of ours."""
     names = set(imported())
@@ -166,7 +199,7 @@ def test_values_made_by_hand_are_empty():
     assert vars(llmlite.RateLimit()) == {"requests_per_minute": None, "tokens_per_minute": None}
 
 
-@pytest.mark.parametrize("module", [CLIENT, testing], ids=["client", "testing"])
+@pytest.mark.parametrize("module", [CLIENT, testing, vendor], ids=["client", "testing", "vendor"])
 def test_examples(module):
     """The examples in the docstrings do what they say."""
     result = doctest.testmod(module)

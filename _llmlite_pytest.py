@@ -1,0 +1,50 @@
+"""The fixture `llm_server` for pytest.
+
+pytest imports this module at every start, wherever llmlite is installed. So it stands beside the package and imports
+nothing of it until a test asks: nobody waits for requests, or has sockets loaded before gevent could patch them.
+"""
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Iterator, Tuple
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from llmlite import testing
+
+
+@pytest.fixture
+def llm_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[testing.Server]:
+    """A started llmlite.testing.Server; the variables of all providers (OPENAI_BASE_URL, ...) lead there for the test.
+
+    Keys are "test". After a test that passed, a reply that was never asked for, and a request that had none, fail it.
+    """
+    from llmlite import testing
+
+    failed = request.session.testsfailed
+    with testing.Server() as server:
+        for name, value in _environment(server.root):
+            monkeypatch.setenv(name, value)
+        yield server
+        if request.session.testsfailed > failed:  # whose own error is the one to look at
+            return
+        try:
+            server.check()
+        except AssertionError as wrong:
+            pytest.fail(str(wrong), pytrace=False)  # the line says it all
+
+
+def _environment(root: str) -> Iterator[Tuple[str, str]]:
+    """What sends every provider's calls to a server, for llmlite and for the providers' own packages."""
+    import llmlite
+
+    for name, url, keys in llmlite.providers():
+        path = re.sub(r"[{}]", "", urlsplit(url).path)
+        yield f"{name.upper().replace('-', '_')}_BASE_URL", root + path
+        yield from ((key, "test") for key in keys.split())
+    yield "GOOGLE_GEMINI_BASE_URL", root
+    for name in ("no_proxy", "NO_PROXY"):
+        yield name, ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
