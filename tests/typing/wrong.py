@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import List
 
 import llmlite
-from llmlite import Client
+from llmlite import Client, batch
 
 
 @dataclass
@@ -42,6 +42,11 @@ llm.chat.completions.create(messages=[])  # error
 reply.parsed.nmae  # error
 reply.parsed["name"]  # error
 number: int = reply.parsed.name  # error
+
+llm.complet("Hi")  # error
+llm.messages.create(messages=[])  # error
+llmlite.chats("Hi")  # error
+talk.sent("Hi")  # error
 
 Client("openai/gpt-5-mini", api="response")  # error
 Client("openai/gpt-5-mini", max_retries=3)  # error
@@ -81,3 +86,5 @@ talk.send("Hi", max_rounds="3")  # error
 talk.stream("Hi", keep_partial="yes")  # error
 llm.conversation(sytem="Be brief.")  # error
 texts: List[int] = llm.models()  # error
+batch.run("in.jsonl", "out.jsonl", client=llm, worker=3)  # error
+batch.run("in.jsonl", "out.jsonl", client="openai/gpt-5-mini")  # error
