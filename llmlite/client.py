@@ -108,7 +108,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
 
     _Path = os.PathLike[str]
-    _Item = TypeVar("_Item", default=str)  # of a stream
+    _Item = TypeVar("_Item", default=str, covariant=True)  # of a stream
     _Parsed = TypeVar("_Parsed", default=Any, covariant=True)  # what a reply's `parsed` is
     _Each = TypeVar("_Each", default=Any, covariant=True)  # of a map
 
@@ -146,11 +146,8 @@ if TYPE_CHECKING:
     class _EachOptions(_ChatOptions, total=False):  # of map, and of batch.run
         schema: Any
 
-    class _TurnOptions(_ChatOptions, total=False):  # of Conversation.send, beside a schema
+    class _TurnOptions(_ChatOptions, total=False):  # of Conversation.send and stream, beside a schema
         max_rounds: int
-
-    class _PieceOptions(_TurnOptions, total=False):  # of Conversation.stream
-        schema: Any
 
     class _TalkOptions(_Asked, total=False):  # of Client.conversation
         model: Optional[str]
@@ -160,9 +157,8 @@ if TYPE_CHECKING:
 else:  # what evaluates the annotations finds Any for these; and Python 3.8 knows no PathLike[str]
     from typing import TypeVar
     Unpack, _Path = Union, os.PathLike
-    _ChatOptions = _EachOptions = _LoneOptions = _PieceOptions = _RunOptions = _SumOptions = Any
-    _TalkOptions = _TurnOptions = Any
-    _Item, _Parsed, _Each = TypeVar("_Item"), TypeVar("_Parsed", covariant=True), TypeVar("_Each", covariant=True)
+    _ChatOptions = _EachOptions = _LoneOptions = _RunOptions = _SumOptions = _TalkOptions = _TurnOptions = Any
+    _Item, _Parsed, _Each = (TypeVar(name, covariant=True) for name in ("_Item", "_Parsed", "_Each"))
 Schema = Union[None, JSON, Type[_Parsed]]
 PromptCache = Union[None, bool, Literal["1h"]]
 CacheUse = Union[Answers, Literal["refresh"]]
@@ -1254,11 +1250,12 @@ class Client:
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
                top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
                stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
-               tools: Optional[Tools] = None, tool_choice: Union[None, str, JSON] = None, schema: Schema[Any] = None,
-               reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
+               tools: Optional[Tools] = None, tool_choice: Union[None, str, JSON] = None,
+               schema: Schema[_Parsed] = None, reasoning_effort: Optional[str] = None,
+               logprobs: Union[None, bool, int] = None,
                prompt_cache: PromptCache = None, extra: Optional[JSON] = None, model: Optional[str] = None,
                timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-               cache: CacheUse = _UNSET) -> Stream[str]:
+               cache: CacheUse = _UNSET) -> Stream[str, _Parsed]:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
             for text in llm.stream("Tell me a story"):
@@ -1273,7 +1270,7 @@ class Client:
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        stream_: Stream[str] = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
+        stream_: Stream[str, _Parsed] = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -1957,7 +1954,7 @@ class Client:
             here, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
-class Stream(Generic[_Item]):
+class Stream(Generic[_Item, _Parsed]):
     """A reply as it comes: iterate it for its text, or `events()` for everything.
 
     `text` and `response` are the state so far, complete after the end.  Leaving a `with` block, `close()` (from any
@@ -1974,6 +1971,10 @@ class Stream(Generic[_Item]):
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
         self._pieces: Iterator[_Item] = _read_on(flow, self._events)
+
+    if not TYPE_CHECKING:  # to type checkers the second one has a default; Python knows that from 3.13 on
+        def __class_getitem__(cls, item):
+            return super().__class_getitem__(item if isinstance(item, tuple) else (item, Any))
 
     def __iter__(self) -> Iterator[_Item]:
         return self._pieces
@@ -1993,7 +1994,7 @@ class Stream(Generic[_Item]):
         return _read_on(self._flow, self._events, whole=True)
 
     @property
-    def response(self) -> Response:
+    def response(self) -> Response[_Parsed]:
         """The `Response` so far; its `finish_reason` is None until the provider has given one."""
         return self._flow.reply()
 
@@ -2009,7 +2010,7 @@ class Stream(Generic[_Item]):
         """
         self._flow.leave(self._events)
 
-    def __enter__(self) -> Stream[_Item]:
+    def __enter__(self) -> Stream[_Item, _Parsed]:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -2083,13 +2084,13 @@ class Conversation:
         """
         alone = _Alone(self._running)
         with alone, alone:
-            turn = _Turn(self, "send", content, {**options, **({} if schema is _UNSET else {"schema": schema})})
+            turn = _Turn(self, "send", content, _with_schema(options, schema))
             reply = turn.rounds.run(turn.options)
             turn.keep()
         return reply
 
     def stream(self, content: Union[str, JSON, Sequence[JSON]], *, keep_partial: bool = False,
-               **options: Unpack[_PieceOptions]) -> Stream[str]:
+               schema: Schema[_Parsed] = _UNSET, **options: Unpack[_TurnOptions]) -> Stream[str, _Parsed]:
         """Send a message, and read the reply piece by piece; takes what `send` takes.
 
         Functions are run between the rounds, and the text of the next round comes on.  `events()` tells of each round's
@@ -2107,7 +2108,8 @@ class Conversation:
         Raises:
             LLMError, RuntimeError: as `send` does; where the stream is read, StreamError.
         """
-        return Stream(_TurnFlow(self, content, dict(options), _checked("keep_partial", keep_partial, (bool,))))
+        _checked("keep_partial", keep_partial, (bool,))
+        return Stream(_TurnFlow(self, content, _with_schema(options, schema), keep_partial))
 
     def compact(self, keep: int = 2, prompt: Optional[str] = None,
                 **options: Unpack[_SumOptions]) -> Optional[Response]:
@@ -2214,6 +2216,11 @@ def _check_names(method: str, options: JSON, known: FrozenSet[str]) -> None:
     unknown = set(options) - known
     if unknown:
         raise TypeError(f"{method}() got an unexpected keyword argument {min(unknown)!r}")
+
+
+def _with_schema(options: Mapping[str, Any], schema: Any) -> JSON:
+    """A turn's options; a schema that was not given leaves its conversation's."""
+    return {**options} if schema is _UNSET else {**options, "schema": schema}
 
 
 def _is_summary(message: JSON) -> bool:
@@ -2504,8 +2511,8 @@ def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[
 
 
 def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-           base_url: Optional[str] = None, api_key: Key = None, schema: Schema[Any] = None,
-           **options: Unpack[_LoneOptions]) -> Stream[str]:
+           base_url: Optional[str] = None, api_key: Key = None, schema: Schema[_Parsed] = None,
+           **options: Unpack[_LoneOptions]) -> Stream[str, _Parsed]:
     """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`.
 
         for text in llmlite.stream("Tell me a story", model="openai/gpt-5-mini"):

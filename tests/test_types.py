@@ -1,4 +1,4 @@
-"""Types at run time: what may be subscripted, what the annotations name. What checkers say of them: tests/typing."""
+"""Types at run time: what may be subscripted, what the annotations name. What checkers say of them: tests/typed."""
 import ast
 import copy
 import inspect
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests import llmlite
-from tests.typing import __main__ as programs
+from tests.typed import __main__ as programs
 
 CLIENT = sys.modules[llmlite.Client.__module__]
 ASKED = set(inspect.signature(llmlite.Client.chat).parameters) - {"self", "messages"}
@@ -43,7 +43,7 @@ def named(method):
     ("_RunOptions", CLIENT.Client.run_tools, ASKED),
     ("_EachOptions", CLIENT.Client.map, ASKED),
     ("_TurnOptions", CLIENT.Conversation.send, ASKED | {"max_rounds"}),
-    ("_PieceOptions", CLIENT.Conversation.stream, ASKED | {"max_rounds"}),
+    ("_TurnOptions", CLIENT.Conversation.stream, ASKED | {"max_rounds", "keep_partial"}),
     ("_TalkOptions", CLIENT.Client.conversation, ASKED | {"max_rounds"}),
     ("_SumOptions", CLIENT.Conversation.compact, ASKED - {"tools", "schema"})])  # fmt: skip
 def test_options(options, method, taken):
@@ -54,6 +54,8 @@ def test_options(options, method, taken):
 def test_subscripts():
     """Stream[str] and Response[City] may stand where Python evaluates them; instances know nothing of it."""
     assert typing.get_origin(llmlite.Stream[str]) is llmlite.Stream
+    assert typing.get_args(llmlite.Stream[str]) == (str, typing.Any)
+    assert typing.get_args(llmlite.Stream[str, City]) == (str, City)
     assert typing.get_origin(llmlite.Response[City]) is llmlite.Response
     reply = llmlite.Response(text="a", parsed={"name": "Paris"})
     for same in (pickle.loads(pickle.dumps(reply)), copy.deepcopy(reply)):
@@ -89,13 +91,15 @@ def test_schema_goes_on(server):
 
 def test_schema_of_a_turn(server):
     """A turn's schema wins over its conversation's, None too; without one it is the conversation's."""
-    server.reply('{"name": "Paris"}', times=4)
+    server.reply('{"name": "Paris"}', times=5)
     talk = llmlite.Client("m", base_url=server.url).conversation(schema=City)
     assert talk.send("Where?").parsed == City("Paris")
     assert talk.send("Where?", schema=dict).parsed == {"name": "Paris"}
     assert talk.send("Where?", schema=None).parsed is None
-    assert talk.send("Where?").parsed == City("Paris")
-    assert shapes(server) == [True, True, False, True]
+    for given in ({}, {"schema": City}):
+        with talk.stream("Where?", **given) as stream:
+            assert "".join(stream) and stream.response.parsed == City("Paris")
+    assert shapes(server) == [True, True, False, True, True]
 
 
 def test_marks():

@@ -1,4 +1,4 @@
-"""python -m tests.typing: what mypy and pyright say of right.py and wrong.py, for the llmlite that is installed.
+"""python -m tests.typed: what mypy and pyright say of right.py and wrong.py, for the llmlite that is installed.
 
 Each is to complain of the lines of wrong.py that end in "# error", and of nothing else. --mypy or --pyright runs one.
 """

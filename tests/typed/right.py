@@ -62,6 +62,12 @@ def schemas(llm: Client, schema: Dict[str, Any]) -> str:
     assert_type(llmlite.chat("Where?", model="openai/gpt-5-mini", schema=City).parsed, City)
     assert_type(llm.run_tools("Where?", [weather], schema=City).parsed, City)
     assert_type(llm.conversation().send("Where?", schema=City).parsed, City)
+    assert_type(llm.conversation().stream("Where?", schema=City).response.parsed, City)
+    with llm.stream("Where?", schema=City) as stream:
+        assert_type(stream, Stream[str, City])
+        for text in stream:
+            assert_type(text, str)
+    assert_type(stream.response.parsed.name, str)
     anything: List[Response] = [city, llm.chat("Hi")]
     return str(found["name"]) + anything[0].text
 
