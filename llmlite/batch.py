@@ -53,6 +53,8 @@ else:
     import fcntl
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from . import jobs
 
 __all__ = ["InputError", "Items", "Output", "Stop", "Summary", "cancel", "opened", "run", "run_until"]
@@ -97,7 +99,7 @@ class Summary(NamedTuple):
 def run(source: Path, output: Path, *, client: Client, workers: int = 8, executor: Any = None,
         retry_failed: bool = False, max_total_tokens: Optional[int] = None, progress: Any = None,
         report: Optional[Path] = None, at_provider: bool = False, poll: Optional[jobs.Poll] = None,
-        **options: Any) -> Summary:
+        **options: Unpack[core._EachOptions]) -> Summary:
     """Ask every prompt of a file, and append each answer to another as it comes.
 
         summary = run("in.jsonl", "out.jsonl", client=Client("openai/gpt-5-mini"), workers=16, temperature=0)
@@ -320,6 +322,10 @@ def cancel(output: Path, *, client: Client) -> List[str]:
 
     Returns a line for each that had not been fetched: what became of it.  The next run fetches what was done until
     then, which is paid for; the rest are failed lines.
+
+    Args:
+        output: the run's output's path.
+        client: who asks, of the provider that has the jobs.
 
     Raises:
         ConfigurationError: there are no such jobs, or they are another provider's.

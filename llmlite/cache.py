@@ -71,7 +71,10 @@ class Cache(MutableMapping[str, str]):
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default`."""
+        """The value of a key, or `default`.  Raises sqlite3.Error.
+
+            cache.get("no such key")   # None
+        """
         rows = self._run("SELECT value FROM answers WHERE key = ? AND kept_at > ?", key, self._oldest())
         return rows[0][0] if rows else default
 
@@ -94,11 +97,17 @@ class Cache(MutableMapping[str, str]):
         return int(count)
 
     def clear(self) -> None:
-        """Remove everything; the file keeps its size, and fills again."""
+        """Remove everything; the file keeps its size, and fills again.  Raises sqlite3.Error.
+
+            cache.clear()
+        """
         self._run("DELETE FROM answers", writes=True)
 
     def close(self) -> None:
-        """Close this object's connections, those of all threads; what is used afterwards opens anew."""
+        """Close this object's connections, those of all threads; what is used afterwards opens anew.  Raises nothing.
+
+            cache.close()
+        """
         with _Fork.writing:
             mine = [each for each in _Fork.open if each.owner() is self]
         for each in mine:

@@ -66,10 +66,13 @@ import zlib
 from collections import abc, deque
 from contextvars import ContextVar, copy_context
 from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Generic, Iterable, Iterator, List, Literal, Mapping
 
 # isort: split
-from typing import NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin, get_type_hints
+from typing import MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin
+
+# isort: split
+from typing import get_type_hints
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 import requests
@@ -93,13 +96,72 @@ Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
 Answers = Optional[MutableMapping[str, str]]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
+Progress = Union[bool, Callable[[int, int, "Usage"], Any]]
+EventType = Literal["text", "reasoning", "tool_call", "usage", "finish"]
+Tools = Sequence[Union[JSON, Callable[..., Any]]]
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar, Generator
+    from typing import ClassVar, Generator, overload
+
+    from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
+
     _Path = os.PathLike[str]
-else:  # which Python 3.8 cannot evaluate
-    _Path = os.PathLike
+    _Item = TypeVar("_Item", default=str, covariant=True)  # of a stream
+    _Parsed = TypeVar("_Parsed", default=Any, covariant=True)  # what a reply's `parsed` is
+    _Each = TypeVar("_Each", default=Any, covariant=True)  # of a map
+
+    class _Asked(TypedDict, total=False):  # of the arguments of `chat` those that a method below hands on
+        temperature: Optional[float]
+        top_p: Optional[float]
+        top_k: Optional[int]
+        max_tokens: Optional[int]
+        stop: Union[None, str, Sequence[str]]
+        seed: Optional[int]
+        tool_choice: Union[None, str, JSON]
+        reasoning_effort: Optional[str]
+        logprobs: Union[None, bool, int]
+        prompt_cache: PromptCache
+        extra: Optional[JSON]
+        timeout: Timeout
+        headers: Headers
+        cache: CacheUse
+
+    class _LoneOptions(_Asked, total=False):  # those of the functions chat() and stream()
+        system: Optional[str]
+        tools: Optional[Tools]
+        deadline: Optional[float]
+
+    class _RunOptions(_Asked, total=False):  # of run_tools
+        system: Optional[str]
+        model: Optional[str]
+
+    class _SumOptions(_RunOptions, total=False):  # of Conversation.compact
+        deadline: Optional[float]
+
+    class _ChatOptions(_SumOptions, total=False):  # of map, beside a schema
+        tools: Optional[Tools]
+
+    class _EachOptions(_ChatOptions, total=False):  # of map, and of batch.run
+        schema: Any
+
+    class _TurnOptions(_ChatOptions, total=False):  # of Conversation.send and stream, beside a schema
+        max_rounds: int
+
+    class _TalkOptions(_Asked, total=False):  # of Client.conversation
+        model: Optional[str]
+        deadline: Optional[float]
+        max_rounds: int
+        schema: Any
+else:  # what evaluates the annotations finds Any for these; and Python 3.8 knows no PathLike[str]
+    from typing import TypeVar
+    Unpack, _Path = Union, os.PathLike
+    _ChatOptions = _EachOptions = _LoneOptions = _RunOptions = _SumOptions = _TalkOptions = _TurnOptions = Any
+    _Item, _Parsed, _Each = (TypeVar(name, covariant=True) for name in ("_Item", "_Parsed", "_Each"))
+Schema = Union[None, JSON, Type[_Parsed]]
+PromptCache = Union[None, bool, Literal["1h"]]
+CacheUse = Union[Answers, Literal["refresh"]]
 
 
 def _need(**least: str) -> None:
@@ -383,7 +445,10 @@ class File(NamedTuple):
     data: bytes
 
     def save(self, path: Union[str, _Path]) -> None:
-        """Write it to a path, over what is there.  Raises OSError."""
+        """Write it to a path, over what is there.  Raises OSError.
+
+            reply.files[0].save("sky.png")
+        """
         with open(path, "wb") as file:
             file.write(self.data)
 
@@ -394,11 +459,11 @@ class File(NamedTuple):
 class Event(NamedTuple):
     """One event of a stream; `type` is "text", "reasoning", "tool_call", "usage" or "finish"."""
 
-    type: str
+    type: EventType
     text: str = ""
     tool_call: Optional[ToolCall] = None
     usage: Optional[Usage] = None
-    finish_reason: Optional[str] = None
+    finish_reason: Optional[FinishReason] = None
     token: Optional[Token] = None
 
 
@@ -409,14 +474,17 @@ class ServerSentEvent(NamedTuple):
     data: str
 
     def json(self) -> Any:
-        """What the data says as JSON.  Raises ResponseError."""
+        """What the data says as JSON.  Raises ResponseError.
+
+            [event.json()["delta"] for event in answer.events()]
+        """
         value = _json_or(_UNSET, self.data.encode("utf-8", "replace"))
         if value is _UNSET:
             raise ResponseError("an event that is no JSON", why=_quoted(self.data))
         return value
 
 
-class Response:
+class Response(Generic[_Parsed]):
     """A reply.  `str(reply)` is its text; a notebook shows it as Markdown.
 
     Attributes:
@@ -442,7 +510,7 @@ class Response:
     """
 
     def __init__(self, *, text: str = "", reasoning: str = "", tool_calls: Optional[List[ToolCall]] = None,
-                 finish_reason: Optional[str] = None, raw_finish_reason: Optional[str] = None,
+                 finish_reason: Optional[FinishReason] = None, raw_finish_reason: Optional[str] = None,
                  usage: Usage = _NO_USAGE, model: str = "", id: Optional[str] = None, request_id: Optional[str] = None,
                  citations: Optional[List[Any]] = None, parsed: Any = None, tokens: Optional[List[Token]] = None,
                  logprobs: Optional[List[Logprob]] = None, files: Optional[List[File]] = None,
@@ -452,14 +520,14 @@ class Response:
         self.text: str = text
         self.reasoning: str = reasoning
         self.tool_calls: List[ToolCall] = tool_calls or []
-        self.finish_reason: Optional[str] = finish_reason
+        self.finish_reason: Optional[FinishReason] = finish_reason
         self.raw_finish_reason: Optional[str] = raw_finish_reason
         self.usage: Usage = usage
         self.model: str = model
         self.id: Optional[str] = id
         self.request_id: Optional[str] = request_id
         self.citations: List[Any] = citations or []
-        self.parsed: Any = parsed
+        self.parsed: _Parsed = parsed
         self.tokens: List[Token] = tokens or []
         self.logprobs: List[Logprob] = logprobs or []
         self.files: List[File] = files or []
@@ -487,6 +555,7 @@ class Response:
             json.dumps(reply.to_dict())   # {"text": "Air ...", "usage": {"input_tokens": 10, ...}, ...}
 
         `usage` has `total_tokens` too; `parsed` is a dict where it is an object; the `data` of `files` are base64.
+        Raises nothing, but what an object's own `model_dump` does.
         """
         told = {name: value for name, value in vars(self).items() if name not in ("raw", "headers")}
         usage = {**_held_as_json(self.usage), "total_tokens": self.usage.total_tokens}
@@ -609,6 +678,8 @@ class _Fields:
 class RetryPolicy:
     """When and how often a call is tried again; `retry=None` on a client switches retries off.
 
+        llm = Client("openai/gpt-5-mini", retry=RetryPolicy(max_retries=1, retry_after_max=10))
+
     The delay before retry n (from 0) is `min(backoff * 2**n, backoff_max)` times a factor drawn from
     `[1 - jitter, 1 + jitter]`; what the server asks for beats it.
 
@@ -619,6 +690,9 @@ class RetryPolicy:
         retry_after_max: seconds; a longer wait asked for by the server fails the call at once
         retry_empty: also retry a 2xx that holds no answer
         connect_retries: retries of connections that could not be opened
+
+    Raises:
+        ConfigurationError: a value is no number, or out of its bounds.
     """
 
     max_retries: int = 3
@@ -695,7 +769,16 @@ class RetryPolicy:
 
 
 class RateLimit:
-    """Holds a client's calls back before the server has to: at most so many requests and tokens a minute, evenly."""
+    """Holds a client's calls back before the server has to: at most so many requests and tokens a minute, evenly.
+
+        llm = Client("openai/gpt-5-mini", rate_limit=RateLimit(requests_per_minute=500))
+
+    Args:
+        requests_per_minute, tokens_per_minute: numbers above zero, or None for no limit.
+
+    Raises:
+        ConfigurationError: for any other value.
+    """
 
     def __init__(self, requests_per_minute: Optional[float] = None, tokens_per_minute: Optional[float] = None) -> None:
         self.requests_per_minute: Optional[float] = requests_per_minute
@@ -718,6 +801,7 @@ def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
         {'role': 'user', 'content': 'Why is the sky blue?'}
 
     Args:
+        text: what is said.
         images: PNG, JPEG, GIF or WebP.
         files: these, PDF, text in UTF-8, WAV or MP3, told apart by their bytes (by its name what has a URL).  A text
             goes out as text to who takes no text files.
@@ -730,12 +814,20 @@ def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
 
 
 def system(text: str) -> JSON:
-    """A system message."""
+    """A system message of this text.  Raises nothing.
+
+        >>> system("Be brief.")
+        {'role': 'system', 'content': 'Be brief.'}
+    """
     return {"role": "system", "content": text}
 
 
 def assistant(text: str) -> JSON:
-    """An assistant message: what a model is to be taken to have said."""
+    """An assistant message: the text that a model is to be taken to have said.  Raises nothing.
+
+        >>> assistant("42")
+        {'role': 'assistant', 'content': '42'}
+    """
     return {"role": "assistant", "content": text}
 
 
@@ -744,6 +836,8 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
 
         >>> tool_result("call_1", {"sum": 4})
         {'role': 'tool', 'tool_call_id': 'call_1', 'content': '{"sum": 4}'}
+
+    `is_error` tells the model that the call failed.  Raises ValueError for a `content` that refers to itself.
     """
     message: JSON = {"role": "tool", "tool_call_id": call if isinstance(call, str) else call.id,
                      "content": content if isinstance(content, str) else _json_text(content)}
@@ -949,7 +1043,10 @@ def _entry(name: str, what: str) -> Any:
 
 
 class Ledger:
-    """What a client has spent; safe to read and reset from any thread."""
+    """What a client has spent, as `client.ledger`; safe to read and reset from any thread.
+
+        print(llm.ledger.calls, llm.ledger.usage.total_tokens)
+    """
 
     usage: Usage = _entry("usage", "The usage of every billed call.")
     calls: int = _entry("calls", "Billed calls: each answer of status 2xx that was not an error, also empty, filtered "
@@ -968,14 +1065,20 @@ class Ledger:
         self._section = _Section()
 
     def snapshot(self) -> JSON:
-        """All of it at one moment, as a dict."""
+        """All of it at one moment, as a dict.  Raises nothing.
+
+            llm.ledger.snapshot()["by_model"]   # {"gpt-5-mini": Usage(input_tokens=10, ...)}
+        """
         summed, booked = self._summed, self._booked.copy()
         while summed is not self._summed:  # another thread has summed up in between
             summed, booked = self._summed, self._booked.copy()
         return _shown_sums(_added(summed, booked))
 
     def reset(self) -> JSON:
-        """Start again from zero; returns the last `snapshot()`."""
+        """Start again from zero; returns the last `snapshot()`.  Raises nothing.
+
+            today = llm.ledger.reset()
+        """
         return _shown_sums(self._sum_up(anew=True))
 
     def _book(self, key: object, booking: _Booking) -> None:
@@ -1072,7 +1175,8 @@ class Client:
                  session: Optional[requests.Session] = None,
                  save_failed: Union[None, str, _Path] = None,
                  fallbacks: Sequence[Union[str, Client]] = (), skip_bad_events: bool = False,
-                 api: str = "auto", prompt_cache: Union[None, bool, str] = None, cache: Answers = None) -> None:
+                 api: Literal["auto", "chat", "responses"] = "auto", prompt_cache: PromptCache = None,
+                 cache: Answers = None) -> None:
         fallbacks = _checked_fallbacks(fallbacks)
         self._options: JSON = dict(  # what a pickle carries
             model=model, provider=provider, base_url=base_url, api_key=api_key, timeout=timeout,
@@ -1109,48 +1213,64 @@ class Client:
     def chat(self, messages: Messages, *, system: Optional[str] = None,
              temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
              max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
-             tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
+             tools: Optional[Tools] = None, tool_choice: Union[None, str, JSON] = None, schema: Schema[_Parsed] = None,
              reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
-             prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+             prompt_cache: PromptCache = None, extra: Optional[JSON] = None, model: Optional[str] = None,
              timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-             cache: Union[Answers, str] = _UNSET) -> Response:
+             cache: CacheUse = _UNSET) -> Response[_Parsed]:
         """Ask, and wait for the whole reply.
+
+            reply = llm.chat("Why is the sky blue?", system="One sentence.", temperature=0)
+            print(reply.text, reply.usage.output_tokens)
 
         Args:
             messages: a str (one user message) or a list of message dicts in OpenAI's shape.
             system: the system prompt.
             temperature, top_p, top_k, max_tokens, stop, seed, reasoning_effort: sent when given, else not.
-            tools, tool_choice: tool dicts and which to use ("auto", "none", "required", or a tool's name).
+            tools, tool_choice: functions and tool dicts, and which to use ("auto", "none", "required", a tool's name).
+            schema: a JSON schema, `dict` (any object), a dataclass, a TypedDict or a pydantic model: the answer is JSON
+                of that shape, and `reply.parsed` the value.
             logprobs: True for `reply.logprobs`, a number for as many of what was likely besides, at each token.
             extra: merged into the request body, for anything not named here.
             prompt_cache, model, timeout, deadline, headers: as on `Client`, for this call.
             cache: None passes the client's by, "refresh" asks anew and keeps the new answer.
 
         Raises:
-            LLMError: see the error classes; `APIError` for what the provider refuses.
+            ConfigurationError: a bad argument, or one that the provider does not take; nothing was sent.
+            TypeError: a tool or a schema that cannot be described to a model.
+            SchemaError: the answer does not fit the schema.
+            LLMError: all else, see the error classes: `APIError` for what the provider refuses.
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        reply: Response = self._ask("_chat", asked, False, model, timeout, deadline, headers, cache=cache)
+        reply: Response[_Parsed] = self._ask("_chat", asked, False, model, timeout, deadline, headers, cache=cache)
         return reply
 
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
                top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
                stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
-               tools: Optional[Sequence[Any]] = None, tool_choice: Any = None, schema: Any = None,
-               reasoning_effort: Optional[str] = None, logprobs: Union[None, bool, int] = None,
-               prompt_cache: Union[None, bool, str] = None, extra: Optional[JSON] = None, model: Optional[str] = None,
+               tools: Optional[Tools] = None, tool_choice: Union[None, str, JSON] = None,
+               schema: Schema[_Parsed] = None, reasoning_effort: Optional[str] = None,
+               logprobs: Union[None, bool, int] = None,
+               prompt_cache: PromptCache = None, extra: Optional[JSON] = None, model: Optional[str] = None,
                timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-               cache: Union[Answers, str] = _UNSET) -> Stream:
+               cache: CacheUse = _UNSET) -> Stream[str, _Parsed]:
         """Ask, and read the reply piece by piece; takes what `chat` takes.
 
+            for text in llm.stream("Tell me a story"):
+                print(text, end="", flush=True)
+
         Sends at once and returns when the first event is here: until then failures are retried, afterwards never.
+
+        Raises:
+            LLMError, TypeError: as `chat` does.
+            StreamError: where the `Stream` is read; `response` has what had come.
         """
         asked = dict(messages=messages, system=system, temperature=temperature, top_p=top_p, top_k=top_k,
                      max_tokens=max_tokens, stop=stop, seed=seed, tools=tools, tool_choice=tool_choice, schema=schema,
                      reasoning_effort=reasoning_effort, logprobs=logprobs, prompt_cache=prompt_cache, extra=extra)
-        stream_: Stream = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
+        stream_: Stream[str, _Parsed] = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
@@ -1159,12 +1279,22 @@ class Client:
                  seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                  extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
                  deadline: Optional[float] = _UNSET, headers: Headers = None,
-                 cache: Union[Answers, str] = _UNSET) -> Response:
+                 cache: CacheUse = _UNSET) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
+
+            print(llm.complete("def add(a, b):", max_tokens=50, stop="\n\n").text)
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
         llama.cpp (provider "llamacpp").  A server that tells several ids and one text has it stand with the last of
         them; `logprobs` makes it tell each token's own.  The other arguments are those of `chat`.
+
+        Args:
+            prompt: what is to go on, not empty.
+            min_p: a token must be at least this share (0 to 1) as likely as the likeliest, where the server knows it.
+            priority: which of the requests that wait goes first, where the server knows it: vLLM takes the lowest.
+
+        Raises:
+            LLMError: as `chat` does.
         """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
@@ -1177,17 +1307,29 @@ class Client:
                       seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
                       extra: Optional[JSON] = None, model: Optional[str] = None, timeout: Timeout = _UNSET,
                       deadline: Optional[float] = _UNSET, headers: Headers = None,
-                      cache: Union[Answers, str] = _UNSET) -> Stream:
-        """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes."""
+                      cache: CacheUse = _UNSET) -> Stream[Token]:
+        """Complete a raw prompt, and read it `Token` by `Token`; takes what `complete` takes.
+
+            ids = [token.id for token in llm.stream_tokens([1, 15043], max_tokens=50)]
+
+        Raises:
+            LLMError: as `stream` does.
+        """
         asked = dict(prompt=prompt, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
                      max_tokens=max_tokens, stop=stop, seed=seed, priority=priority, logprobs=logprobs, extra=extra)
-        stream_: Stream = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
+        stream_: Stream[Token] = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
-              cache: Union[Answers, str] = _UNSET) -> Embeddings:
+              cache: CacheUse = _UNSET) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
+
+            vectors = llm.embed(["sky", "sea"], model="text-embedding-3-small").vectors
+
+        Args:
+            texts: one, or a list of them, none empty.
+            extra, model, timeout, deadline, headers, cache: those of `chat`.
 
         Raises:
             LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
@@ -1219,7 +1361,16 @@ class Client:
 
     def models(self, *, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                headers: Headers = None) -> List[str]:
-        """The ids of the models the provider offers."""
+        """The ids of the models the provider offers.
+
+            [name for name in llm.models() if "mini" in name]
+
+        Args:
+            timeout, deadline, headers: as on `Client`, for this call.
+
+        Raises:
+            LLMError: as `chat` does.
+        """
         names: List[str] = []
         page, until = "", self._until(deadline)
         while True:
@@ -1230,15 +1381,18 @@ class Client:
             if not page or not reply.parsed or len(names) > _MAX_MODELS:
                 return names
 
-    def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Sequence[Any]] = None,
+    def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Tools] = None,
                      model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                      headers: Headers = None) -> int:
         """How many tokens a chat would send, by the provider's own count: Anthropic, Gemini, OpenAI, vLLM, llama.cpp.
 
             llm.count_tokens("Why is the sky blue?", system="One sentence.")   # 23
 
+        The arguments are those of `chat`.
+
         Raises:
             ConfigurationError: the provider does not tell.
+            LLMError: as `chat` does.
         """
         asked, name = _checked_asked(dict(messages=messages, system=system, tools=tools)), self._model_for(model)
         dialect = self._dialect("_chat", name, asked)
@@ -1249,14 +1403,32 @@ class Client:
 
     def tokenize(self, text: str, *, model: Optional[str] = None, timeout: Timeout = _UNSET,
                  deadline: Optional[float] = _UNSET, headers: Headers = None) -> List[int]:
-        """The ids of a text's tokens, none of them special (vLLM, llama.cpp)."""
+        """The ids of a text's tokens, none of them special (vLLM, llama.cpp).
+
+            llm.tokenize("Why is the sky blue?")   # [10234, 318, ...]
+
+        `model`, `timeout`, `deadline` and `headers` are those of `chat`.
+
+        Raises:
+            ConfigurationError: the provider does not tell.
+            LLMError: as `chat` does.
+        """
         request = self._raw.tokenizing(self._model_for(model), _checked("text", text, (str,)))
         ids: List[int] = self._told(request, self._raw, model, timeout, deadline, headers)
         return ids
 
     def detokenize(self, ids: Sequence[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
                    deadline: Optional[float] = _UNSET, headers: Headers = None) -> str:
-        """The text of token ids (vLLM, llama.cpp)."""
+        """The text of token ids (vLLM, llama.cpp).
+
+            llm.detokenize([10234, 318])   # "Why is"
+
+        `model`, `timeout`, `deadline` and `headers` are those of `chat`.
+
+        Raises:
+            ConfigurationError: the provider does not tell.
+            LLMError: as `chat` does.
+        """
         given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", ids, (list, tuple)))]
         request = self._raw.detokenizing(self._model_for(model), given)
         text: str = self._told(request, self._raw, model, timeout, deadline, headers)
@@ -1302,23 +1474,32 @@ class Client:
         answer: Answer = reply if isinstance(reply, Answer) else reply.parsed
         return answer
 
-    def run_tools(self, messages: Messages, tools: Sequence[Any], *, max_rounds: int = 10,
-                  deadline: Optional[float] = _UNSET, **options: Any) -> Response:
+    def run_tools(self, messages: Messages, tools: Tools, *, max_rounds: int = 10,
+                  deadline: Optional[float] = _UNSET, schema: Schema[_Parsed] = None,
+                  **options: Unpack[_RunOptions]) -> Response[_Parsed]:
         """Chat, call the Python functions among `tools` that the model asks for, send it the results, and so on.
 
+            reply = llm.run_tools("Is it warm in Rome?", [weather])   # def weather(city: str) -> float
+
         Returns the first reply that asks for none of them; its `messages` hold the whole exchange.  An exception of a
-        function, broken arguments and an unknown tool go back to the model as errors.  `deadline` bounds the whole;
-        `options` are those of `chat`.
+        function, broken arguments and an unknown tool go back to the model as errors.
+
+        Args:
+            tools: functions, which are called, and tool dicts, whose calls are handed back.
+            max_rounds: how many requests there may be.
+            deadline: seconds for the whole.
+            messages, schema, options: those of `chat`.
 
         Raises:
             ResponseError: the model still asks for tools in round `max_rounds`; `response` is its last reply, whose
                 functions were not called.
+            LLMError, TypeError: as `chat` does; `attempts` and `elapsed` are those of the whole.
         """
-        return _Rounds(self, messages, tools, max_rounds, deadline).run(options)
+        return _Rounds(self, messages, tools, max_rounds, deadline).run({**options, "schema": schema})
 
-    def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Sequence[Any]] = None,
+    def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Tools] = None,
                      messages: Optional[Messages] = None, compact_at: Optional[int] = None,
-                     **options: Any) -> Conversation:
+                     **options: Unpack[_TalkOptions]) -> Conversation:
         """A `Conversation` with this client: it keeps the history, and sends it with each message.
 
             talk = llm.conversation(system="One sentence.", temperature=0)
@@ -1337,9 +1518,9 @@ class Client:
         """
         return Conversation(self, system=system, tools=tools, messages=messages, compact_at=compact_at, **options)
 
-    def load_conversation(self, path: Union[str, _Path], *, tools: Optional[Sequence[Any]] = None,
-                          **options: Any) -> Conversation:
-        """The conversation that `Conversation.save` wrote, with whatever client; `tools` and options are given anew.
+    def load_conversation(self, path: Union[str, _Path], *, tools: Optional[Tools] = None,
+                          **options: Unpack[_TalkOptions]) -> Conversation:
+        """The conversation that `Conversation.save` wrote to `path`, with any client; tools and options are given anew.
 
             talk = llm.load_conversation("talk.json")
 
@@ -1355,9 +1536,34 @@ class Client:
             raise ConfigurationError(f"{os.fsdecode(path)} is no saved conversation: {why}") from None
         return conversation
 
+    if TYPE_CHECKING:  # what is yielded, by `errors` and `ordered`
+        @overload
+        def map(self, prompts: Iterable[Any], *, errors: Literal["raise"], ordered: Literal[True] = True,
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]) -> _Map[Response[_Parsed]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, errors: Literal["raise"], ordered: Literal[False],
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]
+                ) -> _Map[Tuple[int, Response[_Parsed]]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, ordered: Literal[False], errors: Literal["return"] = "return",
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]
+                ) -> _Map[Tuple[int, Union[Response[_Parsed], LLMError]]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, ordered: Literal[True] = True, errors: Literal["return"] = "return",
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                schema: Schema[_Parsed] = None, **options: Unpack[_ChatOptions]
+                ) -> _Map[Union[Response[_Parsed], LLMError]]: ...
+        @overload
+        def map(self, prompts: Iterable[Any], *, ordered: bool = True, errors: Literal["return", "raise"] = "return",
+                workers: int = 8, executor: Any = None, progress: Progress = False, total: Optional[int] = None,
+                **options: Unpack[_EachOptions]) -> _Map[Any]: ...
+
     def map(self, prompts: Iterable[Any], *, workers: int = 8, executor: Any = None, ordered: bool = True,
-            errors: str = "return", progress: Union[bool, Callable[[int, int, Usage], Any]] = False,
-            total: Optional[int] = None, **options: Any) -> Iterator[Any]:
+            errors: str = "return", progress: Progress = False, total: Optional[int] = None, **options: Any
+            ) -> _Map[Any]:
         """Chat about many prompts at once; yields what comes of each, in their order.
 
             for reply in llm.map(prompts, workers=16, system="One word.", temperature=0):
@@ -1399,7 +1605,12 @@ class Client:
         return _Map(crew, _mapped(crew, iter(prompts), 2 * workers, ordered, errors == "raise", told), told)
 
     def close(self) -> None:
-        """Close the pooled connections (not those of a `session` or a fallback Client of yours)."""
+        """Close the pooled connections (not those of a `session` or a fallback Client of yours).  Raises nothing.
+
+            llm.close()   # or: with Client("openai/gpt-5-mini") as llm:
+
+        A call made afterwards opens new ones.
+        """
         self._transport().close()
         if isinstance(self._key, _TokenSource):
             self._key.client.close()
@@ -1743,7 +1954,7 @@ class Client:
             here, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
-class Stream:
+class Stream(Generic[_Item, _Parsed]):
     """A reply as it comes: iterate it for its text, or `events()` for everything.
 
     `text` and `response` are the state so far, complete after the end.  Leaving a `with` block, `close()` (from any
@@ -1759,20 +1970,31 @@ class Stream:
         self._flow: _Flow = flow
         self._events = flow.run()
         next(self._events)  # the first event decides whether the call is tried again
-        self._pieces = _read_on(flow, self._events)
+        self._pieces: Iterator[_Item] = _read_on(flow, self._events)
 
-    def __iter__(self) -> Iterator[Any]:
+    if not TYPE_CHECKING:  # to type checkers the second one has a default; Python knows that from 3.13 on
+        def __class_getitem__(cls, item):
+            return super().__class_getitem__(item if isinstance(item, tuple) else (item, Any))
+
+    def __iter__(self) -> Iterator[_Item]:
         return self._pieces
 
-    def __next__(self) -> Any:
+    def __next__(self) -> _Item:
         return next(self._pieces)
 
     def events(self) -> Iterator[Event]:
-        """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end."""
+        """Every `Event`: text and reasoning as they come; tool calls, usage and finish at the end.
+
+            for event in stream.events():
+                print(event.type, event.text)
+
+        Raises:
+            StreamError: the stream broke; `response` has what had come.
+        """
         return _read_on(self._flow, self._events, whole=True)
 
     @property
-    def response(self) -> Response:
+    def response(self) -> Response[_Parsed]:
         """The `Response` so far; its `finish_reason` is None until the provider has given one."""
         return self._flow.reply()
 
@@ -1782,10 +2004,13 @@ class Stream:
         return self._flow.text()
 
     def close(self) -> None:
-        """Close the connection; a thread that is reading the stream comes to its end."""
+        """Close the connection; a thread that is reading the stream comes to its end.  Raises nothing.
+
+            stream.close()   # or: with llm.stream("Tell me a story") as stream:
+        """
         self._flow.leave(self._events)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[_Item, _Parsed]:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -1817,13 +2042,14 @@ class Conversation:
         compact_at: the tokens of `usage` from which on `should_compact` is True, or None.
     """
 
-    def __init__(self, client: Client, *, system: Any = None, tools: Optional[Sequence[Any]] = None,
-                 messages: Optional[Messages] = None, compact_at: Optional[int] = None, **options: Any) -> None:
-        _check_names("conversation", options, _TURN_OPTIONS)
+    def __init__(self, client: Client, *, system: Any = None, tools: Optional[Tools] = None,
+                 messages: Optional[Messages] = None, compact_at: Optional[int] = None,
+                 **options: Unpack[_TalkOptions]) -> None:
+        self.options: JSON = dict(options)
+        _check_names("conversation", self.options, _TURN_OPTIONS)
         _described({**options, "tools": tools})
         self.client: Client = client
-        self.tools: Sequence[Any] = [] if tools is None else tools
-        self.options: JSON = options
+        self.tools: Tools = [] if tools is None else tools
         self.usage: Usage = _NO_USAGE
         self._running: Dict[object, object] = {}  # the turn under way, by process
         self._begin_with(system, messages, compact_at)
@@ -1842,14 +2068,15 @@ class Conversation:
         """Whether its turns have used `compact_at` tokens since the last compaction."""
         return self.compact_at is not None and self.usage.total_tokens >= self.compact_at
 
-    def send(self, content: Union[str, JSON, Sequence[JSON]], **options: Any) -> Response:
+    def send(self, content: Union[str, JSON, Sequence[JSON]], *, schema: Schema[_Parsed] = _UNSET,
+             **options: Unpack[_TurnOptions]) -> Response[_Parsed]:
         """Send a message, and wait for the whole reply; functions among the tools are run on the way.
 
             talk.send("And at dusk?", temperature=0).text
 
         Args:
             content: a str, a message dict (`user(...)`, `tool_result(...)`), or a list of them.
-            options: those of `chat`, and `max_rounds`, for this turn; `deadline` bounds the whole of it.
+            schema, options: those of `chat`, and `max_rounds`, for this turn; `deadline` bounds the whole of it.
 
         Raises:
             LLMError: as `run_tools` does; then `messages` are as they were.
@@ -1857,13 +2084,13 @@ class Conversation:
         """
         alone = _Alone(self._running)
         with alone, alone:
-            turn = _Turn(self, "send", content, options)
+            turn = _Turn(self, "send", content, _with_schema(options, schema))
             reply = turn.rounds.run(turn.options)
             turn.keep()
         return reply
 
     def stream(self, content: Union[str, JSON, Sequence[JSON]], *, keep_partial: bool = False,
-               **options: Any) -> Stream:
+               schema: Schema[_Parsed] = _UNSET, **options: Unpack[_TurnOptions]) -> Stream[str, _Parsed]:
         """Send a message, and read the reply piece by piece; takes what `send` takes.
 
         Functions are run between the rounds, and the text of the next round comes on.  `events()` tells of each round's
@@ -1877,10 +2104,15 @@ class Conversation:
         Args:
             keep_partial: what had come of a stream that breaks, or is closed, or dropped, stays as the assistant's
                 message, without calls that were not answered; nothing stays where nothing had come.
-        """
-        return Stream(_TurnFlow(self, content, options, _checked("keep_partial", keep_partial, (bool,))))
 
-    def compact(self, keep: int = 2, prompt: Optional[str] = None, **options: Any) -> Optional[Response]:
+        Raises:
+            LLMError, RuntimeError: as `send` does; where the stream is read, StreamError.
+        """
+        _checked("keep_partial", keep_partial, (bool,))
+        return Stream(_TurnFlow(self, content, _with_schema(options, schema), keep_partial))
+
+    def compact(self, keep: int = 2, prompt: Optional[str] = None,
+                **options: Unpack[_SumOptions]) -> Optional[Response]:
         """Have the model sum up all but the last turns; a user message that holds the summary takes their place.
 
             if talk.should_compact:
@@ -1900,7 +2132,7 @@ class Conversation:
         """
         _checked("keep", keep, (int,), 0, "a whole number, 0 or more")
         _checked("prompt", prompt, (str, _NONE))
-        _check_names("compact", options, _CHAT_OPTIONS - {"tools", "schema"})
+        _check_names("compact", dict(options), _CHAT_OPTIONS - {"tools", "schema"})
         alone = _Alone(self._running)
         with alone, alone:
             end = _end_of_old(self.messages, keep)
@@ -1920,7 +2152,13 @@ class Conversation:
         return reply
 
     def undo(self) -> List[JSON]:
-        """Take the last turn back: what its user said, and all that came of it.  Returns these messages."""
+        """Take the last turn back: what its user said, and all that came of it.  Returns these messages.
+
+            talk.undo()
+
+        Raises:
+            RuntimeError: a turn of this conversation is under way.
+        """
         alone = _Alone(self._running)
         with alone, alone:
             start = (_turns(self.messages) or [len(self.messages)])[-1]
@@ -1931,7 +2169,9 @@ class Conversation:
     def save(self, path: Union[str, _Path]) -> None:
         """Write it to a JSON file that its owner alone may read, at once or not at all.
 
-        `Client.load_conversation` reads it.  Tools and options are not saved, and no key.
+            talk.save("talk.json")
+
+        `Client.load_conversation` reads it from that path.  Tools and options are not saved, and no key.
 
         Raises:
             ConfigurationError: a message holds what JSON does not, bytes say.
@@ -1976,6 +2216,11 @@ def _check_names(method: str, options: JSON, known: FrozenSet[str]) -> None:
     unknown = set(options) - known
     if unknown:
         raise TypeError(f"{method}() got an unexpected keyword argument {min(unknown)!r}")
+
+
+def _with_schema(options: Mapping[str, Any], schema: Any) -> JSON:
+    """A turn's options; a schema that was not given leaves its conversation's."""
+    return {**options} if schema is _UNSET else {**options, "schema": schema}
 
 
 def _is_summary(message: JSON) -> bool:
@@ -2153,7 +2398,10 @@ class Answer:
             return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON.  Raises ResponseError."""
+        """The body as JSON.  Raises ResponseError where it is none.
+
+            answer.json()["results"]
+        """
         value = _json_or(_UNSET, self.content)
         if value is _UNSET:
             kind = self.headers.get("content-type", "no Content-Type")
@@ -2162,7 +2410,16 @@ class Answer:
         return value
 
     def iter_content(self) -> Iterator[bytes]:
-        """The body, piece by piece as it comes, however long it is."""
+        """The body, piece by piece as it comes, however long it is.
+
+            with llm.request("GET", "/files/file-1/content", stream=True) as answer:
+                for piece in answer.iter_content():
+                    file.write(piece)
+
+        Raises:
+            StreamError: it broke off.
+            RuntimeError: it is being read, or has been.
+        """
         if self._content is not None:
             return iter([self._content] * bool(self._content))
         self._flow.answer.most = math.inf
@@ -2170,6 +2427,9 @@ class Answer:
 
     def events(self) -> Iterator[ServerSentEvent]:
         """The body's server-sent events as they come, up to "[DONE]", or its JSON values if it is a line each.
+
+            for event in answer.events():
+                print(event.event, event.json())
 
         Raises:
             StreamError: an event that is an error; `last_error` is the APIError that it stands for.
@@ -2198,7 +2458,10 @@ class Answer:
         return self._pieces  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close the connection of a stream; a thread that is reading it comes to its end."""
+        """Close the connection of a stream; a thread that is reading it comes to its end.  Raises nothing.
+
+            answer.close()   # or: with llm.request("GET", "/events", stream=True) as answer:
+        """
         if self._flow is not None:
             self._flow.leave(self._pieces)
 
@@ -2230,20 +2493,50 @@ def _read_on(flow: _Flow, events: Iterator[_Said], whole: bool = False) -> Itera
 
 
 def chat(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-         base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Response:
-    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`."""
+         base_url: Optional[str] = None, api_key: Key = None, schema: Schema[_Parsed] = None,
+         **options: Unpack[_LoneOptions]) -> Response[_Parsed]:
+    """One reply without a client of one's own: `Client(model, ...).chat(messages, **options)`.
+
+        print(llmlite.chat("Why is the sky blue?", model="openai/gpt-5-mini"))
+
+    Args:
+        model, provider, base_url, api_key: as on `Client`.
+        messages, schema, options: those of `Client.chat`.
+
+    Raises:
+        LLMError, TypeError: as `Client` and `Client.chat` do.
+    """
     with Client(model, provider=provider, base_url=base_url, api_key=api_key) as client:
-        return client.chat(messages, **options)
+        return client.chat(messages, schema=schema, **options)
 
 
 def stream(messages: Messages, *, model: Optional[str] = None, provider: Optional[str] = None,
-           base_url: Optional[str] = None, api_key: Key = None, **options: Any) -> Stream:
-    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`."""
-    return Client(model, provider=provider, base_url=base_url, api_key=api_key).stream(messages, **options)
+           base_url: Optional[str] = None, api_key: Key = None, schema: Schema[_Parsed] = None,
+           **options: Unpack[_LoneOptions]) -> Stream[str, _Parsed]:
+    """One stream without a client of one's own: `Client(model, ...).stream(messages, **options)`.
+
+        for text in llmlite.stream("Tell me a story", model="openai/gpt-5-mini"):
+            print(text, end="", flush=True)
+
+    Args:
+        model, provider, base_url, api_key: as on `Client`.
+        messages, schema, options: those of `Client.chat`.
+
+    Raises:
+        LLMError, TypeError: as `Client` and `Client.stream` do.
+    """
+    client = Client(model, provider=provider, base_url=base_url, api_key=api_key)
+    return client.stream(messages, schema=schema, **options)
 
 
 def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
     """Send a request that `save_failed` has saved once more, with today's key; `options` are those of `Client`.
+
+        print(replay("failed/20250131-120000-1.json", timeout=60))
+
+    Args:
+        path: the file.
+        api_key: as on `Client`; it must be given where the file names an address that is no provider's.
 
     The headers that the user had given go out again, those that may hold a secret excepted; `headers` replace them.
 
@@ -2287,7 +2580,11 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
 
 
 def providers() -> List[Tuple[str, str, str]]:
-    """The provider table: (name, base URL, environment variable of the key) of each."""
+    """The provider table: (name, base URL, environment variable of the key) of each.  Raises nothing.
+
+        for name, base_url, variable in providers():
+            print(name, base_url, variable)
+    """
     return [(row.name, row.base_url, " ".join(row.keys)) for row in _PROVIDERS.values()]
 
 
@@ -3399,15 +3696,16 @@ _Result = Union[Response, BaseException]
 _Results = Dict[int, _Result]  # by the number of the prompt, in the order in which they came
 
 
-class _Map(Iterator[Any]):
+class _Map(Iterator[_Each]):
     """What `Client.map` gives: it may be closed in any thread, also where another one is inside it."""
 
-    def __init__(self, crew: _Crew, results: Iterator[Any], progress: _Progress) -> None:
-        self.stop = crew.stop
+    def __init__(self, crew: Any, results: Iterator[Any], progress: Any) -> None:
+        self.stop: Any = crew.stop
         self._crew, self._results, self._progress = crew, results, progress
 
-    def __next__(self) -> Any:
-        return next(self._results)
+    def __next__(self) -> _Each:
+        result: _Each = next(self._results)
+        return result
 
     def close(self) -> None:
         """Cut the calls under way, and send nothing more; who waits for the next result, anywhere, sees the end."""
@@ -4561,9 +4859,9 @@ class _BareJSON:
 # -------------------------------------------------------------------------------------------------------------- streams
 
 _Said = Union[str, Event]  # what a chunk says: a plain str is text, by far the most frequent event
-_OPENED = Event("opened")
+_OPENED = Event("opened")  # type: ignore[arg-type]  # none of these three is handed on
 _FINISH = Event("finish")  # from parse_event: the finish reason is here
-_END = Event("end")  # from parse_event: the end mark is here
+_END = Event("end")  # type: ignore[arg-type]  # from parse_event: the end mark is here
 _BARE = b"\0"  # the name _EventDecoder gives to JSON that stands between events
 _PINGS = frozenset(("ping", "keepalive", "heartbeat"))  # without what stands between the words
 _PLAIN_NAMES = frozenset((b"response.output_text.delta", b"response.function_call_arguments.delta",
@@ -7462,7 +7760,7 @@ class _Anything(_Reader):
 
 _REFUSED_CALLS = "(?i)malformed|(?:unexpected|too_many)_tool_call|missing_thought_signature"  # in a finish reason
 _CUT_BY = {"length": "cut at the token limit", "content_filter": "cut by the content filter"}
-_FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
+_FINISH_OF: Dict[str, Any] = {word: finish for finish, words in {  # unknown words are "other"
     "stop": "stop completed eos word end_turn stop_sequence STOP COMPLETE",
     "length": "length max_tokens max_output_tokens model_length model_context_window_exceeded MAX_TOKENS limit",
     "tool_calls": "tool_calls function_call tool_use",
@@ -7471,9 +7769,10 @@ _FINISH_OF = {word: finish for finish, words in {  # unknown words are "other"
 }.items() for word in words.split()}
 
 
-def _finish_of(raw: Any) -> Optional[str]:
+def _finish_of(raw: Any) -> Optional[FinishReason]:
     """The canonical finish reason; None while there is none."""
-    return None if raw is None else _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+    finish: FinishReason = _FINISH_OF.get(raw if isinstance(raw, str) else "", "other")
+    return None if raw is None else finish
 
 
 def _cut(call: ToolCall, why: str) -> ToolCall:

@@ -197,7 +197,13 @@ class Reply:
 
 
 def reply(text: str, *, reasoning: str | None = None, **said: Unpack[Said]) -> Reply:
-    """One answer, in the shape that the request's path asks for; in one piece if the request wants a stream."""
+    """One answer, in the shape that the request's path asks for; in one piece if the request wants a stream.
+
+        reply("", tool_calls=[{"name": "weather", "arguments": {"city": "Rome"}}])
+
+    `text` is the answer, `reasoning` the thoughts before it; the options stand in `Said` and `How`. Raises ValueError
+    as `Reply` does.
+    """
     return stream([text] if text else [], reasoning=[reasoning] if reasoning else [], **said)
 
 
@@ -208,8 +214,11 @@ def stream(
 ) -> Reply:  # fmt: skip
     """A streamed answer, an event a piece; joined to one if the request wants no stream.
 
-    Pieces may be `(text, token_id)`, for raw completions. OpenAI's usage event goes only to those who ask for it. The
-    options stand in `Said` and `How`.
+        stream(["Par", "is"], gap=0.1, done=False)
+
+    `pieces` may be `(text, token_id)`, for raw completions; those of `reasoning` come before. OpenAI's usage event goes
+    only to those who ask for it. The options (`tool_calls`, `finish_reason`, `usage`, `model`, `done`, `status` and
+    more) stand in `Said` and `How`. Raises ValueError as `Reply` does.
     """
     answer = _Answer(tuple(pieces), tuple(reasoning), tool_calls, finish_reason, usage, model, done)
     return Reply(answer.body, status, made=("reply" if len(answer.pieces) < 2 else "stream", answer), **how)
@@ -219,27 +228,43 @@ def error(
     status: int, message: str | None = None, *, type: str | None = None, code: str | int | None = None,
     retry_after: float | str | None = None, **how: Unpack[How],
 ) -> Reply:  # fmt: skip
-    """An error in the provider's shape; `type` and `code` default to those that go with the status.
+    """An error in the provider's shape, of this `message`; `type` and `code` default to what goes with the `status`.
 
-    `retry_after` (seconds, or a str that goes out as it is) is a header, at Gemini a RetryInfo in the body.
+        error(429, "slow down", retry_after=0.01)
+
+    `retry_after` (seconds, or a str that goes out as it is) is a header, at Gemini a RetryInfo in the body. Raises
+    ValueError as `Reply` does.
     """
     failure = _Failure(status, message or f"scripted error {status}", type, code, retry_after)
     return Reply(failure.body, status, made=("error", status), **how)
 
 
 def json_body(obj: Any, *, status: int = 200, **how: Unpack[How]) -> Reply:
-    """Any JSON body."""
+    """Any JSON body, with this `status`: `obj`, encoded. Raises TypeError if it is no JSON, ValueError as `Reply` does.
+
+        json_body({"choices": []})
+    """
     return _fixed("json", obj, Body([_dump(obj)]), status, how)
 
 
 def sse(events: Iterable[SseEvent], *, status: int = 200, **how: Unpack[How]) -> Reply:
-    r"""An event stream: str and bytes verbatim ("data: ...\n\n"), a dict as JSON, `(name, dict)` with its name."""
+    r"""An event stream: str and bytes verbatim ("data: ...\n\n"), a dict as JSON, `(name, dict)` with its name.
+
+        sse([{"choices": [{"delta": {"content": "Paris"}}]}, "data: [DONE]\n\n"])
+
+    Takes the `events`, and the `status` of the answer. Raises ValueError as `Reply` does.
+    """
     sent = [_event(event) for event in events]
     return _fixed("sse", sent, Body(sent, "text/event-stream", "chunked"), status, how)
 
 
 def body(content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[How]) -> Reply:
-    """Any body; the pieces of a list are sent as separate packets."""
+    """Any body, with this `status`; the pieces of a list as `content` are sent as separate packets.
+
+        body([b'{"choi', b'ces": []}'], headers={"Content-Type": "application/json"})
+
+    Raises ValueError as `Reply` does.
+    """
     pieces = [content] if isinstance(content, bytes) else [b"%b" % piece for piece in content]
     return _fixed("body", pieces, Body(pieces, "application/octet-stream"), status, how)
 
@@ -247,7 +272,9 @@ def body(content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[H
 def raw(*steps: Step, times: int | None = 1) -> Reply:
     """The exact wire: bytes to send, seconds to wait, `RESET`, `CLOSE` or `STALL` (silent until the client leaves).
 
-    The connection closes after the last step. Raises TypeError for any other step.
+        raw(b"HTTP/1.1 200 OK\\r\\n", 0.1, RESET)
+
+    The connection closes after the last of the `steps`; `times` as in `How`. Raises TypeError for any other step.
     """
     for step in steps:
         if not isinstance(step, (bytes, int, float, Signal)):
@@ -521,7 +548,7 @@ class Batches:
         """Answer the next request of a step by `reply`; with `after`, once what was asked for is done.
 
         The steps are "upload", "file" (is it there?), "create", "list", "poll", "cancel" and "results"; faults of one
-        step come in turn.
+        step come in turn. Raises KeyError for any other.
 
             batches.fault("create", testing.raw(testing.RESET), after=True)     # the job's id is never told
         """
@@ -539,11 +566,17 @@ class Batches:
         return None
 
     def unused(self) -> list[str]:
-        """The faults that no request has met."""
+        """The faults that no request has met, in words. Raises nothing.
+
+            assert not batches.unused()
+        """
         return [f"{reply.name} as a fault of {step!r}" for step, faults in self._faults.items() for reply, _ in faults]
 
     def job(self, id: str) -> Job:
-        """A job by its id. Raises KeyError."""
+        """A job by its id. Raises KeyError.
+
+            batches.job("batch_1").status
+        """
         return {job.id: job for job in self.jobs}[id]
 
     def keep(self, content: bytes, purpose: str = "") -> str:
@@ -582,7 +615,10 @@ class Batches:
         return said.status, jsonlib.loads(b"".join(said.content(shape_of(request)).pieces))
 
     def cancel(self, job: Job) -> bool:
-        """Have a job come to its end early; False if it has come there before."""
+        """Have a job come to its end early; False if it has come there before. Raises nothing.
+
+            batches.cancel(batches.jobs[0])
+        """
         if job.ended:
             return False
         job.end, job.states, job.status = "cancelled", ["cancelling"], "cancelling"
@@ -604,9 +640,13 @@ class Batches:
 class Server:
     """A scripted provider on a free port of `host`; speaks TLS if given a server-side `ssl_context`.
 
+        with Server() as server:
+            server.reply("Paris")
+            llm = llmlite.Client("test", base_url=server.url)
+
     A context manager; or `start()` and `close()`. Replies are answered in the order they were queued.
     Safe to use from several threads. A client that shuts its side counts as gone. After `close()` no thread, socket or
-    file descriptor is left.
+    file descriptor is left. Raises OSError where it cannot listen, as it starts.
     """
 
     def __init__(self, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
@@ -650,7 +690,10 @@ class Server:
         self.close()
 
     def start(self) -> Server:
-        """Begin to listen. Does nothing if it listens already. Raises OSError if it cannot."""
+        """Begin to listen. Does nothing if it listens already. Raises OSError if it cannot.
+
+            server = Server().start()
+        """
         if self._listener is None:
             family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
             self._listener = socket.create_server((self.host, 0), family=family, backlog=512)
@@ -659,7 +702,12 @@ class Server:
         return self
 
     def close(self) -> None:
-        """Cut all connections, also those that stall, and end all threads. A handler that still runs gets a second."""
+        """Cut all connections, also those that stall, and end all threads. A handler that still runs gets a second.
+
+            server.close()      # or: with Server() as server:
+
+        Raises nothing.
+        """
         with self._changed:
             listener, self._listener = self._listener, None
             for connection in self._open.values():
@@ -677,40 +725,64 @@ class Server:
         self._threads.clear()
 
     def reply(self, text: str, *, reasoning: str | None = None, **said: Unpack[Said]) -> Reply:
-        """Queue what the module's `reply` makes, and return it; the next six methods do the same."""
+        """Queue what the module's `reply` makes of the same arguments, and return it. Raises what that raises.
+
+            server.reply("Paris", delay=0.1)
+        """
         return self._add(reply(text, reasoning=reasoning, **said))
 
     def stream(self, pieces: Iterable[Piece], *, reasoning: Iterable[str] = (), **said: Unpack[Said]) -> Reply:
-        """Queue a `stream`."""
+        """Queue what `stream` makes of the same arguments, and return it. Raises what that raises.
+
+            server.stream(["Par", "is"], end="reset")
+        """
         return self._add(stream(pieces, reasoning=reasoning, **said))
 
     def error(
         self, status: int, message: str | None = None, *, type: str | None = None, code: str | int | None = None,
         retry_after: float | str | None = None, **how: Unpack[How],
     ) -> Reply:  # fmt: skip
-        """Queue an `error`."""
+        """Queue what `error` makes of the same arguments, and return it. Raises what that raises.
+
+            server.error(503, times=2)
+        """
         return self._add(error(status, message, type=type, code=code, retry_after=retry_after, **how))
 
     def json(self, obj: Any, *, status: int = 200, **how: Unpack[How]) -> Reply:
-        """Queue a `json_body`."""
+        """Queue what `json_body` makes of the same arguments, and return it. Raises what that raises.
+
+            server.json({"data": []})
+        """
         return self._add(json_body(obj, status=status, **how))
 
     def sse(self, events: Iterable[SseEvent], *, status: int = 200, **how: Unpack[How]) -> Reply:
-        """Queue an `sse`."""
+        """Queue what `sse` makes of the same arguments, and return it. Raises what that raises.
+
+            server.sse(["data: [DONE]\\n\\n"])
+        """
         return self._add(sse(events, status=status, **how))
 
     def body(self, content: bytes | Iterable[bytes], *, status: int = 200, **how: Unpack[How]) -> Reply:
-        """Queue a `body`."""
+        """Queue what `body` makes of the same arguments, and return it. Raises what that raises.
+
+            server.body(b"<html>", status=502)
+        """
         return self._add(body(content, status=status, **how))
 
     def raw(self, *steps: Step, times: int | None = 1) -> Reply:
-        """Queue a `raw`."""
+        """Queue what `raw` makes of the same arguments, and return it. Raises what that raises.
+
+            server.raw(STALL)
+        """
         return self._add(raw(*steps, times=times))
 
     def handle(self, function: F) -> F:
         """Answer by `function(request)` whenever no reply is queued. Returns the function, and so is a decorator too.
 
-        The function returns a Reply, or None for the default answer, which is `reply("ok")`.
+            server.handle(lambda request: reply(request.json["messages"][-1]["content"].upper()))
+
+        The function returns a Reply, or None for the default answer, which is `reply("ok")`. What it raises becomes an
+        answer of status 501. Raises nothing itself.
         """
         self._handler = function
         return function
@@ -722,6 +794,10 @@ class Server:
 
         Each line of a batch is answered by `answer(request)`, else by what `handle` was given, else by an echo of its
         last message. Queued replies come before: they answer any request. The options stand in `Script`.
+
+            batches = server.batches(lambda request: reply("Paris"))
+
+        Raises TypeError for any other option.
         """
         self._batches = Batches(self, answer, **script)
         return self._batches
@@ -730,7 +806,8 @@ class Server:
         """Pass on to a real provider what nothing is queued for, and keep the exchanges for `save`. Returns the server.
 
         `upstream` is the provider's base URL; `url` stands for it from then on. Answers are passed on piece by piece,
-        as they come. `timeout` is the seconds to wait for a piece. Raises ValueError if the URL is none.
+        as they come. `timeout` is the seconds to wait for a piece, `ssl_context` how to trust the provider. Raises
+        ValueError if the URL is none.
 
             with testing.record("https://api.openai.com/v1") as server:
                 program(llmlite.Client("gpt-5-mini", provider="openai", base_url=server.url))
@@ -743,8 +820,10 @@ class Server:
     def save(self, path: PathLike) -> None:
         """Write what was recorded as a file for `replay`; it is JSON, to be read and edited.
 
+            server.save("tests/program.json")
+
         No key is in it: of the requests' headers none is kept, and keys are masked wherever they stand. Raises
-        ValueError if nothing was recorded, OSError if the file cannot be written.
+        ValueError if nothing was recorded, OSError if the file, `path`, cannot be written.
         """
         recorder = self._recorder
         with self._changed:  # a client may have its answer while the end of it is still to be noted
@@ -757,7 +836,9 @@ class Server:
             file.write(text + "\n")
 
     def replay(self, path: PathLike, *, in_order: bool = False, gap: float = 0.0) -> Server:
-        """Answer by the exchanges that `save` wrote, each of them once. Returns the server.
+        """Answer by the exchanges that `save` wrote to `path`, each of them once. Returns the server.
+
+            server.replay("tests/program.json")
 
         A request gets the first exchange left whose method, path and body are its own; where there is none, an error
         501 that says what differs. `in_order` takes the exchanges as they were recorded, and compares method and path
@@ -769,7 +850,9 @@ class Server:
         return self
 
     def check(self) -> None:
-        """Raise AssertionError, in one line, if a reply was never asked for, or a request came that had none.
+        """Raises AssertionError, in one line, if a reply was never asked for, or a request came that had none.
+
+            server.check()      # at the end of a test
 
         Replies are those that were queued (an endless one is to be asked for once), those of `replay`, and faults of
         `batches`. The fixture `llm_server` calls this after the test.
@@ -785,19 +868,28 @@ class Server:
             raise AssertionError(f"llmlite.testing: {'; '.join(told + problems)}")
 
     def wait_for(self, n: int, timeout: float = 5.0) -> bool:
-        """Wait until `requests` holds `n` of them; False if that took longer than `timeout` seconds."""
+        """Wait until `requests` holds `n` of them; False if that took longer than `timeout` seconds. Raises nothing.
+
+            assert server.wait_for(2)
+        """
         with self._changed:
             return self._changed.wait_for(lambda: len(self.requests) >= n, timeout)
 
     def wait_idle(self, timeout: float = 5.0) -> bool:
-        """Wait until no connection is open; False if that took longer than `timeout` seconds."""
+        """Wait until no connection is open; False if that took longer than `timeout` seconds. Raises nothing.
+
+            assert server.wait_idle()
+        """
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, timeout)
 
     def drop_connections(self) -> int:
         """Close all idle connections, so that a client's pooled ones are stale; returns how many.
 
-        A connection is idle as soon as its answer has gone out: a client that has the answer finds it dropped.
+            assert server.drop_connections() == 1
+
+        A connection is idle as soon as its answer has gone out: a client that has the answer finds it dropped. Raises
+        nothing.
         """
         with self._changed:
             connections = list(self._open.values())
@@ -1051,12 +1143,25 @@ _SHORT.maxstring = 62
 
 
 def record(upstream: str, *, timeout: float = 600.0, ssl_context: ssl.SSLContext | None = None) -> Server:
-    """A `Server` that passes on to a real provider and keeps the exchanges: see `Server.record`."""
+    """A `Server` that passes on to a real provider and keeps the exchanges; takes what `Server.record` takes.
+
+        with record("https://api.openai.com/v1") as server:
+            llmlite.Client("gpt-5-mini", provider="openai", base_url=server.url).chat("Hi")
+            server.save("tests/program.json")
+
+    Raises ValueError if the URL is none.
+    """
     return Server().record(upstream, timeout=timeout, ssl_context=ssl_context)
 
 
 def replay(path: PathLike, *, in_order: bool = False, gap: float = 0.0) -> Server:
-    """A `Server` that answers as recorded: see `Server.replay`."""
+    """A `Server` that answers as recorded; takes what `Server.replay` takes.
+
+        with replay("tests/program.json") as server:
+            llmlite.Client("gpt-5-mini", provider="openai", base_url=server.url, api_key="none").chat("Hi")
+
+    Raises OSError or ValueError for what is no such file.
+    """
     return Server().replay(path, in_order=in_order, gap=gap)
 
 

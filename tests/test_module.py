@@ -72,9 +72,16 @@ def tree():
         return ast.parse(file.read())
 
 
+def is_for_checkers(node):
+    return isinstance(node, ast.If) and ast.dump(node.test) == ast.dump(ast.parse("TYPE_CHECKING", mode="eval").body)
+
+
 def imported():
     """The top-level names of all that the source imports, in functions too; a relative import is "."."""
-    for node in ast.walk(tree()):
+    source = tree()
+    for node in filter(is_for_checkers, ast.walk(source)):
+        node.body = []  # which nothing runs
+    for node in ast.walk(source):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
