@@ -770,8 +770,8 @@ def _as_messages(given: Any) -> List[Any]:
     if isinstance(given, Response) or hasattr(given, "model_dump") or is_dict and "role" in given:
         return [given]
     what, form = f"messages is a {type(given).__name__}", "give a str or a list of message dicts"
-    if given is None or given != given or type(given).__name__ == "NAType":  # pandas'
-        raise ConfigurationError(f"messages is {given!r}: {form}", hint="is a value missing where it is from?")
+    if given is None or isinstance(given, float) or type(given).__name__ == "NAType":  # None and NaN are pandas' too
+        raise ConfigurationError(f"messages is {given!r}: {form}", hint=_MISSING)
     if is_dict:
         raise ConfigurationError(f"{what} without a role: {form}", hint=_ROLE_FORM)
     if isinstance(given, abc.Iterable) and not isinstance(given, (*_TO_STR, set, frozenset)):
@@ -793,7 +793,7 @@ def _as_message(given: Any, where: str) -> JSON:
     if not isinstance(message, dict):
         hint = _hint_to_str(given) or _STRINGS * isinstance(given, str)
         raise ConfigurationError(f"{where} is a {type(given).__name__}: give a dict", hint=hint or _ROLE_FORM)
-    what = where if given is message else f"{where}, a {type(given).__name__},"
+    what = where if isinstance(given, abc.Mapping) else f"{where}, a {type(given).__name__},"
     meant = _ROLES_MEANT.get(role.lower(), "") if isinstance(role, str) else ""
     hint = f'did you mean "{meant}"?' if meant else "its .choices[0].message is one" if "choices" in message else ""
     raise ConfigurationError(f"{what} has role {_shown(role)}: give a dict whose role is one of "
@@ -804,6 +804,7 @@ _ROLE_FORM = '{"role": "user", "content": "..."}'
 _STRINGS = f"{_ROLE_FORM}; for each prompt a call of its own, map(prompts)"
 _ROLES_MEANT = {"model": "assistant", "ai": "assistant", "bot": "assistant", "human": "user", **{
     role: role for role in _ROLES}}  # in another case
+_MISSING = "is a value missing where it is from?"
 _TO_STR = (bytes, bytearray, memoryview, os.PathLike)
 
 
@@ -865,8 +866,8 @@ def _checked_asked(asked: JSON) -> JSON:
 
 def _check_parts(message: JSON, where: str) -> None:
     """Raise ConfigurationError unless lists of a message hold what dialects look into: dicts."""
-    if message.get("content", "") is None and message["role"] in ("user", "system", "developer"):
-        raise ConfigurationError(f"{where}.content is None: give a str", hint="is a value missing where it is from?")
+    if message.get("content") is None and message["role"] in ("user", "system", "developer"):
+        raise ConfigurationError(f"{where}.content is None: give a str", hint=_MISSING)
     others = (dict, bool, int, float) if message["role"] in ("tool", "function") else ()  # results: any JSON
     _check_dicts(f"{where}.content", message.get("content"), (str, tuple, *others), '{"type": "text", "text": "..."}')
     _check_dicts(f"{where}.tool_calls", message.get("tool_calls"), (), "those of reply.message")
@@ -5969,7 +5970,7 @@ def _other_provider(call: _Call) -> str:
 def _hint_of_models(call: _Call, names: List[str]) -> str:
     """The names most like a model's, or all of a server that has few; they are the server's own words."""
     names = [call.quoted(name) for name in names[:_MAX_LISTED] if name and len(name) <= _MAX_QUOTED]
-    near = _near(call.model, names, 3, 0.5)
+    near = _near(call.model, names, 3, 0.6)
     if not near and len(names) > 5:
         return ""
     found = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names) or 'none'}"
