@@ -489,7 +489,7 @@ class Response:
     def _repr_markdown_(self) -> str:
         return self.text
 
-    if not TYPE_CHECKING:  # a type checker tells of it by itself
+    if not TYPE_CHECKING:  # pragma: no branch: a type checker tells of it by itself
         def __await__(self):
             raise _not_awaited("chat")
 
@@ -1188,7 +1188,7 @@ class Client:
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
         self._moved: Set[str] = set()  # models that turned out to be served by Responses only
-        self._unknown: Set[str] = set()  # models that are not there, and were looked for in the provider's list
+        self._unknown: Dict[str, str] = {}  # models that are not there -> what to say of them
         self._prompt_cache = _checked_prompt_cache(prompt_cache)
         self._cache, self._cache_failed = _checked_cache(cache), False
         if not _is_host(urlsplit(self._base_url).hostname, self._provider):
@@ -1514,7 +1514,7 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client {self._provider.name}/{self.model} at {_without_userinfo(self._base_url)}>"
 
-    if not TYPE_CHECKING:  # to a type checker these are mistakes
+    if not TYPE_CHECKING:  # pragma: no branch: to a type checker these are mistakes
         def __getattr__(self, name):
             """Of what other clients have, and this one has not, the error says what is written here."""
             raise AttributeError(_no_attribute(type(self), name))
@@ -1582,24 +1582,33 @@ class Client:
     def _advise_model(self, call: _Call, error: NotFoundError) -> None:
         """Have the error of a model that is not there name those most like it, by the provider's own list.
 
-        That is asked for once a model, in `_LISTING` seconds at most, and is no call of the user's: whatever becomes of
-        it, the error is raised, and the ledger does not count it.
+        That is asked for once a model, and is no call of the user's: the ledger does not count it, and the error is
+        raised whatever becomes of it.
         """
-        if call.model in self._unknown or not _is_named(call.model, error.message) or _other_provider(call):
+        if not _is_named(call.model, error.message) or _other_provider(call) or "pull" in error.hint:
             return
-        self._unknown.add(call.model)
-        listing = self._call(self._chat, None, _LISTING, min(call.deadline, _Deadline(_now() + _LISTING, _LISTING)))
+        if call.model not in self._unknown and len(self._unknown) < _MAX_ROADS:
+            self._unknown[call.model] = ""  # threads that come meanwhile do without
+            self._unknown[call.model] = _hint_of_models(call, self._listed(call))
+            error.elapsed = _now() - call.started
+        error.hint = self._unknown.get(call.model) or error.hint
+
+    def _listed(self, call: _Call) -> List[str]:
+        """The first page of the provider's models, or none: a failed call waits `_LISTING` seconds at most for it."""
+        until = min(call.deadline, _Deadline(_now() + _LISTING, _LISTING))
+        listing = self._call(self._chat, call.model, _LISTING, until)
         listing.ledgers, listing.key, listing.headers = (), call.key, call.headers
-        attempt = _Attempt(listing.asks_for(self._chat.models(""), _ModelList()))
         try:
-            names = self._attempt(listing, attempt).parsed
-        except LLMError as failed:
-            _log.debug("%s: the models are not to be had: %s", call.provider.name, _sealed(failed, listing))
-        else:
-            error.hint = _hint_of_models(call, names) or error.hint
-        finally:
-            attempt.end()
-            attempt.give_back()
+            attempt = _Attempt(listing.asks_for(self._chat.models(""), _ModelList()))
+            try:
+                answer = self._transport().send(listing, attempt)
+                return listing.reader.take(listing, attempt, answer).parsed if answer.status < 300 else []
+            finally:
+                attempt.end()
+                attempt.give_back()
+        except (LLMError, *_WIRE_ERRORS) as failed:
+            _log.debug("%s: no list of models: %s", call.provider.name, listing.quoted(str(failed)))
+        return []
 
     def _dialect(self, way: str, model: str, asked: JSON) -> _Dialect:
         """What to ask a model in: chat completions, raw completions, or Responses."""
@@ -1921,7 +1930,7 @@ class Stream:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch: as of Response
         def __await__(self):
             raise _not_awaited("stream")
 
@@ -5295,9 +5304,8 @@ def _hint_of_host(call: _Call, said: str) -> str:
 
 
 def _hint_of_tls(call: _Call, said: str) -> str:
-    if "certificate verify failed" in said:
-        return _CERTIFICATE_HINTS[-1][1]
-    return f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
+    plain = f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
+    return _CERTIFICATE_HINTS[-1][1] if "certificate verify failed" in said else plain
 
 
 def _hint_of_proxy(call: _Call, said: str) -> str:
@@ -5899,8 +5907,9 @@ _HINTS_BY_WORDS = (  # status, what the server says -> what to try
     ("400", "(?i)max_tokens.{0,60}max_completion_tokens",
      'give extra={{"max_completion_tokens": ...}} in place of max_tokens='),
     ("400", r"(?i)supports at most (?P<n>\d+)", "max_tokens={n} at most"),
-    ("400|422", r"(?i)(?:unsupported|unrecognized|unknown|extra|unexpected)\b[^'\"`]{0,40}"
-     r"['\"`](?P<n>[\w.]{1,40})['\"`]", "leave {n} out"),
+    ("400|422", r"(?i)(?:unsupported|unrecognized|unknown|unexpected) (?:\w+ ){0,2}(?:parameter|argument|value|field|"
+     r"name|option|key)\w*[^\w'\"`]{1,3}['\"`](?P<n>[\w.]{1,40})['\"`]", "leave {n} out"),
+    ("400|422", r"^(?P<n>[\w.]{1,40}): Extra inputs are not permitted", "leave {n} out"),
     ("403|451", r"(?i)\b(?:country|region|territory|location)\b", "the provider does not serve this place"),
     ("407", "", "the proxy wants a user: HTTPS_PROXY=http://user:password@host:port"),
     ("408|504", "", "try later, with a shorter request, or stream the answer"),
@@ -5921,7 +5930,7 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
     hint = _hint_by_words(error, call)
     if status in (404, 405) and not hint:
         return f"{_hint_of_place(message, call)}; asked {call.method} {_shown_url(call)}"
-    return _PAGE_HINT if page and 400 <= status < 500 else hint or _HINTS.get(type(error), "")
+    return hint or (_PAGE_HINT if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
 
 
 def _hint_by_words(error: APIError, call: _Call) -> str:
@@ -5932,7 +5941,7 @@ def _hint_by_words(error: APIError, call: _Call) -> str:
         if found and re.fullmatch(statuses, str(error.status_code)) and (words or not known):
             request = f"; its request {call.quoted(error.request_id)}" if error.request_id else ""
             told = call.quoted(found.groupdict().get("n") or "")
-            return hint.format(model=call.model, n=told, request=request)
+            return hint.format(model=_quoted(call.model), n=told, request=request)
     return ""
 
 
@@ -5944,7 +5953,7 @@ def _hint_of_place(message: str, call: _Call) -> str:
     """What may be wrong with the model or the address of a request that leads nowhere."""
     other, path = _other_provider(call), urlsplit(call.url).path
     if other and _is_named(call.model, message):
-        return f'it is a model of {other}: Client("{other}/{call.model}")'
+        return f'it is a model of {other}: Client("{other}/{_quoted(call.model)}")'
     if _is_named(call.model, message):
         return "check the model: models() lists them"
     if "/v1/v1/" in path:
@@ -5969,11 +5978,11 @@ def _other_provider(call: _Call) -> str:
 
 def _hint_of_models(call: _Call, names: List[str]) -> str:
     """The names most like a model's, or all of a server that has few; they are the server's own words."""
-    names = [call.quoted(name) for name in names[:_MAX_LISTED] if name and len(name) <= _MAX_QUOTED]
+    names = [call.quoted(name) for name in names[:_MAX_LISTED] if 0 < len(name) <= 100]
     near = _near(call.model, names, 3, 0.6)
-    if not near and len(names) > 5:
+    if not near and not 0 < len(names) <= 5:
         return ""
-    found = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names) or 'none'}"
+    found = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names)}"
     return f"{found}; asked {call.method} {_shown_url(call)}"
 
 
@@ -6011,7 +6020,8 @@ def _hint_of_key(call: _Call) -> str:
     name = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name) == call.key), "")
     other = next((owner for form, owner in _KEY_FORMS.items() if call.key.startswith(form)), row.name)
     looks = "" if _PROVIDERS.get(other, row).keys == row.keys else f": it looks like one of {other}'s"
-    return f"check the key {f'in {name}' if name else 'given as api_key='}{looks}"
+    given = "that api_key() returned" if isinstance(call.key, _Token) else "given as api_key="
+    return f"check the key {f'in {name}' if name else given}{looks}"
 
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
@@ -6644,7 +6654,7 @@ def _model_meant(model: str) -> str:
 
 def _no_provider(model: str) -> ConfigurationError:
     meant = _model_meant(model)
-    hint = f'did you mean "{meant}"? ' if meant else 'write "provider/model", such as "openai/gpt-5-mini"; '
+    hint = f'did you mean "{_quoted(meant)}"? ' if meant else 'write "provider/model", such as "openai/gpt-5-mini"; '
     more = "" if model else "; LLMLITE_MODEL names one for all"
     return ConfigurationError(f"model={_shown(model)} names no provider", hint=f"{hint}with provider= or base_url= the "
                               f"model stands alone{more}")
@@ -6689,7 +6699,7 @@ def _unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
     if near:
         instead = f"did you mean {near[0]}=?"
     elif not instead and function != "Client":
-        instead = f'extra={{"{name}": ...}} sends it as it is'
+        instead = f'extra={{"{_quoted(name)}": ...}} sends it as it is'
     return TypeError(f"{function}() got an unexpected keyword argument {name!r}" + (f": {instead}" if instead else ""))
 
 

@@ -1,6 +1,7 @@
 """What the one line of an error says to do: the commonest failures, those of the README's table "When it fails"."""
 import asyncio
 import contextlib
+import inspect
 import os
 import pickle
 import re
@@ -9,6 +10,7 @@ import threading
 from typing import Any, Callable, NamedTuple
 
 import pytest
+import requests
 
 from tests import VENDORED, llmlite, testing
 
@@ -67,7 +69,7 @@ class Bench:
         self.server.reply("ok")
         with self.client() as llm:
             reply = getattr(llm, method)("hi")
-            str(reply.text)
+            str(reply.text) if method == "chat" else list(reply)
             with contextlib.closing(asyncio.new_event_loop()) as loop:
                 loop.run_until_complete(reply)
 
@@ -306,3 +308,255 @@ def test_the_readme_has_the_table():
     for group, rows in GROUPS.items():
         told += [group, "", *(word for row in rows for word in (row.what, row.says))]
     assert shown == told
+
+
+# ------------------------------------------------------------------------------------------- near names of a model
+
+
+MISSING = "The model `gpt-5-mni` does not exist"
+LISTED = names("gpt-5-mini", "whisper-1")
+
+
+def not_found(client, **options):
+    """The error of a model that is not there."""
+    with pytest.raises(llmlite.NotFoundError) as caught:
+        client.chat("hi", **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("method", ["chat", "stream", "complete", "stream_tokens"])
+def test_the_list_is_asked_for_once_a_model(bench, method):
+    """One GET, with the call's key and headers, that no ledger counts; later errors say the same without it."""
+    bench.server.error(404, MISSING)
+    bench.server.json(LISTED)
+    bench.server.error(404, MISSING)
+    with bench.client("gpt-5-mni") as llm:
+        for _ in range(2):
+            with pytest.raises(llmlite.NotFoundError, match=r"did you mean gpt-5-mini\?; asked POST") as caught:
+                getattr(llm, method)("hi", headers={"X-Team": "a"})
+            assert caught.value.attempts == 1
+        assert (llm.ledger.attempts, llm.ledger.calls, llm.ledger.failed) == (2, 0, 2)
+    assert [request.method for request in bench.server.requests] == ["POST", "GET", "POST"]
+    listing = bench.server.requests[1]
+    assert (listing.path, listing.headers["authorization"], listing.headers["x-team"]) == (
+        "/v1/models", f"Bearer {KEY}", "a")
+
+
+@pytest.mark.parametrize("reply", [
+    testing.error(500), testing.error(401), testing.raw(testing.RESET), PAGE, testing.json_body({"a": 1}),
+    testing.json_body({"data": []}), testing.json_body(names(*"abcdef")), testing.json_body(names("", "x" * 101)),
+    testing.body(b"{", headers={"Content-Type": "application/json"})], ids=str)
+def test_without_a_list_the_error_stays(bench, reply):
+    """Whatever becomes of the list, the error is the call's own, and the list is asked for once."""
+    bench.server.error(404, MISSING)
+    bench.server.handle(lambda request: reply)
+    with bench.client("gpt-5-mni") as llm:
+        error = not_found(llm)
+    assert (error.status_code, error.message, error.attempts) == (404, MISSING, 1)
+    assert "models() lists them; asked POST" in error.hint
+    assert len(bench.server.requests) == 2
+
+
+def test_the_list_takes_no_longer_than_the_deadline(bench):
+    """A list that does not come is waited for no longer than the call would be."""
+    bench.server.error(404, MISSING)
+    bench.server.raw(testing.STALL)
+    with bench.client("gpt-5-mni", deadline=0.3) as llm:
+        error = not_found(llm)
+    assert "check the model" in error.hint and 0.25 < error.elapsed < 1
+
+
+@pytest.mark.parametrize("message", ["Not Found", "no such model", "The model `gpt-5-mnix` does not exist",
+                                     "the model my-gpt-5-mni is gone", "gpt-5-mni"])
+def test_the_list_is_asked_for_only_where_the_model_is_named(bench, message):
+    """A 404 that says nothing of this model costs no request more."""
+    bench.server.error(404, message)
+    with bench.client("gpt-5-mni") as llm:
+        assert "did you mean" not in not_found(llm).hint
+    assert len(bench.server.requests) == 1
+
+
+def test_with_fallbacks_no_list_is_asked_for(bench, server):
+    """The next client is asked at once."""
+    server.error(404, MISSING)
+    server.reply("ok")
+    with bench.client("gpt-5-mni", fallbacks=["gpt-5"]) as llm:
+        assert llm.chat("hi").text == "ok"
+    assert [request.method for request in server.requests] == ["POST", "POST"]
+
+
+def test_a_provider_that_lists_no_models(bench):
+    """Where no list can be asked for, the error stays as it is."""
+    bench.server.error(404, "The model `m1` does not exist")
+    with bench.client("m1", "vertex") as llm:
+        assert "check the model" in not_found(llm).hint
+    assert len(bench.server.requests) == 1
+
+
+def test_names_of_a_list_are_masked_and_fit_for_a_line(bench):
+    """They are the server's words: no key that it echoes, no line end."""
+    bench.server.error(404, "The model `llama` does not exist")
+    bench.server.json(names(f"a {KEY}", "b\nc"))
+    with bench.client("llama", "vllm") as llm:
+        assert "it has a ***, b c; asked POST" in not_found(llm).hint
+
+
+def test_so_many_models_are_remembered(bench):
+    """Of more models than a client remembers, no list is asked for."""
+    bench.server.handle(lambda request: testing.json_body(LISTED) if request.method == "GET" else testing.error(
+        404, f"The model `{request.json['model']}` does not exist"))
+    with bench.client() as llm:
+        for number in range(130):
+            not_found(llm, model=f"gpt-5-mini-{number}")
+    assert [request.method for request in bench.server.requests].count("GET") == 128
+
+
+# ------------------------------------------------------------------------------------------- what else a line may say
+
+
+@pytest.mark.parametrize("message, says", [
+    ("prompt is too long: 200082 tokens > 200000 maximum", "(200082 tokens, 200000 fit: shorten the messages)"),
+    ("input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length",
+     "(210000 tokens, 200000 fit: shorten the messages or lower max_tokens=)"),
+    ("The input token count (1,200,000) exceeds the maximum number of tokens allowed (1,048,576).",
+     "(1200000 tokens, 1048576 fit: shorten the messages)"),
+    ("Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
+     "(40000 tokens, 32768 fit: shorten the messages)"),
+    ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4000 in the messages, "
+     "1000 in the completion).", "(5000 tokens, 4096 fit: shorten the messages or lower max_tokens=)"),
+    ("This model's maximum prompt length is 131072 but the request contains 150000 tokens.",
+     "(150000 tokens, 131072 fit: shorten the messages)"),
+    ("Your input exceeds the context window of this model.", "(shorten the messages)"),
+    ("maximum context length is 9 for gpt-4-32", "(shorten the messages)"),
+    ("gpt-oss-20: too many tokens", "(shorten the messages)")])
+def test_the_numbers_of_a_context(bench, message, says):
+    """The tokens asked for and those that fit, where a server tells both."""
+    assert line_of(lambda bench: bench.refused(400, message), bench).endswith(says)
+
+
+def test_the_numbers_of_llamacpp(bench):
+    """llama.cpp tells them beside its words."""
+    bench.server.json({"error": {"code": 400, "message": "the request exceeds the available context size", "type":
+                       "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 4096}}, status=400)
+    assert "5000 tokens, 4096 fit" in line_of(lambda bench: bench.chat(provider="llamacpp"), bench)
+
+
+@pytest.mark.parametrize("status, message, says", [
+    (400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+     '(give extra={"max_completion_tokens": ...} in place of max_tokens=)'),
+    (400, "seed: Extra inputs are not permitted", "(leave seed out)"),
+    (400, 'Invalid JSON payload received. Unknown name "seed": Cannot find field.', "(leave seed out)"),
+    (400, "Unknown model 'x'", "Unknown model 'x'"),
+    (400, "The plain HTTP request was sent to HTTPS port", "(write the base URL with https://)"),
+    (407, None, "HTTPS_PROXY=http://user:password@host:port)"), (501, None, "(this server has no such endpoint)"),
+    (504, None, "(try later, with a shorter request, or stream the answer)"),
+    (418, "teapot", "teapot"),
+    (500, "no id", "(the provider's own trouble: try later)")])
+def test_hints_by_words(bench, status, message, says):
+    """What the status and the server's words say to do."""
+    assert line_of(lambda bench: bench.refused(status, message), bench).lower().endswith(says.lower())
+
+
+@pytest.mark.parametrize("status, says", [
+    (403, "a proxy, a firewall or a login"), (404, "asked POST"), (413, "send less"), (429, "rate_limit="),
+    (502, "the provider's own trouble")])
+def test_web_pages_with_a_status(bench, status, says):
+    """A page with a status of its own says by that what to do."""
+    assert says in line_of(lambda bench: bench.answered(testing.body(
+        b"<html><title>Sorry</title>", status=status, headers={"Content-Type": "text/html"})), bench)
+
+
+def test_the_proxy_of_a_session(bench):
+    """Where no variable names the proxy, none is named."""
+    with free_port() as port, requests.Session() as session:
+        session.proxies = {"https": f"http://127.0.0.1:{port}"}
+        says = line_of(lambda bench: bench.chat(base_url="https://llm.example/v1", session=session), bench)
+    assert says.endswith("(check HTTPS_PROXY and NO_PROXY)")
+
+
+def test_a_refused_key_that_a_function_gave(bench):
+    """Of a function's key, the function is named."""
+    says = line_of(lambda bench: bench.refused(401, api_key=lambda: KEY), bench)
+    assert says.endswith("(check the key that api_key() returned)")
+
+
+def test_a_key_of_the_same_owner(bench):
+    """A key that looks as its provider's do is not said to be another's."""
+    for provider, key in (("gemini-openai", "AIza" + KEY), ("anthropic", "sk-ant-" + KEY), (None, KEY)):
+        assert "looks like" not in line_of(lambda bench: bench.refused(
+            401, None, "m", provider, api_key=key), bench)  # noqa: B023
+
+
+def test_a_provider_that_serves_others_models(bench):
+    """Clouds and gateways serve the models of others: nothing is said of their makers."""
+    bench.server.handle(lambda request: testing.json_body(LISTED) if request.method == "GET" else testing.error(
+        404, "The model `claude-x` does not exist"))
+    for provider in ("bedrock", "openrouter"):
+        assert "model of" not in line_of(lambda bench: bench.chat("claude-x", provider), bench)  # noqa: B023
+
+
+@pytest.mark.parametrize("url, says", [
+    ("api.openai.com/v1", "did you mean https://api.openai.com/v1?"), ("192.168.1.5:8000", "http://192.168.1.5:8000?"),
+    ("http://h/v1/responses?a=b", "leave /responses out"),
+    ("https://h/v1beta/models/gemini-x:generateContent", "leave /models/gemini-x:generateContent out"),
+    ("http://h/v1/messages/", "leave /messages out"), ("nonsense", "write it as https://host/v1")])
+def test_base_urls(monkeypatch, url, says):
+    """What stands where a base URL belongs, by whichever way it came; the variable is named."""
+    for name, options in (("base_url", {"base_url": url}), ("OPENAI_BASE_URL", {})):
+        if not options:
+            monkeypatch.setenv(name, url)
+        with pytest.raises(llmlite.ConfigurationError) as caught:
+            llmlite.Client("m" if options else "openai/m", api_key=KEY, **options)
+        assert str(caught.value).startswith(f"{name}='") and says in str(caught.value)
+
+
+@pytest.mark.parametrize("model, says", [
+    ("Qwen/Qwen3", 'write "provider/model"'), ("grok/x", '"xai/x"'), ("o3", '"openai/o3"'),
+    ("vertex_ai/g", '"vertex/g"'),
+    ("a\nb:c", '"ollama/a b:c"'), ("llama3", 'write "provider/model"'), ("openai/", 'write "provider/model"')])
+def test_models_without_a_provider(model, says):
+    """A near name where there is one, in one line."""
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        llmlite.Client(model)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key, says", [
+    (b"sk-1", "api_key is a bytes: give a str, or a function that returns one (.decode()"), (5, "api_key is a int"),
+    ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks")])
+def test_keys_that_are_none(key, says):
+    """A key that cannot be one says what it is instead."""
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        llmlite.Client("openai/m", api_key=key)
+    assert says in str(caught.value)
+
+
+def test_a_stream_is_not_awaited(bench):
+    assert "llm.stream, ..." in line_of(lambda bench: bench.awaited("stream"), bench)
+
+
+def test_arguments_that_nothing_is_known_of(bench):
+    """A TypeError of the call itself comes through as it is; one of an unknown argument is worded as Python does."""
+    for call in (lambda bench: bench.client(nonsense=1), lambda bench: bench.client().chat(),
+                 lambda bench: bench.called(schema=5)):
+        says = line_of(call, bench)
+        assert "unexpected" not in says or says == "Client() got an unexpected keyword argument 'nonsense'"
+    with bench.client() as llm:
+        for method, options in (("map", {"stream": True}), ("embed", {"dimensions": 5}), ("complete", {"echo": True})):
+            with pytest.raises(TypeError, match=f"^{method}.. got an unexpected keyword argument '{min(options)}': "):
+                getattr(llm, method)(["a"], **options)
+        with pytest.raises(TypeError, match="give it to chat|write llm.stream"):
+            llmlite.chat("hi", model="openai/m", api_key=KEY, stream=True)
+    assert not bench.server.requests
+
+
+def test_attributes_that_are_not_there(bench):
+    """Near names, words of other clients, else Python's own; private names cost nothing."""
+    with bench.client() as llm:
+        for name, says in (("cht", "write llm.chat()"), ("with_options", "write Client(...) anew"), ("zzz", "'zzz'"),
+                           ("_chatt", "'_chatt'"), ("_repr_html_", "'_repr_html_'")):
+            assert not hasattr(llm, name)
+            with pytest.raises(AttributeError, match=re.escape(says) + "$"):
+                getattr(llm, name)
+        assert "write" not in line_of(lambda bench: llm.zzz, bench)
+    assert "chat" in llmlite.Client.chat.__name__ and "temperature" in str(inspect.signature(llmlite.Client.chat))
