@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
 
     _Path = os.PathLike[str]
+    _Method = TypeVar("_Method", bound=Callable[..., Any])
     _Item = TypeVar("_Item", default=str, covariant=True)  # of a stream
     _Parsed = TypeVar("_Parsed", default=Any, covariant=True)  # what a reply's `parsed` is
     _Each = TypeVar("_Each", default=Any, covariant=True)  # of a map
@@ -184,6 +185,7 @@ _need(requests="2.25.1", urllib3="1.26.15")
 _MAX_LINE = 16 << 20  # bytes: no provider sends an event near this; a line without end must not eat the memory
 _MAX_BODY = 256 << 20  # bytes, decoded: what a decompression bomb may grow to
 _MAX_HEAD = 1 << 20  # bytes: status line and headers, all "100 Continue" included
+_MAX_LISTED = 2000  # names of models among which those like one are looked for
 _MAX_MODELS = 100_000  # names: a server whose pages never end must not hold the caller for ever
 _LARGE = 800  # bytes: a chunk below it cannot be nested so deep that it matters
 _MAX_DEPTH = 100  # levels of a body's JSON: deeper is no answer, and could be neither pickled nor copied
@@ -200,6 +202,7 @@ _MAX_CALLS = 1000  # choices, or tool calls, of one stream: a hostile server may
 _PIECE = 1 << 16  # bytes asked of the socket at once
 _MAX_ROADS = 128  # addresses a client remembers the way to: of models there may be many, and of pages of a list
 _POOL_SIZE = 128  # idle connections kept a host: more threads than this share a client rarely
+_LISTING = 2.0  # seconds that a failed call waits for the list of the provider's models, for their names
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
 _STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
 _DRAIN = 0.1  # seconds given to a finished answer's last bytes, which make the connection reusable
@@ -571,6 +574,15 @@ class Response(Generic[_Parsed]):
     def _repr_markdown_(self) -> str:
         return self.text
 
+    if not TYPE_CHECKING:  # pragma: no branch: a type checker tells of it by itself
+        def __await__(self):
+            raise _not_awaited("chat")
+
+
+def _not_awaited(method: str) -> TypeError:
+    return TypeError(f"{method}() is synchronous, what it returns is the answer: leave await out; in a coroutine, "
+                     f"write await asyncio.to_thread(llm.{method}, ...)")
+
 
 class _Deadline(NamedTuple):
     """When a call must have ended, and the seconds that were given for it."""
@@ -579,9 +591,10 @@ class _Deadline(NamedTuple):
     limit: Optional[float] = None
 
     def error(self, why: str = "", what: str = "ran out", **said: Any) -> DeadlineExceededError:
-        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s {what}", why=why, **said)
+        return DeadlineExceededError(f"deadline of {_brief(self.limit)} s {what}", why=why, hint=_LATE, **said)
 
 
+_LATE = "raise deadline="
 _NO_DEADLINE = _Deadline()
 
 
@@ -640,9 +653,11 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
     if type(value) not in (bool, int, float):
         import numbers  # here: only what other libraries make their own needs it
         try:
-            value = int(value) if isinstance(value, numbers.Integral) else float(value) if isinstance(
-                value, numbers.Real) else None
-        except (ValueError, OverflowError):
+            value = value.item() if getattr(value, "shape", None) == () else value  # of NumPy, torch and their like
+            if isinstance(value, numbers.Number) and not isinstance(value, bool):
+                made: Any = value
+                value = int(made) if isinstance(value, numbers.Integral) else float(made)
+        except (ValueError, OverflowError, TypeError):  # TypeError: complex numbers
             return None
     fits = type(value) is kind or (kind is float and type(value) is int)
     return value if fits and least <= value <= _LARGEST else None
@@ -847,25 +862,104 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
 def _checked_messages(messages: Messages) -> List[JSON]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    if not isinstance(messages, (list, tuple)):
-        raise ConfigurationError(f"messages is a {type(messages).__name__}: give a str or a list of message dicts")
-    if not messages:
+    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages)
+    if not checked:
         raise ConfigurationError("messages is empty: give at least one message")
-    for at, message in enumerate(messages):
+    for at, message in enumerate(checked):
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(role, str) or role not in _ROLES:
-            known = ", ".join(sorted(_ROLES))
-            raise ConfigurationError(f"messages[{at}] has role {role!r}: give a dict whose role is one of {known}")
+            message = checked[at] = _as_message(message, f"messages[{at}]")
         if "tool_calls" in message or type(message.get("content")) is not str:
             _check_parts(message, f"messages[{at}]")
-    return list(messages)
+    return checked
+
+
+def _as_messages(given: Any) -> List[Any]:
+    """The messages of what is neither a str nor a list: one message, or anything that yields some."""
+    is_dict = isinstance(given, abc.Mapping)
+    if isinstance(given, Response) or hasattr(given, "model_dump") or is_dict and "role" in given:
+        return [given]
+    what, form = f"messages is a {type(given).__name__}", "give a str or a list of message dicts"
+    if given is None or isinstance(given, float) or type(given).__name__ == "NAType":  # None and NaN are pandas' too
+        raise ConfigurationError(f"messages is {given!r}: {form}", hint=_MISSING)
+    if is_dict:
+        raise ConfigurationError(f"{what} without a role: {form}", hint=_ROLE_FORM)
+    if isinstance(given, abc.Iterable) and not isinstance(given, (*_TO_STR, set, frozenset)):
+        return list(given)
+    raise ConfigurationError(f"{what}: {form}", hint=_hint_to_str(given))
+
+
+def _as_message(given: Any, where: str) -> JSON:
+    """The dict of a message that is a reply, or an object of another library that can be dumped (pydantic's)."""
+    if isinstance(given, Response):
+        message: Any = given.message
+    elif hasattr(given, "model_dump"):
+        message = given.model_dump(exclude_none=True)
+    else:
+        message = dict(given) if isinstance(given, abc.Mapping) else given
+    role = message.get("role") if isinstance(message, dict) else None
+    if isinstance(role, str) and role in _ROLES:
+        return dict(message)
+    if not isinstance(message, dict):
+        hint = _hint_to_str(given) or _STRINGS * isinstance(given, str)
+        raise ConfigurationError(f"{where} is a {type(given).__name__}: give a dict", hint=hint or _ROLE_FORM)
+    what = where if isinstance(given, abc.Mapping) else f"{where}, a {type(given).__name__},"
+    meant = _ROLES_MEANT.get(role.lower(), "") if isinstance(role, str) else ""
+    hint = f'did you mean "{meant}"?' if meant else "its .choices[0].message is one" if "choices" in message else ""
+    raise ConfigurationError(f"{what} has role {_shown(role)}: give a dict whose role is one of "
+                             f"{', '.join(sorted(_ROLES))}", hint=hint)
+
+
+_ROLE_FORM = '{"role": "user", "content": "..."}'
+_STRINGS = f"{_ROLE_FORM}; for each prompt a call of its own, map(prompts)"
+_ROLES_MEANT = {"model": "assistant", "ai": "assistant", "bot": "assistant", "human": "user", **{
+    role: role for role in _ROLES}}  # in another case
+_MISSING = "is a value missing where it is from?"
+_TO_STR = (bytes, bytearray, memoryview, os.PathLike)
+
+
+def _hint_to_str(given: Any) -> str:
+    """How to make a str of what is none, if that is easy."""
+    if isinstance(given, os.PathLike):
+        return 'its text is Path(...).read_text(encoding="utf-8"); user(text, files=[path]) attaches the file'
+    return ".decode() makes a str of it" if isinstance(given, (bytes, bytearray)) else ""
 
 
 def _checked_prompt(prompt: Any) -> Any:
-    ids = [_finite(item, int) for item in prompt] if isinstance(prompt, (list, tuple)) else []
-    if not prompt or None in ids or not (isinstance(prompt, str) or ids):
-        raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty")
-    return ids or prompt
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    ids = [] if isinstance(prompt, (str, *_TO_STR)) else [_finite(item, int) for item in _listed_items(prompt)]
+    if not ids or None in ids:
+        raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty",
+                                 why=f"it is a {type(prompt).__name__}", hint=_hint_to_str(prompt))
+    return ids
+
+
+def _listed_items(given: Any) -> List[Any]:
+    """The items of a list, an array or an iterator of them, in order; none of what has no order, or none."""
+    unordered = isinstance(given, (abc.Mapping, set, frozenset)) or hasattr(given, "columns")  # a DataFrame's
+    if unordered or not isinstance(given, abc.Iterable):
+        return []
+    return list(given.tolist() if hasattr(given, "tolist") else given)
+
+
+def _checked_texts(texts: Any) -> List[str]:
+    """What embed() is given, as a list."""
+    if isinstance(texts, str) and texts:
+        return [texts]
+    items = [] if isinstance(texts, (str, *_TO_STR)) else _listed_items(texts)
+    odd = next((at for at, text in enumerate(items) if not isinstance(text, str) or not text), None)
+    if items and odd is None:
+        return items
+    what = f"texts is a {type(texts).__name__}" if odd is None else f"texts[{odd}] is " + (
+        f"a {type(items[odd]).__name__}" if items[odd] != "" else "empty")
+    hint = _hint_to_str(texts if odd is None else items[odd])
+    if hasattr(texts, "columns"):
+        hint = 'give a column, texts["name"]'
+    elif isinstance(texts, (set, frozenset)):
+        hint = "vectors come in the order of the texts: give list(texts)"
+    raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty", why=what,
+                             hint=hint)
 
 
 def _checked_asked(asked: JSON) -> JSON:
@@ -882,6 +976,8 @@ def _checked_asked(asked: JSON) -> JSON:
 
 def _check_parts(message: JSON, where: str) -> None:
     """Raise ConfigurationError unless lists of a message hold what dialects look into: dicts."""
+    if message.get("content") is None and message["role"] in ("user", "system", "developer"):
+        raise ConfigurationError(f"{where}.content is None: give a str", hint=_MISSING)
     others = (dict, bool, int, float) if message["role"] in ("tool", "function") else ()  # results: any JSON
     _check_dicts(f"{where}.content", message.get("content"), (str, tuple, *others), '{"type": "text", "text": "..."}')
     _check_dicts(f"{where}.tool_calls", message.get("tool_calls"), (), "those of reply.message")
@@ -889,7 +985,8 @@ def _check_parts(message: JSON, where: str) -> None:
 
 def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> None:
     if not isinstance(items, (list, type(None), *also)):
-        raise ConfigurationError(f"{where} is a {type(items).__name__}: give a {'str or a ' * bool(also)}list of dicts")
+        raise ConfigurationError(f"{where} is a {type(items).__name__}: give a {'str or a ' * bool(also)}list of dicts",
+                                 hint=_hint_to_str(items))
     for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
         if not isinstance(item, dict):
             raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
@@ -1129,6 +1226,34 @@ def _is_empty(reply: Response) -> bool:
     return not (reply.text or reply.tool_calls or reply.reasoning or reply.files) and reply.parsed is None
 
 
+def _advised(method: _Method) -> _Method:
+    """A method that says, of an argument it does not have, what to give in its place."""
+    code = method.__code__
+    known = frozenset(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount])
+
+    @functools.wraps(method)
+    def advised(*args: Any, **options: Any) -> Any:
+        try:
+            return method(*args, **options)
+        except TypeError:
+            unknown = [name for name in options if name not in known]
+            if not unknown:
+                raise
+        raise _unexpected("Client" if method.__name__ == "__init__" else method.__name__, unknown[0], known)
+
+    same: Any = advised
+    same.__kwdefaults__ = method.__kwdefaults__  # by which the names of its options are known
+    return same  # type: ignore[no-any-return]
+
+
+class _Elsewhere:
+    """What another client has in its `chat`: whatever is looked for in it, the error says what is written here."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no chat.completions.{name}() here: write llm.chat(messages, ...), or "
+                             "llm.stream(messages, ...)")
+
+
 class Client:
     """A client of one provider; share it between threads, and use it as a context manager if you like.
 
@@ -1168,6 +1293,7 @@ class Client:
         ConfigurationError: a missing key, an unknown provider, a bad argument.
     """
 
+    @_advised
     def __init__(self, model: Optional[str] = None, *, provider: Optional[str] = None, base_url: Optional[str] = None,
                  api_key: Key = None, timeout: Timeout = (10, 600), idle_timeout: Optional[float] = None,
                  deadline: Optional[float] = None, retry: Optional[RetryPolicy] = RetryPolicy(),
@@ -1188,6 +1314,7 @@ class Client:
         self._chat, self._raw = self._provider.dialect(), self._provider.completions()
         self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
         self._moved: Set[str] = set()  # models that turned out to be served by Responses only
+        self._unknown: Dict[str, str] = {}  # models that are not there -> what to say of them
         self._prompt_cache = _checked_prompt_cache(prompt_cache)
         self._cache, self._cache_failed = _checked_cache(cache), False
         if not _is_host(urlsplit(self._base_url).hostname, self._provider):
@@ -1210,6 +1337,7 @@ class Client:
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
 
+    @_advised
     def chat(self, messages: Messages, *, system: Optional[str] = None,
              temperature: Optional[float] = None, top_p: Optional[float] = None, top_k: Optional[int] = None,
              max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
@@ -1247,6 +1375,7 @@ class Client:
         reply: Response[_Parsed] = self._ask("_chat", asked, False, model, timeout, deadline, headers, cache=cache)
         return reply
 
+    @_advised
     def stream(self, messages: Messages, *, system: Optional[str] = None, temperature: Optional[float] = None,
                top_p: Optional[float] = None, top_k: Optional[int] = None, max_tokens: Optional[int] = None,
                stop: Union[None, str, Sequence[str]] = None, seed: Optional[int] = None,
@@ -1273,6 +1402,7 @@ class Client:
         stream_: Stream[str, _Parsed] = self._ask("_chat", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
+    @_advised
     def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
                  top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
                  max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
@@ -1301,6 +1431,7 @@ class Client:
         reply: Response = self._ask("_raw", asked, False, model, timeout, deadline, headers, cache=cache)
         return reply
 
+    @_advised
     def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
                       top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
                       max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
@@ -1320,6 +1451,7 @@ class Client:
         stream_: Stream[Token] = self._ask("_raw", asked, True, model, timeout, deadline, headers, cache=cache)
         return stream_
 
+    @_advised
     def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
               cache: CacheUse = _UNSET) -> Embeddings:
@@ -1335,9 +1467,7 @@ class Client:
             LLMError: where a later request fails, `error.response.parsed` is the `Embeddings` of those before it: the
                 vectors of the first texts.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, abc.Iterable) else []
-        if not texts or not all(isinstance(text, str) and text for text in texts):
-            raise ConfigurationError("texts is not what embed() takes: give a str or a list of them, none empty")
+        texts = _checked_texts(texts)
         until, size = self._until(deadline), self._chat.embeddings_at_once
         more = _checked_asked({"extra": extra}).get("extra", {})
         done: List[Response] = []
@@ -1429,7 +1559,8 @@ class Client:
             ConfigurationError: the provider does not tell.
             LLMError: as `chat` does.
         """
-        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", ids, (list, tuple)))]
+        listed = ids if isinstance(ids, (str, *_TO_STR)) else _listed_items(ids) or ids
+        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", listed, (list, tuple)))]
         request = self._raw.detokenizing(self._model_for(model), given)
         text: str = self._told(request, self._raw, model, timeout, deadline, headers)
         return text
@@ -1596,6 +1727,8 @@ class Client:
             raise ConfigurationError(f"errors={errors!r}", hint='give "return" or "raise"')
         if isinstance(prompts, (str, bytes, abc.Mapping)) or not isinstance(prompts, abc.Iterable):
             raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint="give a list or another iterable")
+        if hasattr(prompts, "columns"):  # a DataFrame yields the names of its columns
+            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint='give a column, prompts["name"]')
         _check_names("map", options, _CHAT_OPTIONS)
         _described(options)
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
@@ -1626,6 +1759,11 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self._provider.name}/{self.model} at {_without_userinfo(self._base_url)}>"
+
+    if not TYPE_CHECKING:  # pragma: no branch: to a type checker these are mistakes
+        def __getattr__(self, name):
+            """Of what other clients have, and this one has not, the error says what is written here."""
+            raise AttributeError(_no_attribute(type(self), name))
 
     def __getstate__(self) -> JSON:
         return self._options
@@ -1680,10 +1818,43 @@ class Client:
                 caught.last_error = caught.last_error or error
                 error = caught
         self._book_failure(call)
+        if isinstance(error, NotFoundError) and after is None and not self._fallbacks:
+            self._advise_model(call, error)
         try:
             raise error
         finally:
             del error
+
+    def _advise_model(self, call: _Call, error: NotFoundError) -> None:
+        """Have the error of a model that is not there name those most like it, by the provider's own list.
+
+        That is asked for once a model, and is no call of the user's: the ledger does not count it, and the error is
+        raised whatever becomes of it.
+        """
+        if not _is_named(call.model, error.message) or _other_provider(call) or "pull" in error.hint:
+            return
+        if call.model not in self._unknown and len(self._unknown) < _MAX_ROADS:
+            self._unknown[call.model] = ""  # threads that come meanwhile do without
+            self._unknown[call.model] = _hint_of_models(call, self._listed(call))
+            error.elapsed = _now() - call.started
+        error.hint = self._unknown.get(call.model) or error.hint
+
+    def _listed(self, call: _Call) -> List[str]:
+        """The first page of the provider's models, or none: a failed call waits `_LISTING` seconds at most for it."""
+        until = min(call.deadline, _Deadline(_now() + _LISTING, _LISTING))
+        listing = self._call(self._chat, call.model, _LISTING, until)
+        listing.ledgers, listing.key, listing.headers = (), call.key, call.headers
+        try:
+            attempt = _Attempt(listing.asks_for(self._chat.models(""), _ModelList()))
+            try:
+                answer = self._transport().send(listing, attempt)
+                return listing.reader.take(listing, attempt, answer).parsed if answer.status < 300 else []
+            finally:
+                attempt.end()
+                attempt.give_back()
+        except (LLMError, *_WIRE_ERRORS) as failed:
+            _log.debug("%s: no list of models: %s", call.provider.name, listing.quoted(str(failed)))
+        return []
 
     def _dialect(self, way: str, model: str, asked: JSON) -> _Dialect:
         """What to ask a model in: chat completions, raw completions, or Responses."""
@@ -1954,6 +2125,9 @@ class Client:
             here, _Transport(self._session, self._retry, list(self._transports.values())))
 
 
+vars(Client.chat).update(completions=_Elsewhere())  # openai's
+
+
 class Stream(Generic[_Item, _Parsed]):
     """A reply as it comes: iterate it for its text, or `events()` for everything.
 
@@ -2015,6 +2189,10 @@ class Stream(Generic[_Item, _Parsed]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    if not TYPE_CHECKING:  # pragma: no branch: as of Response
+        def __await__(self):
+            raise _not_awaited("stream")
 
     def __repr__(self) -> str:
         return f"<Stream of {self._flow.call.provider.name}/{self._flow.call.model}, {self._flow.events} events>"
@@ -2215,7 +2393,7 @@ _SUM_UP = ("Sum up the conversation above, so that it can go on from your summar
 def _check_names(method: str, options: JSON, known: FrozenSet[str]) -> None:
     unknown = set(options) - known
     if unknown:
-        raise TypeError(f"{method}() got an unexpected keyword argument {min(unknown)!r}")
+        raise _unexpected(method, min(unknown), known)
 
 
 def _with_schema(options: Mapping[str, Any], schema: Any) -> JSON:
@@ -3775,8 +3953,9 @@ def _chat_arguments(prompt: Any) -> JSON:
     unknown = set(prompt) - _CHAT_OPTIONS - {"messages"}
     if unknown or "messages" not in prompt:
         what = f"has {min(map(str, unknown))!r}" if unknown else "has no messages"
-        raise ConfigurationError(f"a dict among the prompts {what}", hint='give arguments of chat(), {"messages": ...},'
-                                 " or a list of messages; extra= takes any other field")
+        hint = ('give arguments of chat(), {"messages": ...}, or a list of messages; extra= takes any other field'
+                if "role" not in prompt else "a message: put it into a list")
+        raise ConfigurationError(f"a dict among the prompts {what}", hint=hint)
     try:
         _described(prompt)
     except TypeError as error:  # which is the programmer's in a call, and in a prompt an error like others
@@ -4189,7 +4368,7 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError, paced: 
     """
     kind, wait = error._kind, error.retry_after
     if call.upload is not None and call.upload.spent:
-        return error, 0.0, error.hint or "its body cannot be read once more"
+        return error, 0.0, "its body cannot be read once more" if kind else error.hint
     if kind == "stale":
         return None, 0.0, ""
     retry = call.retries.get(kind, 0)
@@ -4207,7 +4386,7 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError, paced: 
     if _now() + delay > call.deadline.end:
         due = "the next attempt is due in" if wait is None else "the server asks to wait"
         why = f"{due} {delay:.1f} s; {error.args[0]}: {error.why}"
-        return call.deadline.error(why, "would pass", retry_after=wait, last_error=error), delay, ""
+        return call.deadline.error(why, "would pass", retry_after=wait, last_error=error), delay, _LATE
     return None, delay, ""
 
 
@@ -5897,7 +6076,46 @@ _CertificateError: Any = getattr(urllib3.connection, "CertificateError", ssl.SSL
 _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
     ("mismatch|doesn't match", "it is for another host: check base_url"),
+    ("self.signed|unable to get local issuer", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file with the authorities "
+     "to trust: the server's own, or those of your company's proxy"),
     ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
+
+
+def _hint_of_host(call: _Call, said: str) -> str:
+    host = urlsplit(call.url).hostname or ""
+    known = (urlsplit(row.base_url).hostname or "" for row in _PROVIDERS.values() if "{" not in row.base_url)
+    near = _near(host, known, least=0.8)
+    if near and near[0] != host:
+        return f"did you mean {near[0]}?"
+    return "check the host name, the network and any proxy"
+
+
+def _hint_of_tls(call: _Call, said: str) -> str:
+    plain = f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
+    return _CERTIFICATE_HINTS[-1][1] if "certificate verify failed" in said else plain
+
+
+def _hint_of_proxy(call: _Call, said: str) -> str:
+    """Which variable names the proxy; of what it wants, what to write there."""
+    scheme, host = urlsplit(call.url).scheme, urlsplit(call.url).hostname
+    names = (f"{scheme.upper()}_PROXY", "ALL_PROXY")
+    name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
+    if not name:
+        return "check HTTPS_PROXY and NO_PROXY"
+    if "407" in said:
+        return f"it wants a user: {name}=http://user:password@host:port"
+    return f"{name} names it; NO_PROXY={host} goes past it"
+
+
+def _hint_of_refusal(call: _Call, said: str) -> str:
+    port = _PORTS.get(call.provider.name) or (urlsplit(call.url).port if _is_local(call.url) else None)
+    command = _STARTED_BY.get(port or 0)
+    return "is the server running there?" + (f" start it: {command}" if command else "")
+
+
+_PORTS = {"ollama": 11434, "llamacpp": 8080, "vllm": 8000, "lmstudio": 1234}  # that they listen at
+_STARTED_BY = {11434: "ollama serve", 8080: "llama-server -m MODEL.gguf", 8000: "vllm serve MODEL",
+               1234: "lms server start"}
 _HOOK_HINTS = (("^$", "let it read response.content, which keeps the body"), ("", ""))  # the first: it was read
 _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, str], ...] = (
     ((_Hooked, requests.exceptions.StreamConsumedError), ResponseError, "answer lost in a response hook of the session",
@@ -5907,19 +6125,21 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
     (_CUT, APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
     ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
-     "check the host name, the network and any proxy", ""),
+     _hint_of_host, ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      _CERTIFICATE_HINTS, ""),
     ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError), APIConnectionError, "TLS failed",
-     (("certificate verify failed", _CERTIFICATE_HINTS[-1][1]), ("", "is it an https address?")), ""),
+     _hint_of_tls, ""),
     ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
-     "check HTTPS_PROXY and NO_PROXY", ""),
-    ((ConnectionRefusedError,), APIConnectionError, "connection refused", "is the server running there?", ""),
-    ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "", ""),
-    ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError, "connect timed out", "", ""),
-    ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError, "read timed out", "",
-     "normal"),
+     _hint_of_proxy, ""),
+    ((ConnectionRefusedError,), APIConnectionError, "connection refused", _hint_of_refusal, ""),
+    ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "check the network and the VPN",
+     ""),
+    ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError, "connect timed out",
+     "check the address, the firewall and the VPN; timeout=(connect, read) says how long to wait", ""),
+    ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError, "read timed out",
+     "raise timeout=, or stream the answer", "normal"),
     ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", "", "normal"),
     ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
      "answer is not HTTP", "", "normal"),
@@ -5946,12 +6166,15 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     if _now() + _EPSILON >= attempt.deadline_at:
         return call.deadline.error(where, last_error=call.last_error)
     if _now() + _EPSILON >= attempt.idle_at:
-        return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, _kind="normal")
+        return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, hint="raise idle_timeout=",
+                               _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
-    if isinstance(hint, tuple):
+    if callable(hint):
+        hint = hint(call, str(cause))
+    elif isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, str(cause)))
     return error(what, why=f"{where}: {call.quoted(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
 
@@ -6409,6 +6632,7 @@ class _Trouble:
         self.request_id = short(_str(outer.get("request_id")) or _str(outer.get("responseId")) or None)
         self.numbers = (self.code, *map(short, (inner.get("status_code"), outer.get("status_code"), status)))
         self.metadata = _dict(inner.get("metadata"))
+        self.size = (_int(inner.get("n_prompt_tokens")), _int(inner.get("n_ctx")))  # llama.cpp's
         self.retry_delay: Optional[str] = None
         more = (status, *map(self.metadata.get, ("error_type", "limit_source")), _dict(details).get("error_code"))
         self.marks = [str(mark) for mark in (self.code, self.type, *map(short, more))]  # the most exact one first
@@ -6454,12 +6678,137 @@ _QUOTA_TEXT = ("(?i)reached your specified API usage limits|free-models-per-day|
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
 _CONTEXT_TEXT = (
-    r"(?i)maximum context length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|exceeds? the "
-    r"(?:available |model'?s? |maximum )*(?:context|number of tokens)|input token count.{0,40}exceeds|too many tokens")
+    r"(?i)maximum (?:context|prompt) length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|"
+    r"exceed context limit|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of tokens)|"
+    r"input token count.{0,40}exceeds|too many tokens")
 _OVERLOAD_TEXT = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
-    AuthenticationError: "check the key", ContextLengthError: "shorten the messages",
+    PaymentRequiredError: "add credit to the account", RateLimitError: "send less: fewer workers=, or rate_limit=",
+    PermissionDeniedError: "check what the key, its project and its plan may use",
+    OverloadedError: "try later, or name fallbacks=",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
+_HINTS_BY_WORDS = (  # status, what the server says -> what to try
+    ("3..", "", "if that is the address, give it as base_url="),
+    ("400", r"(?i)plain HTTP request was sent to HTTPS port|to an HTTPS server", "write the base URL with https://"),
+    ("40[04]", r"(?i)try pulling it first|ollama pull", "ollama pull {model}"),
+    ("400", "(?i)max_tokens.{0,60}max_completion_tokens",
+     'give extra={{"max_completion_tokens": ...}} in place of max_tokens='),
+    ("400", r"(?i)supports at most (?P<n>\d+)", "max_tokens={n} at most"),
+    ("400|422", r"(?i)(?:unsupported|unrecognized|unknown|unexpected) (?:\w+ ){0,2}(?:parameter|argument|value|field|"
+     r"name|option|key)\w*[^\w'\"`]{1,3}['\"`](?P<n>[\w.]{1,40})['\"`]", "leave {n} out"),
+    ("400|422", r"^(?P<n>[\w.]{1,40}): Extra inputs are not permitted", "leave {n} out"),
+    ("403|451", r"(?i)\b(?:country|region|territory|location)\b", "the provider does not serve this place"),
+    ("407", "", "the proxy wants a user: HTTPS_PROXY=http://user:password@host:port"),
+    ("408|504", "", "try later, with a shorter request, or stream the answer"),
+    ("413", "", "send less: a file by its URL or id takes no room"),
+    ("422", "", "a field is not what this server takes: error.body says which"),
+    ("501|505", "", "this server has no such endpoint"),
+    ("5..", "", "the provider's own trouble: try later{request}"))
+
+
+def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
+    """What to try: the last words of an error's line."""
+    status, message, page = error.status_code, error.message, isinstance(error.body, str) and re.match(
+        _PAGE, error.body)
+    if isinstance(error, ContextLengthError):
+        return _hint_of_length(message, *trouble.size)
+    if isinstance(error, AuthenticationError):
+        return _hint_of_key(call)
+    hint = _hint_by_words(error, call)
+    if status in (404, 405) and not hint:
+        return f"{_hint_of_place(message, call)}; asked {call.method} {_shown_url(call)}"
+    return hint or (_PAGE_HINT if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
+
+
+def _hint_by_words(error: APIError, call: _Call) -> str:
+    """What to try by the status and the server's words, or nothing."""
+    known = type(error) in _HINTS  # then the status alone says less than the class
+    for statuses, words, hint in _HINTS_BY_WORDS:
+        found = re.search(words, error.message[:4 * _MAX_QUOTED])
+        if found and re.fullmatch(statuses, str(error.status_code)) and (words or not known):
+            request = f"; its request {call.quoted(error.request_id)}" if error.request_id else ""
+            told = call.quoted(found.groupdict().get("n") or "")
+            return hint.format(model=_quoted(call.model), n=told, request=request)
+    return ""
+
+
+def _shown_url(call: _Call) -> str:
+    return _without_userinfo(call.url)
+
+
+def _hint_of_place(message: str, call: _Call) -> str:
+    """What may be wrong with the model or the address of a request that leads nowhere."""
+    other, path = _other_provider(call), urlsplit(call.url).path
+    if other and _is_named(call.model, message):
+        return f'it is a model of {other}: Client("{other}/{_quoted(call.model)}")'
+    if _is_named(call.model, message):
+        return "check the model: models() lists them"
+    if "/v1/v1/" in path:
+        return "the base URL has /v1 twice"
+    if call.provider is _COMPATIBLE and not re.search(r"/(?:v\d|openai|api)", path):
+        return f"does the base URL lack /v1? {_without_userinfo(call.base_url)}/v1"
+    return "check the base URL and the model"
+
+
+def _is_named(model: str, message: str) -> bool:
+    """Whether an error's words are about this model."""
+    return bool(model) and "model" in message.lower() and bool(
+        re.search(rf"(?<![\w.-]){re.escape(model[:200])}(?![\w-])", message[:4 * _MAX_QUOTED]))
+
+
+def _other_provider(call: _Call) -> str:
+    """The provider that a model's name stands for, where it is another than the one that was asked."""
+    other = _maker_of(call.model) if call.provider.plain_ids else ""
+    return other if other and _PROVIDERS[other].keys != call.provider.keys and (
+        not call.provider.name.startswith(("azure", "bedrock", "vertex", "databricks", "snowflake"))) else ""
+
+
+def _hint_of_models(call: _Call, names: List[str]) -> str:
+    """The names most like a model's, or all of a server that has few; they are the server's own words."""
+    names = [call.quoted(name) for name in names[:_MAX_LISTED] if 0 < len(name) <= 100]
+    near = _near(call.model, names, 3, 0.6)
+    if not near and not 0 < len(names) <= 5:
+        return ""
+    found = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names)}"
+    return f"{found}; asked {call.method} {_shown_url(call)}"
+
+
+def _hint_of_length(message: str, asked: int, limit: int) -> str:
+    """By how much a request is too long, where the server says so."""
+    number = r"(\d{1,3}(?:,\d{3})+|\d+)"
+    said = message[:4 * _MAX_QUOTED]
+    forms = (rf">\s*{number}", rf"{number} (?:tokens? )?(?:maximum|max\b|limit)",
+             rf"(?i)(?:maximum|limit|window|context length|context size|at most|only)\D{{0,60}}?{number}")
+    found = next(filter(None, (re.search(form, said) for form in forms)), None)
+    counts = [_counted(word) for word in re.findall(rf"(?<![\w.-]){number}(?![\w-])", said)]
+    sums = [_counted(a) + _counted(b) for a, b in re.findall(rf"{number} \+ {number} >", said)]
+    limit = limit or (_counted(found[1]) if found else 0)
+    asked = asked or max(counts + sums, default=0)
+    both = re.search("(?i)max_(?:completion_)?tokens|in the completion", said)
+    cure = "shorten the messages" + (" or lower max_tokens=" if both else "")
+    return f"{asked} tokens, {limit} fit: {cure}" if asked > limit > 0 else cure
+
+
+def _counted(word: str) -> int:
+    return int(word.replace(",", "")[:15])
+
+
+_KEY_FORMS = {  # how the keys of providers begin, where it tells them apart
+    "sk-ant-": "anthropic", "sk-or-": "openrouter", "sk-proj-": "openai", "sk-svcacct-": "openai", "gsk_": "groq",
+    "AIza": "gemini", "xai-": "xai", "hf_": "huggingface", "pplx-": "perplexity", "nvapi-": "nvidia",
+    "csk-": "cerebras", "fw_": "fireworks", "tgp_": "together"}
+
+
+def _hint_of_key(call: _Call) -> str:
+    """Where a refused key is from, and whose it looks like; never the key."""
+    row = call.provider
+    if not call.key or row is _COMPATIBLE and call.key == "local":
+        return f"no key was sent: give api_key=, or set {' or '.join((*row.keys, *row.optional_keys)) or 'a header'}"
+    name = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name) == call.key), "")
+    other = next((owner for form, owner in _KEY_FORMS.items() if call.key.startswith(form)), row.name)
+    looks = "" if _PROVIDERS.get(other, row).keys == row.keys else f": it looks like one of {other}'s"
+    given = "that api_key() returned" if isinstance(call.key, _Token) else "given as api_key="
+    return f"check the key {f'in {name}' if name else given}{looks}"
 
 
 def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
@@ -6507,10 +6856,11 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
         place = call.quoted(str(headers.get("location")))
         message = f"redirect to {place} is not followed: it would carry the key there"
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
-    return error(what, why=_quoted(message), hint=_HINTS.get(error, ""), status_code=status, message=message,
-                 code=trouble.code, type=trouble.type, request_id=_request_id(headers) or trouble.request_id,
-                 headers=headers, body=body, retry_after=_retry_after(known, trouble),
-                 _kind=_kind_of(status, error, trouble, known))
+    made = error(what, why=_quoted(message), status_code=status, message=message, code=trouble.code, type=trouble.type,
+                 request_id=_request_id(headers) or trouble.request_id, headers=headers, body=body,
+                 retry_after=_retry_after(known, trouble), _kind=_kind_of(status, error, trouble, known))
+    made.hint = _hint(made, trouble, call)
+    return made
 
 
 def _request_id(headers: Mapping[str, str]) -> Optional[str]:
@@ -6576,7 +6926,7 @@ def _read_reply(call: _Call, attempt: _Attempt, answer: _Answer) -> Response:
         body = body[0] if call.reader.mark else {"data": body}
     if not isinstance(body, dict):
         if payload[:4096].lstrip()[:1] == b"<":
-            raise _no_answer(call, answer, "an HTML page", payload, "is the base URL right?")
+            raise _no_answer(call, answer, "an HTML page", payload)
         what = "an empty body" if not payload.strip() else "broken JSON" if body is _UNSET else "JSON of another kind"
         raise _no_answer(call, answer, what, payload)
     reply = _completed(call.reader.parse(body), call, answer)
@@ -6647,8 +6997,12 @@ def _fold_usage(data: str, kept: JSON) -> None:
         _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, kept)
 
 
-def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes, hint: str = "") -> ResponseError:
+_PAGE_HINT = "is the base URL right? a proxy, a firewall or a login may have answered"
+
+
+def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes) -> ResponseError:
     kind = answer.headers.get("content-type", "no Content-Type")
+    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else f"is it an API at {_shown_url(call)}?"
     return ResponseError(f"{answer.status} but {what}", why=f"{call.quoted(kind)}: {call.quoted(body)}", hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
                          request_id=_request_id(answer.headers), _kind="empty")
@@ -7032,11 +7386,128 @@ def _checked_options(options: JSON) -> JSON:
     return options
 
 
-def _checked_key(key: Any) -> str:
-    if not isinstance(key, str) or re.search(_UNFIT, key):
-        raise ConfigurationError("api_key is not a str fit for a header: it has control or foreign characters",
-                                 hint="a line end may have come with it from a file: strip() it")
+def _checked_key(key: Any, name: str = "api_key") -> str:
+    """A key, if it can be one; `name` says where it is from."""
+    if not isinstance(key, str):
+        raise ConfigurationError(f"{name} is a {type(key).__name__}: give a str, or a function that returns one",
+                                 hint=_hint_to_str(key))
+    if re.search(_UNFIT, key):
+        what = "a line end" if re.search("[\r\n]", key) else "control or foreign characters"
+        raise ConfigurationError(f"{name} is not fit for a header: it has {what}", hint="strip() it: a line end may "
+                                 "have come with it from a file" if name == "api_key" else f"set {name} anew")
+    if re.fullmatch(r"""\s*(["']).*\1\s*""", key):
+        raise ConfigurationError(f"{name} has quotation marks around it", hint="leave them out")
+    if re.match(r"\s*Bearer\s", key, re.I):
+        raise ConfigurationError(f'{name} begins with "Bearer"', hint="leave that out: it is put before the key")
     return key
+
+
+def _near(name: str, known: Iterable[str], most: int = 1, least: float = 0.7) -> List[str]:
+    """Of known names those most like one, the nearest first, whatever the case."""
+    import difflib  # here: only errors need it
+    by_low = {one.lower(): one for one in sorted(known, reverse=True)}
+    return [by_low[low] for low in difflib.get_close_matches(name.lower()[:100], by_low, most, least)]
+
+
+_ALIASES = {"google": "gemini", "claude": "anthropic", "chatgpt": "openai", "gpt": "openai", "grok": "xai",
+            "x-ai": "xai", "llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "lm-studio": "lmstudio",
+            "hf": "huggingface", "aws": "bedrock", "vertex-ai": "vertex", "azure-openai": "azure",
+            "azure-ai": "azure", "kimi": "moonshot", "glm": "zai", "ibm": "watsonx",
+            "mistralai": "mistral", "local": "ollama"}  # what others call a provider
+_MAKERS = (("gpt-|chatgpt|o[1-9](?:-|$)|text-embedding-|codex", "openai"), ("claude", "anthropic"),
+           ("gemini", "gemini"), ("grok", "xai"), ("deepseek-(?:chat|reasoner)", "deepseek"),
+           ("(?:mi|mini|magi|code|dev)stral|pixtral", "mistral"), ("sonar", "perplexity"),
+           ("kimi|moonshot", "moonshot"), ("glm-", "zai"))  # how the models of a provider begin
+
+
+def _maker_of(model: str) -> str:
+    return next((name for form, name in _MAKERS if re.match(form, model, re.I)), "")
+
+
+def _provider_meant(name: str) -> str:
+    """The provider whose name is most like one that is none, or nothing."""
+    low = re.sub("[_ ]", "-", name.strip().lower())
+    return low if low in _PROVIDERS else _ALIASES.get(low) or next(iter(_near(low, _PROVIDERS)), "")
+
+
+def _model_meant(model: str) -> str:
+    """The "provider/model" that a model without a known provider is likely to stand for, or nothing."""
+    head, mark, rest = re.match("([^/:]*)([/:]?)(.*)", model, re.S).groups()  # type: ignore[union-attr]
+    provider = _provider_meant(head) if rest else ""
+    if not provider and model and "/" not in model:
+        provider, rest = _maker_of(model) or ("ollama" if mark else ""), model
+    return f"{provider}/{rest}" if provider and rest else ""
+
+
+def _no_provider(model: str) -> ConfigurationError:
+    meant = _model_meant(model)
+    hint = f'did you mean "{_quoted(meant)}"? ' if meant else 'write "provider/model", such as "openai/gpt-5-mini"; '
+    more = "" if model else "; LLMLITE_MODEL names one for all"
+    return ConfigurationError(f"model={_shown(model)} names no provider", hint=f"{hint}with provider= or base_url= the "
+                              f"model stands alone{more}")
+
+
+_INSTEAD = {  # of chat and its like: an argument of another client -> what to give here
+    "stream": "write llm.stream(messages), and iterate it", "stream_options": "a stream asks for its usage by itself",
+    "response_format": "give schema=: a dataclass, a pydantic class, a JSON schema, or dict",
+    "n": "only one answer is read: write llm.map([prompt] * n)", "best_of": "write llm.map([prompt] * n)",
+    "max_completion_tokens": "give max_tokens=", "max_output_tokens": "give max_tokens=",
+    "max_new_tokens": "give max_tokens=", "max_tokens_to_sample": "give max_tokens=", "functions": "give tools=",
+    "function_call": "give tool_choice=", "stop_sequences": "give stop=", "system_prompt": "give system=",
+    "instructions": "give system=", "system_instruction": "give system=", "prompt": "it comes first, as messages",
+    "input": "it comes first", "contents": "it comes first, as messages", "model_name": "give model=",
+    "engine": "give model=", "deployment_id": "give model=", "reasoning": "give reasoning_effort=",
+    "thinking": "give reasoning_effort=", "thinking_budget": "give reasoning_effort=",
+    "top_logprobs": "give logprobs=, the number", "extra_body": "give extra=", "extra_headers": "give headers=",
+    "request_timeout": "give timeout=", "config": "give each of them by its name, as temperature=",
+    "generation_config": "give each of them by its name, as temperature=", "max_retries": "give retry= to Client",
+    "num_retries": "give retry= to Client", "api_base": "give base_url= to Client",
+    "base_url": "give base_url= to Client", "api_key": "give api_key= to Client"}
+_INSTEAD_AT_CLIENT = {
+    "api_base": "give base_url=", "url": "give base_url=", "host": "give base_url=", "endpoint": "give base_url=",
+    "azure_endpoint": "give base_url=", "openai_api_base": "give base_url=", "key": "give api_key=",
+    "token": "give api_key=", "apikey": "give api_key=", "openai_api_key": "give api_key=",
+    "api_version": 'give base_url="https://.../v1", or its query, ?api-version=...',
+    "organization": 'give headers={"OpenAI-Organization": "..."}', "project": 'give headers={"OpenAI-Project": "..."}',
+    "max_retries": "give retry=RetryPolicy(max_retries=...)", "num_retries": "give retry=RetryPolicy(max_retries=...)",
+    "default_headers": "give headers=", "request_timeout": "give timeout=", "http_client": "give session=",
+    "proxies": "give session=, or set HTTPS_PROXY", "proxy": "give session=, or set HTTPS_PROXY",
+    "verify": "give session=, or set REQUESTS_CA_BUNDLE", "model_name": "give model=", "engine": "give model="}
+
+
+def _unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
+    """The error of an argument that a function does not have, as Python words it, and what to give in its place."""
+    if function == "Client":
+        at_call = "give it to chat(), stream() or map()" if name in _CHAT_OPTIONS else ""
+        instead = _INSTEAD_AT_CLIENT.get(name, at_call)
+    else:
+        instead = _INSTEAD.get(name, "")
+    near = [] if instead else _near(name, set(known) - {"self"}, least=0.75)
+    if near:
+        instead = f"did you mean {near[0]}=?"
+    elif not instead and function != "Client":
+        instead = f'extra={{"{_quoted(name)}": ...}} sends it as it is'
+    return TypeError(f"{function}() got an unexpected keyword argument {name!r}" + (f": {instead}" if instead else ""))
+
+
+_METHODS_INSTEAD = {name: f"llm.{call}" if call[:1].islower() else call for call, names in {
+    "chat(messages)": "messages responses generate generate_content invoke predict ask prompt create completion run "
+    "beta chats", "complete(prompt)": "completions text_completion",
+    "embed(texts)": "embeddings embedding embed_query embed_documents embed_content",
+    "stream(messages)": "generate_content_stream stream_chat chat_stream",
+    "chat(messages), in asyncio.to_thread()": "acompletion achat ainvoke agenerate astream aio",
+    "map(prompts)": "batch abatch", "models()": "list_models", "count_tokens(messages)": "get_num_tokens",
+    "Client(...) anew": "with_options copy"}.items() for name in names.split()}  # what other clients have
+
+
+def _no_attribute(owner: type, name: str) -> str:
+    """What to say of an attribute that a client does not have."""
+    said = f"{owner.__name__!r} object has no attribute {name!r}"
+    if name[:1] == "_":
+        return said
+    near = _near(name, (one for one in dir(owner) if one[:1] != "_"), least=0.75)
+    instead = _METHODS_INSTEAD.get(name) or "".join(f"llm.{one}()" for one in near)
+    return f"{said}: write {instead}" if instead else said
 
 
 def _find_provider(model: Optional[str], provider: Optional[str], base_url: Optional[str],
@@ -7046,16 +7517,17 @@ def _find_provider(model: Optional[str], provider: Optional[str], base_url: Opti
     if provider is None and base_url is None:
         provider, _, rest = model.partition("/")
         if not rest or provider not in _PROVIDERS:
-            raise ConfigurationError(
-                f"model={model!r} names no provider", hint='write "provider/model", such as "openai/gpt-5-mini", or '
-                f'give provider= or base_url=; known: {", ".join(_PROVIDERS)}')
+            raise _no_provider(model)
         model = rest
     if provider not in (None, *_PROVIDERS):
-        raise ConfigurationError(f"provider={provider!r} is not known", hint=f"known: {', '.join(_PROVIDERS)}")
+        meant = _provider_meant(provider) if isinstance(provider, str) else ""
+        raise ConfigurationError(f"provider={_shown(provider)} is not known", hint=f'did you mean "{meant}"?' if meant
+                                 else "known are openai, anthropic, gemini, ollama and more: providers() lists them")
     row = _PROVIDERS[provider] if provider else _provider_at(_checked_url(base_url or "", session))
     variable = _base_url_variable(row.name)
     url = base_url or _set(variable) or _set(row.blanks.get("", "")) or _filled(row, variable)
-    return row, _checked_url(url, session).rstrip("/"), model
+    name = variable if not base_url and _set(variable) else "base_url"
+    return row, _checked_url(url, session, name).rstrip("/"), model
 
 
 def _set(variables: str) -> str:
@@ -7086,7 +7558,7 @@ def _filled(row: _Provider, variable: str) -> str:
     return url.replace(host, row.hosts.get(host, host), 1) if host else url
 
 
-def _checked_url(url: str, session: Optional[requests.Session]) -> str:
+def _checked_url(url: str, session: Optional[requests.Session], name: str = "base_url") -> str:
     """A base URL, if it is one: of http, or of what a session has an adapter for, as http+unix://."""
     if not isinstance(url, str):
         raise ConfigurationError(f"base_url is a {type(url).__name__}: give a str")
@@ -7097,9 +7569,19 @@ def _checked_url(url: str, session: Optional[requests.Session]) -> str:
     except ValueError:
         valid = False
     if not valid or re.search(_NO_URL, url):
-        raise ConfigurationError(f"base_url={_without_userinfo(url)!r} is not a URL",
-                                 hint="write it as https://host/v1 or http://localhost:8000/v1")
+        shown, bare = _without_userinfo(url), re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d+)?(?:/[\w./-]*)?", url)
+        scheme = "http" if bare and (bare[1] or _is_local("//" + url)) else "https"
+        raise ConfigurationError(f"{name}={shown!r} is not a URL", hint="write it as https://host/v1 or "
+                                 "http://localhost:8000/v1" if not bare or re.fullmatch(r"[\w-]*", url)
+                                 else f"did you mean {scheme}://{shown}?")
+    end = re.search(_ENDPOINT, url.partition("?")[0].rstrip("/"))
+    if end:
+        raise ConfigurationError(f"{name}={_without_userinfo(url)!r} is the address of one endpoint",
+                                 hint=f"leave {end[1]} out, it is put behind by each call")
     return url
+
+
+_ENDPOINT = r"(/chat/completions|(?<=/v1)/(?:completions|responses|messages|embeddings)|/models/[^/]*:\w+)$"
 
 
 _NO_URL = r'[\x00-\x20\x7f\\<>"^`]'  # what stands in no URL
@@ -7201,7 +7683,7 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
     variable = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name)), None)
     variable = variable if api_key is None else None
     if variable is not None or api_key is not None:
-        key = _checked_key(os.environ[variable] if variable else api_key)
+        key = _checked_key(os.environ[variable] if variable else api_key, variable or "api_key")
         is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
         exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
         return _TokenSource(row, key, how) if exchanges else _Token(key) if is_token else key
@@ -7209,9 +7691,21 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
         return ""
     if row is _COMPATIBLE and _is_local(url):
         return "local"
+    if row is _COMPATIBLE:
+        raise ConfigurationError(f"no key for {_without_userinfo(url)}", hint='give api_key="..." or set '
+                                 'LLMLITE_API_KEY; api_key="" if that server takes none')
     if row.keys:
-        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(row.keys)}, or give api_key=")
+        raise ConfigurationError(f"no key for {row.name}", hint=f"set {' or '.join(row.keys)}, or give api_key="
+                                 + _near_variable(row))
     return ""
+
+
+def _near_variable(row: _Provider) -> str:
+    """A variable that was likely meant to be the one of a provider's key."""
+    others = {name for one in _PROVIDERS.values() for name in (*one.keys, *one.optional_keys)}
+    found = [name for name in sorted(os.environ) if name not in others and os.environ[name]
+             and name.upper().startswith(row.keys[0][:3]) and _near(name, row.keys, least=0.8)]
+    return f"; {found[0]} is set: rename it" if found else ""
 
 
 def _is_own_address(provider: Optional[str], url: str) -> bool:

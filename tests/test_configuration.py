@@ -273,7 +273,7 @@ def test_base_url_is_shown_without_its_password():
 
 
 @pytest.mark.parametrize("model, options, words", [
-    ("gpt-5", {}, "model='gpt-5'.*openai/gpt-5-mini"), (None, {}, "model=''"),
+    ("gpt-5", {}, "model='gpt-5'.*\"openai/gpt-5\""), (None, {}, "model=''"),
     ("nobody/gpt-5", {}, "model='nobody/gpt-5'"),
     ("openai/", {}, "model='openai/'"), ("/gpt-5", {}, "model='/gpt-5'"), ("OpenAI/gpt-5", {}, "model='OpenAI/gpt-5'"),
     ("gpt-5", {"provider": "nobody"}, "provider='nobody'.*openai, "), ("gpt-5", {"provider": ""}, "provider=''"),
@@ -457,7 +457,7 @@ def test_key_that_is_no_header(key):
 def test_key_from_the_environment_that_is_no_header(monkeypatch):
     """A key that came with its file's line end is refused wherever it comes from."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-123\n")
-    assert "123" not in refused("api_key", llmlite.Client, "openai/m")
+    assert "123" not in refused("OPENAI_API_KEY", llmlite.Client, "openai/m")
 
 
 # ----------------------------------------------------------------------------------------------------- bad input: calls
@@ -468,7 +468,7 @@ METHODS = pytest.mark.parametrize("method", ["chat", "stream"])
 
 @METHODS
 @pytest.mark.parametrize("messages", [
-    [], (), None, 5, {}, {"role": "user", "content": "hi"}, b"hi", iter([llmlite.user("hi")]), ["hi"], [None], [{}],
+    [], (), None, 5, {}, {"content": "hi"}, b"hi", iter(["hi"]), iter([]), ["hi"], [None], [{}],
     [{"content": "hi"}], [{"role": "alien", "content": "hi"}], [{"role": None, "content": "hi"}],
     [{"role": ["user"], "content": "hi"}], [llmlite.user("hi"), "there"],
 ], ids=named)  # fmt: skip

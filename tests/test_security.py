@@ -266,7 +266,7 @@ def test_a_key_that_is_also_a_provider_masks_none_of_our_own_words(server):
     """What we say ourselves is never masked: provider, what, hint."""
     server.error(401, "no: unauthorized, provider, the-key")
     error = fails(client(server, key="unauthorized"))
-    assert str(error).startswith("openai: 401 Unauthorized: no: ***, provider, the-key (check the key)")
+    assert str(error).startswith("openai: 401 Unauthorized: no: ***, provider, the-key (check the key given")
 
 
 TOKEN, PLAIN = "tok-9f8e7d6c5b4a3928", "research-team"

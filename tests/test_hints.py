@@ -1,0 +1,562 @@
+"""What the one line of an error says to do: the commonest failures, those of the README's table "When it fails"."""
+import asyncio
+import contextlib
+import inspect
+import os
+import pickle
+import re
+import socket
+import threading
+from typing import Any, Callable, NamedTuple
+
+import pytest
+import requests
+
+from tests import VENDORED, llmlite, testing
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+KEY = "sk-not-to-be-shown-1234"
+PAGE = testing.body(b"<!doctype html><title>Sign in</title>", headers={"Content-Type": "text/html"})
+TOO_LONG = "This model's maximum context length is 8192 tokens. However, your messages resulted in 10000 tokens."
+
+
+class Bench:
+    """A scripted provider, and calls to it that fail."""
+
+    def __init__(self, server, monkeypatch):
+        self.server, self.setenv = server, monkeypatch.setenv
+
+    def client(self, model="gpt-5", provider="openai", base_url=None, api_key=KEY, **options):
+        return llmlite.Client(model, provider=provider, base_url=base_url or self.server.url, api_key=api_key,
+                              retry=None, **options)
+
+    def chat(self, *args, method="chat", **options):
+        with self.client(*args, **options) as llm:
+            list(getattr(llm, method)("hi").text)
+
+    def refused(self, status, message=None, *args, reply=None, **options):
+        """A chat that is answered with this error."""
+        self.server.error(status, message, **options.pop("how", {}))
+        if reply is not None:
+            self.server.json(reply)
+        self.chat(*args, **options)
+
+    def answered(self, reply, **options):
+        self.server.handle(lambda request: reply)
+        self.chat(**options)
+
+    def unserved(self, provider):
+        """A chat with a provider whose server does not run."""
+        with free_port() as port:
+            self.chat("m", provider, f"http://127.0.0.1:{port}/v1")
+
+    def keyed(self, key, **options):
+        self.setenv("OPENAI_API_KEY", key)
+        self.refused(401, api_key=None, **options)
+
+    def called(self, **options):
+        with self.client() as llm:
+            llm.chat("hi", **options)
+
+    def of(self, path):
+        """An attribute of a client, as other clients have them."""
+        with self.client() as llm:
+            found: Any = llm
+            for name in path.split("."):
+                found = getattr(found, name)
+
+    def awaited(self, method):
+        self.server.reply("ok")
+        with self.client() as llm:
+            reply = getattr(llm, method)("hi")
+            str(reply.text) if method == "chat" else list(reply)
+            with contextlib.closing(asyncio.new_event_loop()) as loop:
+                loop.run_until_complete(reply)
+
+    def through_proxy(self, answer):
+        """A chat through a proxy that answers so, or does not run."""
+        with answering(answer) if answer else free_port() as port:
+            self.setenv("https_proxy", f"http://127.0.0.1:{port}")
+            self.chat(base_url="https://llm.example/v1")
+
+    def answered_plainly(self):
+        with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as port:
+            self.chat(base_url=f"https://127.0.0.1:{port}/v1", timeout=5)
+
+    def self_signed(self):
+        trustme = pytest.importorskip("trustme")
+        ssl = pytest.importorskip("ssl")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+        with testing.Server(ssl_context=context) as server:
+            self.chat(base_url=server.url)
+
+    def silent(self, method="chat", **options):
+        self.server.raw(testing.STALL)
+        self.chat(method=method, **options)
+
+
+@contextlib.contextmanager
+def free_port():
+    """A port at which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextlib.contextmanager
+def answering(words):
+    """A port at which whoever connects is told this."""
+    def answer():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(words)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(10)
+
+
+class Row(NamedTuple):
+    """What fails, the words that stand in its line, and the failure."""
+
+    what: str
+    says: str
+    fail: Callable[[Bench], Any]
+
+
+def made(*args, **options):
+    """A client that cannot be made."""
+    return lambda bench: llmlite.Client(*args, **options)
+
+
+def with_key(key, **options):
+    def fail(bench):
+        bench.setenv("OPENAI_API_KEY", key)
+        llmlite.Client("openai/gpt-5", **options)
+    return fail
+
+
+def under_another_name(bench):
+    bench.setenv("OPENAI_KEY", KEY)
+    llmlite.Client("openai/gpt-5")
+
+
+def names(*ids):
+    return {"object": "list", "data": [{"id": id} for id in ids]}
+
+
+GROUPS = {
+    "The model's name": [
+        Row('Client("opnai/gpt-5")', 'did you mean "openai/gpt-5"?', made("opnai/gpt-5")),
+        Row('Client("OpenAI/gpt-5")', 'did you mean "openai/gpt-5"?', made("OpenAI/gpt-5")),
+        Row('Client("openai:gpt-5")', 'did you mean "openai/gpt-5"?', made("openai:gpt-5")),
+        Row('Client("gpt-5-mini")', 'did you mean "openai/gpt-5-mini"?', made("gpt-5-mini")),
+        Row('Client("google/gemini-2.5-pro")', 'did you mean "gemini/gemini-2.5-pro"?', made("google/gemini-2.5-pro")),
+        Row('Client("qwen3:8b")', 'did you mean "ollama/qwen3:8b"?', made("qwen3:8b")),
+        Row('Client("gpt-5", provider="OpenAI")', 'did you mean "openai"?', made("gpt-5", provider="OpenAI")),
+        Row("Client()", "LLMLITE_MODEL names one for all", made()),
+        Row("a model that is not there", "did you mean gpt-5-mini?", lambda bench: bench.refused(
+            404, "The model `gpt-5-mni` does not exist", "gpt-5-mni", reply=names("gpt-4.1", "gpt-5-mini", "tts-1"))),
+        Row("a model that your own server does not have", "it has qwen3-8b", lambda bench: bench.refused(
+            404, "The model `llama` does not exist.", "llama", "vllm", reply=names("qwen3-8b"))),
+        Row("a model that Ollama has not pulled", "ollama pull llama9", lambda bench: bench.refused(
+            404, 'model "llama9" not found, try pulling it first', "llama9", "ollama")),
+        Row("another provider's model", 'it is a model of anthropic: Client("anthropic/claude-x")',
+            lambda bench: bench.refused(404, "The model `claude-x` does not exist", "claude-x"))],
+    "The address": [
+        Row('base_url="localhost:8000/v1"', "did you mean http://localhost:8000/v1?", made(
+            "m", base_url="localhost:8000/v1")),
+        Row('base_url="http://localhost:8000/v1/chat/completions"', "leave /chat/completions out", made(
+            "m", base_url="http://localhost:8000/v1/chat/completions")),
+        Row("a base URL without /v1", "does the base URL lack /v1?", lambda bench: bench.refused(
+            404, "404 page not found", "m", None, bench.server.root)),
+        Row("a base URL with /v1 twice", "the base URL has /v1 twice", lambda bench: bench.refused(
+            404, "Not Found", "m", None, bench.server.url + "/v1")),
+        Row("404", "check the base URL and the model; asked POST http://", lambda bench: bench.refused(404)),
+        Row("405", "/v1/chat/completions", lambda bench: bench.refused(405)),
+        Row("a redirect", "if that is the address, give it as base_url=", lambda bench: bench.answered(
+            testing.body(b"", status=308, headers={"Location": "https://llm.example/v1"}))),
+        Row("a web page for an answer", "is the base URL right? a proxy, a firewall or a login may have answered",
+            lambda bench: bench.answered(PAGE)),
+        Row("a web page for a stream", "is the base URL right?", lambda bench: bench.answered(PAGE, method="stream")),
+        Row("an answer of another kind", "is it an API at http://", lambda bench: bench.answered(
+            testing.json_body({"hello": "world"})))],
+    "The key": [
+        Row("no key", "set OPENAI_API_KEY, or give api_key=", made("openai/gpt-5")),
+        Row("the key in OPENAI_KEY", "OPENAI_KEY is set: rename it", under_another_name),
+        Row("a key with a line end", "OPENAI_API_KEY is not fit for a header: it has a line end", with_key(KEY + "\n")),
+        Row("a key in quotation marks", "OPENAI_API_KEY has quotation marks around it", with_key(f'"{KEY}"')),
+        Row('api_key="Bearer sk-..."', 'api_key begins with "Bearer" (leave that out: it is put before the key)',
+            with_key("", api_key="Bearer " + KEY)),
+        Row("your own server in the LAN, no key", 'api_key="" if that server takes none', made(
+            "m", base_url="http://192.168.1.5:8000/v1")),
+        Row("401", "check the key in OPENAI_API_KEY", lambda bench: bench.keyed(KEY)),
+        Row("401, a key for another provider", "it looks like one of anthropic's", lambda bench: bench.keyed(
+            "sk-ant-" + KEY)),
+        Row("401 from your own server", "no key was sent: give api_key=, or set LLMLITE_API_KEY", lambda bench:
+            bench.refused(401, None, "m", None, api_key=None))],
+    "The request": [
+        Row("a context that is too long", "10000 tokens, 8192 fit: shorten the messages", lambda bench: bench.refused(
+            400, TOO_LONG)),
+        Row("too large a max_tokens=", "max_tokens=16384 at most", lambda bench: bench.refused(
+            400, "max_tokens is too large: 100000. This model supports at most 16384 completion tokens")),
+        Row("an option that the model does not take", "leave temperature out", lambda bench: bench.refused(
+            400, "Unsupported value: 'temperature' does not support 0 with this model.")),
+        Row("413", "send less: a file by its URL or id takes no room", lambda bench: bench.refused(413)),
+        Row("422", "error.body says which", lambda bench: bench.refused(422))],
+    "The account, and the provider": [
+        Row("402", "add credit to the account", lambda bench: bench.refused(402)),
+        Row("a quota that is used up", "waiting does not help: check plan, limits and billing", lambda bench:
+            bench.refused(429, how={"code": "insufficient_quota"})),
+        Row("403", "check what the key, its project and its plan may use", lambda bench: bench.refused(403)),
+        Row("403 for where you are", "the provider does not serve this place", lambda bench: bench.refused(
+            403, "Country, region, or territory not supported")),
+        Row("429, after all retries", "send less: fewer workers=, or rate_limit=", lambda bench: bench.refused(429)),
+        Row("500, after all retries", "the provider's own trouble: try later; its request req-7", lambda bench:
+            bench.refused(500, how={"headers": {"x-request-id": "req-7"}})),
+        Row("503 or 529, after all retries", "try later, or name fallbacks=", lambda bench: bench.refused(529))],
+    "The network": [
+        Row("Ollama does not run", "is the server running there? start it: ollama serve", lambda bench:
+            bench.unserved("ollama")),
+        Row("llama.cpp does not run", "start it: llama-server -m MODEL.gguf", lambda bench: bench.unserved("llamacpp")),
+        Row("vLLM does not run", "start it: vllm serve MODEL", lambda bench: bench.unserved("vllm")),
+        Row("LM Studio does not run", "start it: lms server start", lambda bench: bench.unserved("lmstudio")),
+        Row("a host that is misspelt", "did you mean generativelanguage.googleapis.com?", lambda bench: bench.chat(
+            base_url="https://generativelanguage.googleapis.invalid/v1")),
+        Row("no network", "check the host name, the network and any proxy", lambda bench: bench.chat(
+            base_url="https://llmlite.invalid/v1")),
+        Row("a proxy that does not run", "https_proxy names it; NO_PROXY=llm.example goes past it", lambda bench:
+            bench.through_proxy(None)),
+        Row("a proxy that wants a password", "https_proxy=http://user:password@host:port", lambda bench:
+            bench.through_proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")),
+        Row("a certificate that nobody knows", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file with the authorities "
+            "to trust", lambda bench: bench.self_signed()),
+        Row("https:// where http:// is spoken", "is it an https address? without TLS it is http://127.0.0.1",
+            lambda bench: bench.answered_plainly()),
+        Row("no answer in time", "raise timeout=, or stream the answer", lambda bench: bench.silent(timeout=0.1)),
+        Row("a stream that falls silent", "raise idle_timeout=", lambda bench: bench.silent(
+            "stream", idle_timeout=0.1)),
+        Row("a deadline that is too short", "raise deadline=", lambda bench: bench.silent(deadline=0.1))],
+    "The habits of other clients": [
+        Row("llm.chat.completions.create(...)", "write llm.chat(messages, ...)", lambda bench: bench.of(
+            "chat.completions.create")),
+        Row("llm.messages.create(...)", "write llm.chat(messages)", lambda bench: bench.of("messages.create")),
+        Row("llm.embeddings.create(...)", "write llm.embed(texts)", lambda bench: bench.of("embeddings.create")),
+        Row("llm.generate_content(...)", "write llm.chat(messages)", lambda bench: bench.of("generate_content")),
+        Row("await llm.chat(...)", "leave await out; in a coroutine, write await asyncio.to_thread(llm.chat, ...)",
+            lambda bench: bench.awaited("chat")),
+        Row("llm.chat(..., stream=True)", "write llm.stream(messages)", lambda bench: bench.called(stream=True)),
+        Row("response_format=", "give schema=", lambda bench: bench.called(response_format={"type": "json_object"})),
+        Row("n=", "only one answer is read: write llm.map([prompt] * n)", lambda bench: bench.called(n=3)),
+        Row("max_completion_tokens=", "give max_tokens=", lambda bench: bench.called(max_completion_tokens=9)),
+        Row("functions=", "give tools=", lambda bench: bench.called(functions=[])),
+        Row("temprature=", "did you mean temperature=?", lambda bench: bench.called(temprature=0)),
+        Row("service_tier=", 'extra={"service_tier": ...} sends it as it is', lambda bench: bench.called(
+            service_tier="flex")),
+        Row("Client(..., api_base=...)", "give base_url=", lambda bench: bench.client(api_base="http://localhost/v1")),
+        Row("Client(..., organization=...)", 'give headers={"OpenAI-Organization": "..."}', lambda bench: bench.client(
+            organization="org-1")),
+        Row("Client(..., temperature=0)", "give it to chat(), stream() or map()", lambda bench: bench.client(
+            temperature=0))],
+}
+ROWS = [row for rows in GROUPS.values() for row in rows]
+
+
+def line_of(fail, bench):
+    """The one line of the error that a failure raises, which holds no key."""
+    with pytest.raises((llmlite.LLMError, TypeError, AttributeError)) as caught:
+        fail(bench)
+    error = caught.value
+    line = str(error)
+    assert "\n" not in line and KEY not in line + repr(error)
+    if isinstance(error, llmlite.LLMError):
+        assert KEY.encode() not in pickle.dumps(error)
+    return line
+
+
+@pytest.fixture
+def bench(server, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "no_proxy", "OPENAI_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return Bench(server, monkeypatch)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_the_line_says_what_to_do(bench, row):
+    """Each of the commonest failures says in its one line what to do."""
+    assert row.says in line_of(row.fail, bench)
+
+
+def test_there_are_many():
+    """As many as the table is to have, and none twice."""
+    assert len({row.what for row in ROWS}) == len(ROWS) >= 40
+
+
+@pytest.mark.skipif(VENDORED, reason="the README is about the package")
+def test_the_readme_has_the_table():
+    """The README's rows are these, in this order, and say what the lines say."""
+    with open(os.path.join(ROOT, "README.rst"), encoding="utf-8") as file:
+        text = file.read().partition("\nWhen it fails\n-------------\n")[2].partition("\n\n\n")[0]
+    rows = re.split(r"^    \* - ", text, flags=re.M)[1:]
+    cells = [cell.strip() for row in rows for cell in re.split(r"\n      - ?", row)]
+    shown = [" ".join(re.sub(r"``|\*\*", "", cell).split()) for cell in cells]
+    told = []
+    for group, rows in GROUPS.items():
+        told += [group, "", *(word for row in rows for word in (row.what, row.says))]
+    assert shown == told
+
+
+# ------------------------------------------------------------------------------------------- near names of a model
+
+
+MISSING = "The model `gpt-5-mni` does not exist"
+LISTED = names("gpt-5-mini", "whisper-1")
+
+
+def not_found(client, **options):
+    """The error of a model that is not there."""
+    with pytest.raises(llmlite.NotFoundError) as caught:
+        client.chat("hi", **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("method", ["chat", "stream", "complete", "stream_tokens"])
+def test_the_list_is_asked_for_once_a_model(bench, method):
+    """One GET, with the call's key and headers, that no ledger counts; later errors say the same without it."""
+    bench.server.error(404, MISSING)
+    bench.server.json(LISTED)
+    bench.server.error(404, MISSING)
+    with bench.client("gpt-5-mni") as llm:
+        for _ in range(2):
+            with pytest.raises(llmlite.NotFoundError, match=r"did you mean gpt-5-mini\?; asked POST") as caught:
+                getattr(llm, method)("hi", headers={"X-Team": "a"})
+            assert caught.value.attempts == 1
+        assert (llm.ledger.attempts, llm.ledger.calls, llm.ledger.failed) == (2, 0, 2)
+    assert [request.method for request in bench.server.requests] == ["POST", "GET", "POST"]
+    listing = bench.server.requests[1]
+    assert (listing.path, listing.headers["authorization"], listing.headers["x-team"]) == (
+        "/v1/models", f"Bearer {KEY}", "a")
+
+
+@pytest.mark.parametrize("reply", [
+    testing.error(500), testing.error(401), testing.raw(testing.RESET), PAGE, testing.json_body({"a": 1}),
+    testing.json_body({"data": []}), testing.json_body(names(*"abcdef")), testing.json_body(names("", "x" * 101)),
+    testing.body(b"{", headers={"Content-Type": "application/json"})], ids=str)
+def test_without_a_list_the_error_stays(bench, reply):
+    """Whatever becomes of the list, the error is the call's own, and the list is asked for once."""
+    bench.server.error(404, MISSING)
+    bench.server.handle(lambda request: reply)
+    with bench.client("gpt-5-mni") as llm:
+        error = not_found(llm)
+    assert (error.status_code, error.message, error.attempts) == (404, MISSING, 1)
+    assert "models() lists them; asked POST" in error.hint
+    assert len(bench.server.requests) == 2
+
+
+def test_the_list_takes_no_longer_than_the_deadline(bench):
+    """A list that does not come is waited for no longer than the call would be."""
+    bench.server.error(404, MISSING)
+    bench.server.raw(testing.STALL)
+    with bench.client("gpt-5-mni", deadline=0.3) as llm:
+        error = not_found(llm)
+    assert "check the model" in error.hint and 0.25 < error.elapsed < 1
+
+
+@pytest.mark.parametrize("message", ["Not Found", "no such model", "The model `gpt-5-mnix` does not exist",
+                                     "the model my-gpt-5-mni is gone", "gpt-5-mni"])
+def test_the_list_is_asked_for_only_where_the_model_is_named(bench, message):
+    """A 404 that says nothing of this model costs no request more."""
+    bench.server.error(404, message)
+    with bench.client("gpt-5-mni") as llm:
+        assert "did you mean" not in not_found(llm).hint
+    assert len(bench.server.requests) == 1
+
+
+def test_with_fallbacks_no_list_is_asked_for(bench, server):
+    """The next client is asked at once."""
+    server.error(404, MISSING)
+    server.reply("ok")
+    with bench.client("gpt-5-mni", fallbacks=["gpt-5"]) as llm:
+        assert llm.chat("hi").text == "ok"
+    assert [request.method for request in server.requests] == ["POST", "POST"]
+
+
+def test_a_provider_that_lists_no_models(bench):
+    """Where no list can be asked for, the error stays as it is."""
+    bench.server.error(404, "The model `m1` does not exist")
+    with bench.client("m1", "vertex") as llm:
+        assert "check the model" in not_found(llm).hint
+    assert len(bench.server.requests) == 1
+
+
+def test_names_of_a_list_are_masked_and_fit_for_a_line(bench):
+    """They are the server's words: no key that it echoes, no line end."""
+    bench.server.error(404, "The model `llama` does not exist")
+    bench.server.json(names(f"a {KEY}", "b\nc"))
+    with bench.client("llama", "vllm") as llm:
+        assert "it has a ***, b c; asked POST" in not_found(llm).hint
+
+
+def test_so_many_models_are_remembered(bench):
+    """Of more models than a client remembers, no list is asked for."""
+    bench.server.handle(lambda request: testing.json_body(LISTED) if request.method == "GET" else testing.error(
+        404, f"The model `{request.json['model']}` does not exist"))
+    with bench.client() as llm:
+        for number in range(130):
+            not_found(llm, model=f"gpt-5-mini-{number}")
+    assert [request.method for request in bench.server.requests].count("GET") == 128
+
+
+# ------------------------------------------------------------------------------------------- what else a line may say
+
+
+@pytest.mark.parametrize("message, says", [
+    ("prompt is too long: 200082 tokens > 200000 maximum", "(200082 tokens, 200000 fit: shorten the messages)"),
+    ("input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length",
+     "(210000 tokens, 200000 fit: shorten the messages or lower max_tokens=)"),
+    ("The input token count (1,200,000) exceeds the maximum number of tokens allowed (1,048,576).",
+     "(1200000 tokens, 1048576 fit: shorten the messages)"),
+    ("Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
+     "(40000 tokens, 32768 fit: shorten the messages)"),
+    ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4000 in the messages, "
+     "1000 in the completion).", "(5000 tokens, 4096 fit: shorten the messages or lower max_tokens=)"),
+    ("This model's maximum prompt length is 131072 but the request contains 150000 tokens.",
+     "(150000 tokens, 131072 fit: shorten the messages)"),
+    ("Your input exceeds the context window of this model.", "(shorten the messages)"),
+    ("maximum context length is 9 for gpt-4-32", "(shorten the messages)"),
+    ("gpt-oss-20: too many tokens", "(shorten the messages)")])
+def test_the_numbers_of_a_context(bench, message, says):
+    """The tokens asked for and those that fit, where a server tells both."""
+    assert line_of(lambda bench: bench.refused(400, message), bench).endswith(says)
+
+
+def test_the_numbers_of_llamacpp(bench):
+    """llama.cpp tells them beside its words."""
+    bench.server.json({"error": {"code": 400, "message": "the request exceeds the available context size", "type":
+                       "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 4096}}, status=400)
+    assert "5000 tokens, 4096 fit" in line_of(lambda bench: bench.chat(provider="llamacpp"), bench)
+
+
+@pytest.mark.parametrize("status, message, says", [
+    (400, "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+     '(give extra={"max_completion_tokens": ...} in place of max_tokens=)'),
+    (400, "seed: Extra inputs are not permitted", "(leave seed out)"),
+    (400, 'Invalid JSON payload received. Unknown name "seed": Cannot find field.', "(leave seed out)"),
+    (400, "Unknown model 'x'", "Unknown model 'x'"),
+    (400, "The plain HTTP request was sent to HTTPS port", "(write the base URL with https://)"),
+    (407, None, "HTTPS_PROXY=http://user:password@host:port)"), (501, None, "(this server has no such endpoint)"),
+    (504, None, "(try later, with a shorter request, or stream the answer)"),
+    (418, "teapot", "teapot"),
+    (500, "no id", "(the provider's own trouble: try later)")])
+def test_hints_by_words(bench, status, message, says):
+    """What the status and the server's words say to do."""
+    assert line_of(lambda bench: bench.refused(status, message), bench).lower().endswith(says.lower())
+
+
+@pytest.mark.parametrize("status, says", [
+    (403, "a proxy, a firewall or a login"), (404, "asked POST"), (413, "send less"), (429, "rate_limit="),
+    (502, "the provider's own trouble")])
+def test_web_pages_with_a_status(bench, status, says):
+    """A page with a status of its own says by that what to do."""
+    assert says in line_of(lambda bench: bench.answered(testing.body(
+        b"<html><title>Sorry</title>", status=status, headers={"Content-Type": "text/html"})), bench)
+
+
+def test_the_proxy_of_a_session(bench):
+    """Where no variable names the proxy, none is named."""
+    with free_port() as port, requests.Session() as session:
+        session.proxies = {"https": f"http://127.0.0.1:{port}"}
+        says = line_of(lambda bench: bench.chat(base_url="https://llm.example/v1", session=session), bench)
+    assert says.endswith("(check HTTPS_PROXY and NO_PROXY)")
+
+
+def test_a_refused_key_that_a_function_gave(bench):
+    """Of a function's key, the function is named."""
+    says = line_of(lambda bench: bench.refused(401, api_key=lambda: KEY), bench)
+    assert says.endswith("(check the key that api_key() returned)")
+
+
+def test_a_key_of_the_same_owner(bench):
+    """A key that looks as its provider's do is not said to be another's."""
+    for provider, key in (("gemini-openai", "AIza" + KEY), ("anthropic", "sk-ant-" + KEY), (None, KEY)):
+        assert "looks like" not in line_of(lambda bench: bench.refused(
+            401, None, "m", provider, api_key=key), bench)  # noqa: B023
+
+
+def test_a_provider_that_serves_others_models(bench):
+    """Clouds and gateways serve the models of others: nothing is said of their makers."""
+    bench.server.handle(lambda request: testing.json_body(LISTED) if request.method == "GET" else testing.error(
+        404, "The model `claude-x` does not exist"))
+    for provider in ("bedrock", "openrouter"):
+        assert "model of" not in line_of(lambda bench: bench.chat("claude-x", provider), bench)  # noqa: B023
+
+
+@pytest.mark.parametrize("url, says", [
+    ("api.openai.com/v1", "did you mean https://api.openai.com/v1?"), ("192.168.1.5:8000", "http://192.168.1.5:8000?"),
+    ("http://h/v1/responses?a=b", "leave /responses out"),
+    ("https://h/v1beta/models/gemini-x:generateContent", "leave /models/gemini-x:generateContent out"),
+    ("http://h/v1/messages/", "leave /messages out"), ("nonsense", "write it as https://host/v1")])
+def test_base_urls(monkeypatch, url, says):
+    """What stands where a base URL belongs, by whichever way it came; the variable is named."""
+    for name, options in (("base_url", {"base_url": url}), ("OPENAI_BASE_URL", {})):
+        if not options:
+            monkeypatch.setenv(name, url)
+        with pytest.raises(llmlite.ConfigurationError) as caught:
+            llmlite.Client("m" if options else "openai/m", api_key=KEY, **options)
+        assert str(caught.value).startswith(f"{name}='") and says in str(caught.value)
+
+
+@pytest.mark.parametrize("model, says", [
+    ("Qwen/Qwen3", 'write "provider/model"'), ("grok/x", '"xai/x"'), ("o3", '"openai/o3"'),
+    ("vertex_ai/g", '"vertex/g"'),
+    ("a\nb:c", '"ollama/a b:c"'), ("llama3", 'write "provider/model"'), ("openai/", 'write "provider/model"')])
+def test_models_without_a_provider(model, says):
+    """A near name where there is one, in one line."""
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        llmlite.Client(model)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key, says", [
+    (b"sk-1", "api_key is a bytes: give a str, or a function that returns one (.decode()"), (5, "api_key is a int"),
+    ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks")])
+def test_keys_that_are_none(key, says):
+    """A key that cannot be one says what it is instead."""
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        llmlite.Client("openai/m", api_key=key)
+    assert says in str(caught.value)
+
+
+def test_a_stream_is_not_awaited(bench):
+    assert "llm.stream, ..." in line_of(lambda bench: bench.awaited("stream"), bench)
+
+
+def test_arguments_that_nothing_is_known_of(bench):
+    """A TypeError of the call itself comes through as it is; one of an unknown argument is worded as Python does."""
+    for call in (lambda bench: bench.client(nonsense=1), lambda bench: bench.client().chat(),
+                 lambda bench: bench.called(schema=5)):
+        says = line_of(call, bench)
+        assert "unexpected" not in says or says == "Client() got an unexpected keyword argument 'nonsense'"
+    with bench.client() as llm:
+        for method, options in (("map", {"stream": True}), ("embed", {"dimensions": 5}), ("complete", {"echo": True})):
+            with pytest.raises(TypeError, match=f"^{method}.. got an unexpected keyword argument '{min(options)}': "):
+                getattr(llm, method)(["a"], **options)
+        with pytest.raises(TypeError, match="give it to chat|write llm.stream"):
+            llmlite.chat("hi", model="openai/m", api_key=KEY, stream=True)
+    assert not bench.server.requests
+
+
+def test_attributes_that_are_not_there(bench):
+    """Near names, words of other clients, else Python's own; private names cost nothing."""
+    with bench.client() as llm:
+        for name, says in (("cht", "write llm.chat()"), ("with_options", "write Client(...) anew"), ("zzz", "'zzz'"),
+                           ("_chatt", "'_chatt'"), ("_repr_html_", "'_repr_html_'")):
+            assert not hasattr(llm, name)
+            with pytest.raises(AttributeError, match=re.escape(says) + "$"):
+                getattr(llm, name)
+        assert "write" not in line_of(lambda bench: llm.zzz, bench)
+    assert "chat" in llmlite.Client.chat.__name__ and "temperature" in str(inspect.signature(llmlite.Client.chat))
