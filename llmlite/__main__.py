@@ -2,24 +2,29 @@
 
 A command is one function that takes its words and returns the exit code; the first line of its docstring is its help.
 Exit codes: 0, 1 (failed), 2 (wrong usage), 3 (a budget is spent), 130 (interrupted), 143 (terminated).
+What is read and written is UTF-8, whatever the locale says.
 """
 from __future__ import annotations
 
 import argparse
 import contextlib
 import functools
+import importlib
+import io
 import json
 import logging
 import math
 import os
+import re
+import shlex
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterable, Iterator, List, Mapping, Match
 
 # isort: split
-from typing import Sequence, Tuple
+from typing import NoReturn, Optional, Sequence, Tuple
 
-from . import cache, client
+from . import cache, client, talks
 
 if TYPE_CHECKING:
     from . import batch, vendor
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
     "seed": (int,), "reasoning_effort": (str,), "logprobs": (int, bool), "tools": (list,), "tool_choice": (str, dict),
-    "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float)}
+    "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float), "max_rounds": (int,)}
 _KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
 _ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
               "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
@@ -37,9 +42,10 @@ _log = logging.getLogger("llmlite")
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line with these words (default: those of the process) and return the exit code."""
-    for stream in (sys.stdin, sys.stdout):
-        if hasattr(stream, "reconfigure"):  # what an encoding cannot hold must not stop the rest
-            stream.reconfigure(errors="replace")
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        with contextlib.suppress(io.UnsupportedOperation):  # a stdin that a program has begun to read
+            if hasattr(stream, "reconfigure"):  # half a surrogate pair must not stop the rest
+                stream.reconfigure(encoding="utf-8", errors=errors)
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         print(end="", flush=True)  # here, where a closed pipe can still be caught
@@ -62,8 +68,44 @@ def _run(words: List[str]) -> int:
 
 
 def _fail(error: Exception) -> int:
-    _say(str(error))
+    _say(_in_flags(error))
     return 1
+
+
+def _in_flags(error: Exception) -> str:
+    """An error's line, in which what we say names flags where the client says arguments; others' words stay."""
+    if isinstance(error, client.LLMError):
+        error.args = (_flagged(str(error.args[0])), *error.args[1:])
+        error.hint = _flagged(error.hint)
+    return str(error)
+
+
+def _flagged(text: str) -> str:
+    for pattern, instead in _WORDINGS:
+        text = re.sub(pattern, instead, text)
+    return re.sub(r"(?<![\w.?&/'\"-])(\w+)=(?=(['\"\w])?)", _flag_of, text)
+
+
+def _flag_of(found: Match[str]) -> str:
+    """The flag for an argument, with what parts it from a value that follows."""
+    flag = _FLAGS.get(found[1], "")
+    return flag + (" " if found[2] else "") if flag else f"-o {found[0]}" if found[1] in _OPTIONS else found[0]
+
+
+_FLAGS = {"model": "-m", "provider": "-p", "base_url": "--base-url", "deadline": "--deadline", "system": "-s",
+          "schema": "--schema", "cache": "--cache", "files": "-f", "images": "-f", "tools": "--tool"}
+_WORDINGS = (  # what a line of the client's says otherwise here
+    (r",? or give api_key=", ""),
+    (r"^give api_key=(?=: a file)", "set its provider's ..._BASE_URL to it if it is yours"),
+    (r"\bover retry_after_max=(\S+)", r"over the \1 s that are waited here"),
+    (r"Client\(skip_bad_events=True\) goes on without it", "--no-stream asks for the answer in one piece"),
+    (r"ask Client\((.+?)\); Client\(\.\.\., provider='(.+?)'\) sends any id as it is", r"-p \2 sends any id as it is"),
+    (r"^(api_key|it) is not a str fit", "the key is not fit"), (r": strip\(\) it$", ""),
+    (r" or session\.verify names it", " names it"), (r"^(?:file|image) (?=['\"])", "-f "),
+    (r"^(tools has|schema is) ", lambda found: f"--{found[1].split()[0].replace('tools', 'tool')}: "),
+    (r"give a path, a URL or bytes", "give a path or a URL"), (r"\bseconds, \(connect, read\), or None", "seconds"),
+    (r"\bgive True, False or", "give true, false or"), (r"\b(models)\(\) asks", r"\1 asks"),
+    (r"^use a client of another$", "give another -p"), (r" \((?:retry_failed|at_provider)=True\)", ""))
 
 
 def _abandon_stdout() -> None:
@@ -102,6 +144,57 @@ def _show(pieces: Iterable[str]) -> None:
             _write("\n")
 
 
+class _Screen:
+    """An answer as it comes: its text on stdout, and if asked for its thoughts and calls on stderr, dim."""
+
+    def __init__(self, text: bool, thoughts: bool) -> None:
+        self.text, self.thoughts = text, thoughts and sys.stderr is not None
+        self.open = ""  # whose line is begun: "text" or "reasoning"
+
+    def show(self, events: Iterable[client.Event]) -> None:
+        """Show each event as it comes, and end the line however they end."""
+        try:
+            for event in events:
+                self.take(event)
+        finally:
+            self.turn("")
+
+    def take(self, event: client.Event) -> None:
+        if event.type == "text" and self.text and event.text:
+            self.turn("text")
+            _write(event.text)
+            self.open = "" if event.text.endswith("\n") else "text"
+        elif event.type == "reasoning" and self.thoughts:
+            self.turn("reasoning")
+            self.aside(event.text)
+        elif event.type == "tool_call":
+            self.turn("")  # what is said after it is another line
+            if self.thoughts and event.tool_call:
+                self.turn("reasoning")
+                self.aside(f"{event.tool_call.name}({event.tool_call.raw_arguments})")
+                self.turn("")
+
+    def turn(self, whose: str) -> None:
+        """End the line that is another's."""
+        if self.open == "text" != whose:
+            _write("\n")
+        elif self.open == "reasoning" != whose:
+            print("\x1b[0m" if _shows_dim() else "", file=sys.stderr, flush=True)
+        if whose == "reasoning" != self.open and _shows_dim():
+            print("\x1b[2m", end="", file=sys.stderr)
+        self.open = whose
+
+    def aside(self, text: str) -> None:
+        text = text.translate(_CONTROLS) if sys.stderr.isatty() else text
+        print(text, end="", file=sys.stderr, flush=True)
+
+
+def _shows_dim() -> bool:
+    """Whether stderr is a terminal that shows text dim, and may (see no-color.org)."""
+    able = "WT_SESSION" in os.environ if os.name == "nt" else os.environ.get("TERM") != "dumb"
+    return able and not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
 def _logging_to(handler: logging.Handler) -> Iterator[None]:
     _log.addHandler(handler)
@@ -111,7 +204,7 @@ def _logging_to(handler: logging.Handler) -> Iterator[None]:
         _log.removeHandler(handler)
 
 
-def _notices(shown: bool = True) -> ContextManager[None]:
+def _notices(shown: bool = True, always: bool = False) -> ContextManager[None]:
     """The log's warnings (retries, skipped events) on a terminal; elsewhere a failed call leaves its one line alone.
 
     Those of the cache are shown wherever it is: its user's file may have been moved.
@@ -119,7 +212,7 @@ def _notices(shown: bool = True) -> ContextManager[None]:
     if _log.handlers:  # LLMLITE_DEBUG shows more
         return contextlib.nullcontext()
     handler = logging.StreamHandler()
-    if not (shown and sys.stderr is not None and sys.stderr.isatty()):
+    if not (always or shown and sys.stderr is not None and sys.stderr.isatty()):
         handler.addFilter(logging.Filter("llmlite.cache"))
     return _logging_to(handler)
 
@@ -142,6 +235,21 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return names if action.nargs == 0 else f"{names} {action.metavar}"
 
 
+_SHOW_PARSER = "--\0"  # an option that no shell can give
+
+
+class _Shown(Exception):
+    """A command's parser, as it is asked for."""
+
+    def __init__(self, parser: _Parser) -> None:
+        self.parser = parser
+
+
+class _ShowParser(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
+        raise _Shown(parser)  # type: ignore[arg-type]
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with headings of its own (they differ between Pythons) and one line for a wrong usage."""
 
@@ -152,6 +260,7 @@ class _Parser(argparse.ArgumentParser):
         self.word = self.add_argument_group("arguments").add_argument
         self.option = self.add_argument_group("options").add_argument
         self.option("-h", "--help", action="help", help="show this text")
+        self.option(_SHOW_PARSER, action=_ShowParser, nargs=0, help=argparse.SUPPRESS)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -178,7 +287,7 @@ def _seconds(word: str) -> float:
 
 def _setting(word: str) -> Tuple[str, Any]:
     """A -o as (key, value)."""
-    key, equals, text = word.partition("=")
+    key, equals, text = _utf8(word).partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
     if key in _ELSEWHERE:
@@ -194,6 +303,14 @@ def _setting(word: str) -> Tuple[str, Any]:
     if str in kinds:
         return key, text
     raise argparse.ArgumentTypeError(f"{word!r}: {key} takes {_KINDS[kinds[0]]}")
+
+
+def _utf8(word: str) -> str:
+    """A word of the command line as UTF-8, whatever the locale took it for. Not for paths: they are what they are."""
+    try:
+        return os.fsencode(word).decode("utf-8", "replace")
+    except UnicodeEncodeError:  # the words are a program's own
+        return word
 
 
 @contextlib.contextmanager
@@ -255,37 +372,77 @@ def _cache(path: Optional[str]) -> Iterator[Optional[cache.Cache]]:
 
 def _ask(words: List[str]) -> int:
     """Ask a language model; the answer streams to stdout."""
-    commands = "".join(f"  {name:<19}  {_summary(function)}\n" for name, function in _COMMANDS.items())
-    parser = _Parser(_ask, "llmlite [OPTIONS] [PROMPT]\n       llmlite COMMAND [OPTIONS]", f"""\
-commands, which come first (for help: llmlite COMMAND --help):
-{commands}
-A prompt that is a command's name, or begins with "-", goes after "--": llmlite -- models""")
-    parser.word("prompt", nargs="?", metavar="PROMPT", help="the question; text on stdin is added, or stands alone")
-    _add_client_options(parser)
-    _add_ask_options(parser)
-    args = parser.parse_args(words)
-    texts, images = _contents(args.files)
-    prompt = "\n\n".join(filter(None, (*texts, args.prompt, _piped())))
-    if not prompt:
-        parser.error("nothing to ask: give a prompt, or text on stdin")
-    if not (args.model or os.environ.get("LLMLITE_MODEL")):
+    args, message = _asked(words)
+    saved = talks.last() if args.go_on else {}
+    _go_on(args, saved.get("asked", {}))
+    if not args.model:
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
                                         '"llmlite providers" lists the providers')
-    with _cache(args.cache) as answers, _client(args, cache=answers) as llm, _notices():
-        _report(_answer(llm, client.user(prompt, images=images), args), args)
+    with _here(), _cache(args.cache) as answers, _client(args, cache=answers) as llm, _notices(always=args.verbose):
+        talk = _talk(llm, args, saved)
+        reply = _answer(talk, message, args)
+        if not (args.tools or args.go_on):
+            reply.messages = []  # a file, say, that was sent is not to be printed by --json
+        _keep(talk, args)
+        _report(reply, args, llm.ledger.snapshot() if args.tools else {})
     return 0
 
 
+def _asked(words: List[str]) -> Tuple[argparse.Namespace, Dict[str, Any]]:
+    """The options, and the message to send."""
+    commands = "".join(f"  {name:<19}  {_summary(function)}\n" for name, function in _COMMANDS.items())
+    parser = _Parser(_ask, "llmlite [OPTIONS] [PROMPT]\n       llmlite COMMAND [OPTIONS]", f"""\
+commands, which come first (for help: llmlite help COMMAND):
+{commands}
+A prompt that is a command's name, or begins with "-", goes after "--": llmlite -- models""")
+    parser.word("prompt", nargs="?", metavar="PROMPT", type=_utf8, help="the question; text on stdin is added, or "
+                "stands alone; an image, PDF or sound there is attached")
+    _add_client_options(parser)
+    _add_ask_options(parser)
+    args, more = parser.parse_known_args(words)
+    if words[:1] == [args.prompt] and not (args.system or args.files or args.settings or args.schema or args.tools
+                                           or args.go_on):
+        near = _near_command(words[0])
+        if near:
+            _say(f'"{words[0]}" is no command: did you mean "llmlite {near}"? To send it as a prompt: '
+                 f"llmlite -- {shlex.quote(words[0])}")
+            parser.exit(2)
+    if more:
+        cure = "" if any(word.startswith("-") for word in more) else ': a prompt of several words goes in "..."'
+        parser.error(f"unrecognized arguments: {' '.join(more)}{cure}")
+    texts, parts = _contents(args.files)
+    text, piped = _piped()
+    prompt = "\n\n".join(filter(None, (*texts, args.prompt, text)))
+    parts = [{"type": "text", "text": prompt}] * bool(prompt) + parts + piped
+    if not parts:
+        parser.error("nothing to ask: give a prompt, or text on stdin")
+    return args, {"role": "user", "content": prompt if [part["type"] for part in parts] == ["text"] else parts}
+
+
+def _near_command(word: str) -> str:
+    """The command that somebody may have meant, or ""."""
+    import difflib  # here, for nothing else needs it
+    return next(iter(difflib.get_close_matches(word.lower(), _COMMANDS, 1, 0.75)), "")
+
+
 def _add_ask_options(parser: _Parser) -> None:
-    parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
+    parser.option("-s", "--system", metavar="TEXT", type=_utf8, help="the system prompt")
     parser.option("-f", "--file", metavar="FILE", dest="files", action="append", default=[],
-                  help="an image, or text that goes before the prompt under its name; may be repeated")
+                  help="an image, PDF or sound, or text that goes before the prompt under its name; a path or a URL; "
+                  "may be repeated")
+    parser.option("-c", "--continue", dest="go_on", action="store_true",
+                  help="go on with the last talk, and its model if none is given")
     parser.option("-o", metavar="KEY=VALUE", dest="settings", type=_setting, action="append", default=[],
                   help="temperature=0 and the like, or any other field of the request; the value is JSON if it "
                   "parses, else text; may be repeated")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema, or a file that holds one: print the answer as "
                   "the JSON value it asks for")
+    parser.option("--tool", metavar="MOD:FUNC", dest="tools", action="append", default=[],
+                  help="a function that the model may call, module:function of a module in this folder or an "
+                  "installed one; may be repeated")
     parser.option("--no-stream", action="store_true", help="ask for the answer in one piece")
+    parser.option("-v", "--verbose", action="store_true", help="show on stderr what the model thinks, which functions "
+                  "it calls, and retries")
     parser.option("--cache", metavar="FILE", help="keep answers there, and give them again, at once and unbilled "
                   "(default: LLMLITE_CACHE)")
     _add_report_options(parser)
@@ -301,59 +458,115 @@ def _summary(command: Callable[[List[str]], int]) -> str:
     return (command.__doc__ or "").partition("\n")[0]
 
 
-def _piped() -> str:
-    """What stdin holds, unless it is a terminal."""
-    return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().rstrip()
+def _piped() -> Tuple[str, List[Dict[str, Any]]]:
+    """What stdin holds, unless it is a terminal: its text, or the part of a message that it is."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return "", []
+    if not hasattr(sys.stdin, "buffer"):  # a program's own
+        return sys.stdin.read().rstrip(), []
+    data = sys.stdin.buffer.read()
+    text = data.decode("utf-8-sig", "replace")
+    kind = client._contents("stdin", data)[2]
+    if kind in _ATTACHED:
+        return "", [client._file_part(data)]
+    if "\0" in text or "\ufffd" in text and re.search(client._NO_TEXT, text):
+        raise client.ConfigurationError(f"stdin is {kind}: models take PDF, text in UTF-8, images (PNG, JPEG, GIF, "
+                                        "WebP), WAV and MP3")
+    return text.rstrip(), []
 
 
-def _contents(paths: Iterable[str]) -> Tuple[List[str], List[bytes]]:
-    """The text files, each under its name, and the images."""
-    texts, images = [], []
+_ATTACHED = {*client._IMAGES, "PDF", "WAV", "MP3"}
+
+
+def _contents(paths: Iterable[str]) -> Tuple[List[str], List[Dict[str, Any]]]:
+    """The text files, each under its name, and the parts of a message that all others are."""
+    texts, parts = [], []
     for path in paths:
-        with _naming(path), open(path, "rb") as file:
-            data = file.read()
-        if _is_image(data):
-            images.append(data)
+        part = client.user("", files=path)["content"][1]
+        file = client._attached(part)
+        if file and file.kind == "text" and file.data:
+            texts.append(f"{path}:\n\n{file.text().rstrip()}")
         else:
-            texts.append(f"{path}:\n\n{_text(path, data)}")
-    return texts, images
+            parts.append(part)
+    return texts, parts
 
 
-def _is_image(data: bytes) -> bool:
+def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
+    """Take the model of the last talk, and where it is, if no other is given."""
+    if args.model is None and asked:
+        args.model = asked["model"]
+        args.provider, args.base_url = args.provider or asked["provider"], args.base_url or asked["base_url"]
+    args.model = args.model or os.environ.get("LLMLITE_MODEL")
+
+
+@contextlib.contextmanager
+def _here() -> Iterator[None]:
+    """This folder's modules can be imported, as with python -m."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
     try:
-        client.user("", images=[data])
-    except client.ConfigurationError:
-        return False
-    return True
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # somebody's module has put the path in order
+            sys.path.remove(here)
 
 
-def _text(path: str, data: bytes) -> str:
-    with contextlib.suppress(UnicodeDecodeError):
-        if b"\0" not in data:
-            return data.decode("utf-8-sig").rstrip()
-    raise client.ConfigurationError(f"{path} is neither text in UTF-8 nor an image in PNG, JPEG, GIF or WebP")
+def _tool(word: str) -> Callable[..., Any]:
+    """The function of a --tool."""
+    name, _, path = word.partition(":")
+    try:
+        found: Any = importlib.import_module(name) if path else None
+        for step in path.split("."):
+            found = getattr(found, step)
+    except (Exception, SystemExit) as error:  # whatever the module does as it is imported
+        why = f"{type(error).__name__}: {error}" if path else ""
+        raise client.ConfigurationError(f"--tool {word}: no such function", why=why, hint="give MODULE:FUNCTION, of a "
+                                        "module in this folder or an installed one") from None
+    return found  # type: ignore[no-any-return]
 
 
-def _answer(llm: client.Client, message: Dict[str, Any], args: argparse.Namespace) -> client.Response:
+def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any]) -> client.Conversation:
+    """A new conversation, or the saved one."""
+    tools = [*map(_tool, args.tools), *(tool for key, given in args.settings if key == "tools" for tool in given or ())]
+    try:
+        talk = llm.conversation(system=args.system, tools=tools)
+    except TypeError as error:  # a function that cannot be described to a model
+        raise client.ConfigurationError(f"--tool: {error}") from None
+    if saved:
+        try:
+            talk._fill(saved)
+        except ValueError as error:
+            raise talks.broken(error) from None
+        talk.system = args.system or talk.system
+    return talk
+
+
+def _answer(talk: client.Conversation, message: Dict[str, Any], args: argparse.Namespace) -> client.Response:
     """Ask, and show the text as it comes."""
-    show = _swallow if args.json or args.schema else _show
-    known = _chat_options(args)
+    screen, known = _Screen(not (args.json or args.schema), args.verbose), _chat_options(args)
+    known = {name: value for name, value in known.items() if name not in ("system", "tools")}
     if args.no_stream:
-        reply = llm.chat([message], **known)
-        show([reply.text])
+        reply = talk.send([message], **known)
+        screen.show(client.Event(kind, text) for kind, text in (("reasoning", reply.reasoning), ("text", reply.text))
+                    if text)
         return reply
-    with llm.stream([message], **known) as stream:
-        show(stream)
+    with talk.stream([message], **known) as stream:
+        screen.show(stream.events())
         return stream.response
 
 
-def _swallow(pieces: Iterable[str]) -> None:
-    for _ in pieces:
-        pass
+def _keep(talk: client.Conversation, args: argparse.Namespace) -> None:
+    """Make this the last talk, unless it waits for a function that is not here; a disk that is full fails no call."""
+    if not talks.are_kept() or client._awaits_results(talk.messages):
+        return
+    try:
+        talks.keep(talk, {"model": args.model, "provider": args.provider, "base_url": args.base_url})
+    except OSError as error:
+        _log.warning("this talk is not kept for --continue: %s: %s", error.filename, error.strerror)
 
 
-def _report(reply: client.Response, args: argparse.Namespace) -> None:
-    """What there is to say after the answer."""
+def _report(reply: client.Response, args: argparse.Namespace, spent: Mapping[str, Any]) -> None:
+    """What there is to say after the answer; `spent` is what all rounds of it took, if there were several."""
     remark = "" if args.json else _remark(reply)
     if args.json:
         print(json.dumps(reply.to_dict()))
@@ -362,7 +575,7 @@ def _report(reply: client.Response, args: argparse.Namespace) -> None:
     if remark:
         _say(remark)
     if args.usage:
-        _say(_cost(reply))
+        _say(_cost(reply, spent))
 
 
 def _remark(reply: client.Response) -> str:
@@ -376,12 +589,12 @@ def _remark(reply: client.Response) -> str:
     return "" if reply.text else "the answer is empty"
 
 
-def _cost(reply: client.Response) -> str:
-    usage = reply.usage
+def _cost(reply: client.Response, spent: Mapping[str, Any]) -> str:
+    usage, attempts = spent.get("usage", reply.usage), spent.get("attempts", reply.attempts)
     counts = f"{usage.input_tokens} input tokens ({usage.cached_tokens} cached), " \
              f"{usage.output_tokens} output tokens ({usage.reasoning_tokens} reasoning)"
-    attempts = "from the cache" if reply.cached else f"{reply.attempts} attempt(s)"
-    return f"{counts}, {attempts}, {reply.elapsed:.2f} s, {reply.model}"
+    came = "from the cache" if reply.cached else f"{attempts} attempt(s)"
+    return f"{counts}, {came}, {reply.elapsed:.2f} s, {reply.model}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -416,7 +629,7 @@ def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
                 report=args.report, at_provider=args.at_provider, **options)
         except batch.InputError as error:
-            _say(str(error))
+            _say(_in_flags(error))
             return 2
         except KeyboardInterrupt:  # before anything was sent
             return 128 + stop.signal
@@ -521,6 +734,8 @@ def _sort_settings(parser: _Parser, args: argparse.Namespace) -> None:
         args.settings = [_setting(word) for word in args.words if word not in names]
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument -o: {error}")
+    if any(key == "max_rounds" for key, _ in args.settings):
+        parser.error("argument -o: max_rounds has no meaning in a batch")
     names += [] if args.output is None else [args.output]
     if len(names) != 1 or not names[0]:
         parser.error("no output: give -o OUT.jsonl (a name with \"=\" in it as --output)" if not any(names) else
@@ -574,29 +789,97 @@ def _batch_end(summary: batch.Summary, number: int, args: argparse.Namespace) ->
 
 
 def _models(words: List[str]) -> int:
-    """List the models that a provider offers."""
-    parser = _Parser(_models)
+    """List the models that a provider offers, or those like a PATTERN."""
+    parser = _Parser(_models, "llmlite models [OPTIONS] [PATTERN]")
+    parser.word("pattern", nargs="?", metavar="PATTERN", help='part of a name, or a glob such as "gpt-*-mini"; upper '
+                "case is lower case")
     _add_client_options(parser)
     args = parser.parse_args(words)
     if not (args.model or args.provider or args.base_url or os.environ.get("LLMLITE_MODEL")):
-        raise client.ConfigurationError("no provider", hint="give -p NAME, -m PROVIDER/MODEL or --base-url URL")
+        named = next((f": llmlite models -p {name}" for name, _, _ in client.providers() if name == args.pattern), "")
+        raise client.ConfigurationError("no provider", hint=f"give -p NAME, -m PROVIDER/MODEL or --base-url URL{named}")
     with _client(args) as llm, _notices():
-        for name in llm.models():
-            _write(name + "\n")
-    return 0
+        names = llm.models()
+    return _list(names, args.pattern, "models", _write_line)
+
+
+def _write_line(text: str) -> None:
+    _write(text + "\n")
+
+
+def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callable[[str], None]) -> int:
+    """Show the names that have the pattern in them, or all of which it, a glob, is true; 1 if there is none."""
+    import fnmatch  # here, for nothing else needs it
+    names, wanted = list(names), (pattern or "").lower()
+    wanted = wanted if any(mark in wanted for mark in "*?[") else f"*{wanted}*"
+    found = [name for name in names if fnmatch.fnmatchcase(name.lower(), wanted)]
+    for name in found:
+        show(name)
+    if not found and pattern:
+        _say(f'none of {len(names)} {what} is like "{pattern}"')
+    return 1 if pattern and not found else 0
 
 
 def _providers(words: List[str]) -> int:
     """List the known providers, and whether their keys are set."""
-    _Parser(_providers).parse_args(words)
-    rows = [("NAME", "BASE URL", "KEY VARIABLE", "SET")]
-    for name, url, variables in client.providers():
-        found = any(os.environ.get(variable) for variable in variables.split())
-        rows.append((name, url, variables or "-", "-" if not variables else "yes" if found else "no"))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    parser = _Parser(_providers, "llmlite providers [OPTIONS] [PATTERN]")
+    parser.word("pattern", nargs="?", metavar="PATTERN", help="part of a name, or a glob")
+    args = parser.parse_args(words)
+    rows = {name: (variables.split() or ["-"], url) for name, url, variables in client.providers()}
+    widths = max(map(len, rows)), max(len(name) for names, _ in rows.values() for name in names)
+    head = [("NAME", "SET", "KEY VARIABLE", "BASE URL")]
+
+    def show(name: str) -> None:
+        variables, url = rows[name]
+        lines = [*head, *((name if not at else "", _is_set(variable), variable, "" if at else url or "-")
+                          for at, variable in enumerate(variables))]
+        head.clear()
+        for first, is_set, variable, last in lines:
+            _write_line(f"{first:<{widths[0]}}  {is_set:<3}  {variable:<{widths[1]}}  {last}".rstrip())
+
+    return _list(rows, args.pattern, "providers", show)
+
+
+def _is_set(variable: str) -> str:
+    return "-" if variable == "-" else "yes" if os.environ.get(variable) else "no"
+
+
+def _help(words: List[str]) -> int:
+    """Show what a command takes."""
+    parser = _Parser(_help, "llmlite help [COMMAND]")
+    parser.word("command", nargs="?", metavar="COMMAND", help="one of those that llmlite --help lists")
+    name = parser.parse_args(words).command
+    if name is not None and name not in _COMMANDS:
+        near = _near_command(name)
+        parser.error(f'there is no command "{name}"' + (f': did you mean "{near}"?' if near else ""))
+    return _run([name, "--help"] if name else ["--help"])
+
+
+def _completion(words: List[str]) -> int:
+    """Write the script that completes llmlite's words in a shell."""
+    parser = _Parser(_completion, "llmlite completion [OPTIONS] SHELL", """\
+bash: llmlite completion bash > ~/.local/share/bash-completion/completions/llmlite
+zsh:  llmlite completion zsh > DIR/_llmlite, where DIR is a folder of $fpath
+fish: llmlite completion fish > ~/.config/fish/completions/llmlite.fish
+or, for the shell that runs: eval "$(llmlite completion bash)"; llmlite completion fish | source""")
+    parser.word("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+    shell = parser.parse_args(words).shell
+    from . import completion  # here, for nothing else needs it
+    commands = {"": _parser_of(_ask), **{name: _parser_of(function) for name, function in _COMMANDS.items()}}
+    values = {"NAME": [name for name, _, _ in client.providers()], "COMMAND": list(_COMMANDS),
+              "MODEL": [f"{name}/" for name, _, _ in client.providers()],
+              "KEY=VALUE": [f"{key}=" for key in sorted(_OPTIONS)]}
+    _write(completion.script(shell, commands, values))
     return 0
+
+
+def _parser_of(command: Callable[[List[str]], int]) -> _Parser:
+    """The parser that a command makes."""
+    try:
+        command([_SHOW_PARSER])
+    except _Shown as shown:
+        return shown.parser
+    raise AssertionError
 
 
 def _demo(words: List[str]) -> int:
@@ -674,7 +957,7 @@ def _replay(words: List[str]) -> int:
         reply = client.replay(args.file, deadline=args.deadline)
     if not args.json:
         _show([reply.text])
-    _report(reply, args)
+    _report(reply, args, {})
     return 0
 
 
@@ -715,6 +998,8 @@ _COMMANDS: Dict[str, Callable[[List[str]], int]] = {
     "demo": _demo,
     "replay": _replay,
     "vendor": _vendor,
+    "completion": _completion,
+    "help": _help,
 }
 
 if __name__ == "__main__":

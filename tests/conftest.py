@@ -94,9 +94,16 @@ def no_thread_left():
     assert not left, f"threads left behind: {left}"
 
 
+@pytest.fixture(scope="session")
+def state_home(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    """Nothing of the developer's own environment reaches a client."""
+def clean_environment(monkeypatch, state_home):
+    """Nothing of the developer's own environment reaches a client, and nothing is left in his folders."""
+    for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, state_home)
     for name in list(os.environ):
         ours = name.startswith("LLMLITE_") and name != "LLMLITE_UNDER_TEST"  # which processes of a test need too
         if ours or name in KEYS or name in OTHERS or name.upper().endswith(ENDINGS):
@@ -135,3 +142,24 @@ def llm(server):
     """A client of `server` that tries once."""
     with llmlite.Client("test", base_url=server.url, retry=None) as client:
         yield client
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line in this process, with a stdin that is no terminal: text, or bytes."""
+    from tests.cli import Ran, main, piped
+
+    def run(*words, stdin=""):
+        monkeypatch.setattr(sys, "stdin", piped(stdin))
+        return Ran(main(words), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def ask(run, server):
+    """The same, with the server as the provider."""
+    def ask(*words, stdin=""):
+        return run(*words, "-m", "test", "--base-url", server.url, stdin=stdin)
+
+    return ask

@@ -13,8 +13,8 @@ import pytest
 
 from tests import VENDORED, llmlite, testing
 from tests.beside import within
+from tests.cli import command, environment, one_line
 from tests.test_batch import POSIX, Place
-from tests.test_cli import command, environment, one_line
 
 if VENDORED:
     pytest.skip("batches are no part of client.py", allow_module_level=True)

@@ -14,8 +14,9 @@ import pytest
 from llmlite.__main__ import main
 from tests import VENDORED, testing
 from tests.beside import within
+from tests.cli import Ran, command, environment, one_line
 from tests.test_batch import echo
-from tests.test_cli import POSIX, Ran, command, environment, one_line
+from tests.test_cli import POSIX
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
 
