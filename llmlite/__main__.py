@@ -94,18 +94,24 @@ def _flag_of(found: Match[str]) -> str:
 
 _FLAGS = {"model": "-m", "provider": "-p", "base_url": "--base-url", "deadline": "--deadline", "system": "-s",
           "schema": "--schema", "cache": "--cache", "files": "-f", "images": "-f", "tools": "--tool"}
-_WORDINGS = (  # what a line of the client's says otherwise here
+_WORDINGS = (  # how else a line of the client's is worded here
     (r",? or give api_key=", ""),
     (r"^give api_key=(?=: a file)", "set its provider's ..._BASE_URL to it if it is yours"),
+    (r"^api_key is not a str fit", "the key is not fit"),
+    (r": strip\(\) it$", ""),
     (r"\bover retry_after_max=(\S+)", r"over the \1 s that are waited here"),
     (r"Client\(skip_bad_events=True\) goes on without it", "--no-stream asks for the answer in one piece"),
-    (r"ask Client\((.+?)\); Client\(\.\.\., provider='(.+?)'\) sends any id as it is", r"-p \2 sends any id as it is"),
-    (r"^(api_key|it) is not a str fit", "the key is not fit"), (r": strip\(\) it$", ""),
-    (r" or session\.verify names it", " names it"), (r"^(?:file|image) (?=['\"])", "-f "),
-    (r"^(tools has|schema is) ", lambda found: f"--{found[1].split()[0].replace('tools', 'tool')}: "),
-    (r"give a path, a URL or bytes", "give a path or a URL"), (r"\bseconds, \(connect, read\), or None", "seconds"),
-    (r"\bgive True, False or", "give true, false or"), (r"\b(models)\(\) asks", r"\1 asks"),
-    (r"^use a client of another$", "give another -p"), (r" \((?:retry_failed|at_provider)=True\)", ""))
+    (r"ask Client\(.+?\); Client\(\.\.\., provider='(.+?)'\) sends", r"-p \1 sends"),
+    (r" or session\.verify names it", " names it"),
+    (r"^(?:file|image) (?=['\"])", "-f "),
+    (r"give a path, a URL or bytes", "give a path or a URL"),
+    (r"^schema is ", "--schema: "),
+    (r"\bseconds, \(connect, read\)", "seconds"),
+    (r",? or None$", ""),
+    (r"\bgive True, False or", "give true, false or"),
+    (r"\bmodels\(\) asks", "models asks"),
+    (r"^use a client of another$", "give another -p"),
+    (r" \((?:retry_failed|at_provider)=True\)", ""))
 
 
 def _abandon_stdout() -> None:
@@ -132,18 +138,6 @@ def _write(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def _show(pieces: Iterable[str]) -> None:
-    """Write each piece as it comes, and end the line however they end."""
-    last = "\n"
-    try:
-        for piece in pieces:
-            _write(piece)
-            last = piece or last
-    finally:
-        if not last.endswith("\n"):
-            _write("\n")
-
-
 class _Screen:
     """An answer as it comes: its text on stdout, and if asked for its thoughts and calls on stderr, dim."""
 
@@ -164,7 +158,7 @@ class _Screen:
             self.turn("text")
             _write(event.text)
             self.open = "" if event.text.endswith("\n") else "text"
-        elif event.type == "reasoning" and self.thoughts:
+        elif event.type == "reasoning" and self.thoughts and event.text:
             self.turn("reasoning")
             self.aside(event.text)
         elif event.type == "tool_call":
@@ -522,16 +516,18 @@ def _tool(word: str) -> Callable[..., Any]:
         why = f"{type(error).__name__}: {error}" if path else ""
         raise client.ConfigurationError(f"--tool {word}: no such function", why=why, hint="give MODULE:FUNCTION, of a "
                                         "module in this folder or an installed one") from None
+    try:
+        client._tool_dicts([found])
+    except TypeError as error:  # it cannot be described to a model
+        what = str(error).replace("tools has ", "").replace(" or a tool dict", "")
+        raise client.ConfigurationError(f"--tool {word}: {what}") from None
     return found  # type: ignore[no-any-return]
 
 
 def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any]) -> client.Conversation:
     """A new conversation, or the saved one."""
     tools = [*map(_tool, args.tools), *(tool for key, given in args.settings if key == "tools" for tool in given or ())]
-    try:
-        talk = llm.conversation(system=args.system, tools=tools)
-    except TypeError as error:  # a function that cannot be described to a model
-        raise client.ConfigurationError(f"--tool: {error}") from None
+    talk = llm.conversation(system=args.system, tools=tools)
     if saved:
         try:
             talk._fill(saved)
@@ -547,8 +543,7 @@ def _answer(talk: client.Conversation, message: Dict[str, Any], args: argparse.N
     known = {name: value for name, value in known.items() if name not in ("system", "tools")}
     if args.no_stream:
         reply = talk.send([message], **known)
-        screen.show(client.Event(kind, text) for kind, text in (("reasoning", reply.reasoning), ("text", reply.text))
-                    if text)
+        screen.show([client.Event("reasoning", reply.reasoning), client.Event("text", reply.text)])
         return reply
     with talk.stream([message], **known) as stream:
         screen.show(stream.events())
@@ -909,7 +904,7 @@ def _play(stage: _Stage, url: str) -> None:
         stage.say("ask", _DEMO_PROMPT)
         with llm.stream(_DEMO_PROMPT) as stream:
             stage.say("answer", "", end="")
-            _show(stream)
+            _Screen(True, False).show(stream.events())
         usage, spent = stream.response.usage, llm.ledger.snapshot()
     stage.say("usage", f"{usage.input_tokens} input tokens, {usage.output_tokens} output tokens")
     stage.say("ledger", ", ".join(f"{name} {spent[name]}" for name in ("calls", "attempts", "retries", "failed")))
@@ -956,7 +951,7 @@ def _replay(words: List[str]) -> int:
     with _notices():
         reply = client.replay(args.file, deadline=args.deadline)
     if not args.json:
-        _show([reply.text])
+        _Screen(True, False).show([client.Event("text", reply.text)])
     _report(reply, args, {})
     return 0
 

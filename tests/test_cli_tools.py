@@ -79,8 +79,9 @@ def test_several_tools_and_their_json(ask, server, here):
     ("its_trouble:now", "--tool its_trouble:now: no such function: ValueError: no battery"),
     ("its_script:now", "--tool its_script:now: no such function: SystemExit: 0"),
     (".:now", "--tool .:now: no such function"),
-    ("its_clock:number", "--tool: tools has 5: give a function"),
-    ("its_clock:odd", "--tool: odd(): "),
+    ("its_clock:number", "--tool its_clock:number: 5: give a function\n"),
+    ("its_clock:Zone", "--tool its_clock:Zone: <class 'its_clock.Zone'>: give a function\n"),
+    ("its_clock:odd", "--tool its_clock:odd: odd(): "),
 ])
 def test_what_is_no_tool(ask, server, here, word, words):
     """A word that leads to no function that a model can call: exit 1, one line that names the flag, nothing is sent."""
@@ -145,3 +146,9 @@ def test_text_after_which_thoughts_come(ask, server):
     server.sse([*({"choices": [{"index": 0, "delta": delta}]} for delta in pieces),
                 {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, "[DONE]"])
     assert ask("Hi", "-v") == (0, "One\nThree\n", "Two\n")
+
+
+def test_a_batch_has_no_rounds(run, tmp_path):
+    """-o max_rounds is refused where no functions run: exit 2 and one line."""
+    code, out, err = run("batch", "in.jsonl", "-o", str(tmp_path / "out.jsonl"), "-o", "max_rounds=3", "-m", "ollama/x")
+    assert (code, out) == (2, "") and one_line(err) and "max_rounds has no meaning in a batch" in err
