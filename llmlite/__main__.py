@@ -372,13 +372,15 @@ def _ask(words: List[str]) -> int:
     if not args.model:
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
                                         '"llmlite providers" lists the providers')
+    started = time.monotonic()
     with _here(), _cache(args.cache) as answers, _client(args, cache=answers) as llm, _notices(always=args.verbose):
         talk = _talk(llm, args, saved)
         reply = _answer(talk, message, args)
         if not (args.tools or args.go_on):
             reply.messages = []  # a file, say, that was sent is not to be printed by --json
         _keep(talk, args)
-        _report(reply, args, llm.ledger.snapshot() if args.tools else {})
+        seconds = time.monotonic() - started
+        _report(reply, args, {**llm.ledger.snapshot(), "elapsed": seconds} if args.tools else {})
     return 0
 
 
@@ -585,11 +587,11 @@ def _remark(reply: client.Response) -> str:
 
 
 def _cost(reply: client.Response, spent: Mapping[str, Any]) -> str:
-    usage, attempts = spent.get("usage", reply.usage), spent.get("attempts", reply.attempts)
+    usage, attempts, elapsed = (spent.get(name, getattr(reply, name)) for name in ("usage", "attempts", "elapsed"))
     counts = f"{usage.input_tokens} input tokens ({usage.cached_tokens} cached), " \
              f"{usage.output_tokens} output tokens ({usage.reasoning_tokens} reasoning)"
     came = "from the cache" if reply.cached else f"{attempts} attempt(s)"
-    return f"{counts}, {came}, {reply.elapsed:.2f} s, {reply.model}"
+    return f"{counts}, {came}, {elapsed:.2f} s, {reply.model}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
