@@ -373,7 +373,8 @@ def _ask(words: List[str]) -> int:
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
                                         '"llmlite providers" lists the providers')
     started = time.monotonic()
-    with _here(), _cache(args.cache) as answers, _client(args, cache=answers) as llm, _notices(always=args.verbose):
+    shown = _notices(always=args.verbose)
+    with _here(bool(args.tools)), _cache(args.cache) as answers, _client(args, cache=answers) as llm, shown:
         talk = _talk(llm, args, saved)
         reply = _answer(talk, message, args)
         if not (args.tools or args.go_on):
@@ -496,14 +497,14 @@ def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
 
 
 @contextlib.contextmanager
-def _here() -> Iterator[None]:
-    """This folder's modules can be imported, as with python -m."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
+def _here(wanted: bool) -> Iterator[None]:
+    """This folder's modules can be imported, as with python -m; only then, for they may be anybody's."""
+    here = os.getcwd() if wanted else ""
+    sys.path[:0] = [here] * wanted
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # somebody's module has put the path in order
+        if wanted and here in sys.path:
             sys.path.remove(here)
 
 
@@ -675,7 +676,7 @@ def _add_batch_options(parser: _Parser) -> None:
                   "a setting for all lines instead, -o temperature=0 and the like; a line's own wins; may be repeated")
     parser.option("--output", metavar="OUT.jsonl", help='the answers too, for a name that has a "="')
     _add_client_options(parser, "each call")
-    parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
+    parser.option("-s", "--system", metavar="TEXT", type=_utf8, help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
     parser.option("--dask", metavar="ADDRESS", help="ask from a Dask cluster, whose scheduler is there "

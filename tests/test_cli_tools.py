@@ -1,10 +1,11 @@
 """`llmlite --tool module:function`, and what -v shows beside the answer."""
 import json
+import os
 import sys
 
 import pytest
 
-from tests import VENDORED
+from tests import VENDORED, testing
 from tests.cli import one_line
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
@@ -152,3 +153,23 @@ def test_a_batch_has_no_rounds(run, tmp_path):
     """-o max_rounds is refused where no functions run: exit 2 and one line."""
     code, out, err = run("batch", "in.jsonl", "-o", str(tmp_path / "out.jsonl"), "-o", "max_rounds=3", "-m", "ollama/x")
     assert (code, out) == (2, "") and one_line(err) and "max_rounds has no meaning in a batch" in err
+
+
+def test_this_folder_is_on_the_path_for_tools_alone(ask, server, here):
+    """A folder's modules are not imported unasked: they may be anybody's."""
+    found = []
+
+    def provider(request):
+        found.append(sys.path[0])
+        return testing.reply("ok")
+
+    server.handle(provider)
+    assert ask("Hi").code == ask("Hi", "--tool", "its_clock:now").code == 0
+    assert [os.path.samefile(path or os.sep, here) for path in found] == [False, True]
+
+
+def test_a_module_that_puts_the_path_in_order(ask, server, here):
+    """What a module has done to the path is left to it."""
+    (here / "its_clock.py").write_text(CLOCK + "\nsys.path.pop(0)\n")
+    server.reply("ok")
+    assert ask("Hi", "--tool", "its_clock:now").code == 0
