@@ -87,10 +87,9 @@ def test_names_of_others_stay():
 
 
 @pytest.mark.parametrize("words, hint", [
-    (["-m", "gpt-test"], "llmlite: -m 'gpt-test' names no provider (write \"provider/model\", such as "
-                         "\"openai/gpt-5-mini\", or give -p or --base-url; known: "),
+    (["-m", "gpt-test"], "llmlite: -m 'gpt-test' names no provider ("),
     (["-m", "x", "-p", "opnai"], "llmlite: -p 'opnai' is not known ("),
-    (["-m", "x", "--base-url", "localhost:8000"], "llmlite: --base-url 'localhost:8000' is not a URL (write it as"),
+    (["-m", "x", "--base-url", "localhost:8000"], "llmlite: --base-url 'localhost:8000' is not a URL ("),
     (["-m", "openai/gpt-test"], "llmlite: no key for openai (set OPENAI_API_KEY)\n"),
     (["-m", "azure/gpt-test"], "llmlite: azure has an address for each resource (give --base-url, or set AZURE_"),
     (["-m", "ollama/x", "-o", "timeout=-1"], "llmlite: -o timeout=-1: give seconds above zero\n"),
