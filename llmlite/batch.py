@@ -111,7 +111,8 @@ def run(source: Path, output: Path, *, client: Client, workers: int = 8, executo
         output: the output's path; "-" is stdout, which cannot be resumed.
         client: who is asked.
         workers: how many calls are under way at once; of no matter at the provider.
-        executor: a `concurrent.futures.Executor` to make them on, as in `Client.map`.
+        executor: a `concurrent.futures.Executor` to make them on, as in `Client.map`.  Ctrl-C in a terminal reaches its
+            processes too: what it ends there is left to the next run.
         retry_failed: ask again for what an earlier run has a failed line for; else that stays failed.
         max_total_tokens: stop when this run has spent as many.
         progress: True for a bar on stderr, or a callable that gets (done, failed, usage) after each line, or, at the

@@ -3262,7 +3262,7 @@ class _Executed(_Crew):
         except BaseException as error:  # of the executor, or the pickles between here and there
             why = _quoted(f"{type(error).__name__}: {error}")
             result, spent = LLMError("the executor gave no reply back", why=why), None
-            if self.stop.is_set and future.cancelled():
+            if self.stop.is_set:  # cancelled, or ended by the same Ctrl-C, which a terminal sends to its process too
                 result = _Stopped()
         if spent is not None:
             self.client.ledger._add(spent)

@@ -991,6 +991,22 @@ def test_a_future_that_somebody_else_cancels(server):
     assert "gave no reply back: CancelledError" in str(consumer.came[1])
 
 
+@pytest.mark.parametrize("stopped, came", [(True, []), (False, ["LLMError"])])
+def test_an_executor_that_is_interrupted_too(server, stopped, came):
+    """A terminal sends Ctrl-C to the executor's processes also: after it, what that ended has no result."""
+    future = concurrent.futures.Future()
+    with client(server) as llm:
+        results = llm.map(["a"], executor=types.SimpleNamespace(submit=lambda *call: future), workers=2)
+        consumer = Consumer(results)
+        assert soon(lambda: results._crew.futures)
+        future.set_running_or_notify_cancel()
+        if stopped:
+            results.stop.set()
+        future.set_exception(KeyboardInterrupt())
+        consumer.join(5)
+    assert [text(result) for result in consumer.came] == came
+
+
 def test_stopped_in_another_process(server):
     """Where a process can be told, as Dask's can, what waits there to be sent again ends too."""
     server.handle(lambda request: testing.error(429, retry_after=20))
