@@ -113,7 +113,8 @@ def run(source: Path, output: Path, *, client: Client, workers: int = 8, executo
         output: the output's path; "-" is stdout, which cannot be resumed.
         client: who is asked.
         workers: how many calls are under way at once; of no matter at the provider.
-        executor: a `concurrent.futures.Executor` to make them on, as in `Client.map`.
+        executor: a `concurrent.futures.Executor` to make them on, as in `Client.map`.  Ctrl-C in a terminal reaches its
+            processes too: what it ends there is left to the next run.
         retry_failed: ask again for what an earlier run has a failed line for; else that stays failed.
         max_total_tokens: stop when this run has spent as many.
         progress: True for a bar on stderr, or a callable that gets (done, failed, usage) after each line, or, at the
@@ -195,22 +196,24 @@ class _Trend:
     """Whether one call after the other fails by what is no matter of its line: a wrong key, no money, no such model."""
 
     def __init__(self) -> None:
-        self.row, self.last = 0, LLMError()
+        self.row = self.longest = 0
+        self.last: Optional[LLMError] = None  # of the longest row
 
     def add(self, result: Result, names_model: bool) -> None:
         alike = isinstance(result, _NO_LINES_FAULT) and not (names_model and isinstance(result, core.NotFoundError))
         self.row = self.row + 1 if alike else 0
-        if isinstance(result, LLMError):
-            self.last = result
+        if isinstance(result, LLMError) and self.row > self.longest:
+            self.longest, self.last = self.row, result
 
     @property
     def is_hopeless(self) -> bool:
-        return self.row >= _IN_A_ROW
+        """From the hundredth on, whatever comes of those that were under way."""
+        return self.longest >= _IN_A_ROW
 
     def check(self, left: int) -> None:
         """Raises LLMError for the prompts that were not asked for that."""
         if self.is_hopeless and left:
-            raise LLMError(f"stopped, with {left} left: {self.row} calls in a row failed alike", why=str(self.last),
+            raise LLMError(f"stopped, with {left} left: {self.longest} calls in a row failed alike", why=str(self.last),
                            hint="mend that, and go on with --retry-failed (retry_failed=True)") from self.last
 
 

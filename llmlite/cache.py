@@ -10,6 +10,7 @@ import errno
 import itertools
 import logging
 import os
+import stat
 import struct
 import threading
 import time
@@ -169,6 +170,8 @@ def is_foreign(path: str) -> bool:
     A cache that lost its head or its end still has others.  For before the first use: to close a file frees its locks.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            return False
         with open(path, "rb") as file:
             page, found = file.read(_PAGE), False
             if _HEAD.startswith(page[:len(_HEAD)]):

@@ -3902,17 +3902,20 @@ def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raise
     try:
         while (ended is None or given < read) and not crew.stop.cuts:
             waits = True
-            if ended is None and crew.stop.is_set:
-                ended = StopIteration()
-                continue  # nothing may be under way
+            if crew.stop.is_set:
+                crew.drop()
+                if ended is None:
+                    ended = StopIteration()
+                    continue  # nothing may be under way
             if ended is None and read - given < most and crew.has_room():
                 try:
                     prompt = next(prompts)
                 except Exception as error:  # StopIteration, or the user's own, which is raised in its place
                     ended = error
                 else:
-                    crew.give(read, prompt)
-                    read += 1
+                    if not crew.stop.is_set:  # it may have come meanwhile
+                        crew.give(read, prompt)
+                        read += 1
                     del prompt
                 waits = False
             nth = given if ordered else next(iter(results), None)
@@ -4139,7 +4142,7 @@ class _Executed(_Crew):
         except BaseException as error:  # of the executor, or the pickles between here and there
             why = _quoted(f"{type(error).__name__}: {error}")
             result, spent = LLMError("the executor gave no reply back", why=why), None
-            if self.stop.is_set and future.cancelled():
+            if self.stop.is_set:  # cancelled, or ended by the same Ctrl-C, which a terminal sends to its process too
                 result = _Stopped()
         if spent is not None:
             self.client.ledger._add(spent)

@@ -969,6 +969,21 @@ def test_calls_that_all_fail_stop_it(place, status, code):
     assert place.run(retry_failed=True)[:4] == (150, 150, 0, 0)
 
 
+def test_an_answer_that_comes_late_hides_nothing(place):
+    """A call that was under way when the hundredth failed may be answered: the rest was not sent, and that is told."""
+    def answer(request):
+        if b"prompt 0" not in request.body:
+            return testing.error(401, "no way")
+        assert soon(lambda: len(place.lines) >= 100, 20)
+        return testing.reply("late", delay=0.1)
+
+    place.server.handle(answer)
+    place.prompts(150)
+    with pytest.raises(llmlite.LLMError, match="with 4[0-9] left: 10[0-9] calls in a row failed alike: .*no way"):
+        place.run(workers=2)
+    assert [line["custom_id"] for line in place.lines if not line["error"]] == ["id-0"]
+
+
 def test_a_quota_that_is_used_up_on_the_way_stops_it(place):
     """After good answers too; what is left is asked by the next run, the failed ones only if they are to be."""
     place.server.handle(lambda request: echo(request) if len(place.server.requests) <= 20 else testing.error(

@@ -406,6 +406,21 @@ def test_no_file_is_nobody_s(path, tmp_path):
     assert not is_foreign(path) and not is_foreign(str(tmp_path))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX's pipes")
+def test_a_pipe_is_not_waited_for(path):
+    """Nor a device read that has no end."""
+    os.mkfifo(path)
+    asked = []
+    thread = threading.Thread(target=lambda: asked.append(is_foreign(path)))
+    thread.start()
+    thread.join(5)
+    if thread.is_alive():  # have it end
+        os.close(os.open(path, os.O_WRONLY))
+        thread.join()
+        pytest.fail("it waits for a writer")
+    assert asked == [False]
+
+
 def test_a_broken_file_met_by_many(path, caplog):
     """Processes and threads that find it at the same time move it once, and lose nothing of the new one."""
     text(path)

@@ -945,6 +945,38 @@ def test_what_waits_in_a_queue_of_an_executor(server, processes):
     assert llm.ledger.calls == len(consumer.came)
 
 
+def test_what_waits_there_while_others_answer(server, processes):
+    """It does not begin either where an answer comes every moment, as it does where none comes for long."""
+    server.handle(lambda request: echo(request, delay=0.02))
+    with client(server) as llm:
+        results = llm.map(map(str, range(60)), executor=processes, workers=40, ordered=False)
+        came = [next(results)]
+        results.stop.set()
+        came.extend(results)
+    assert len(came) == len(server.requests) == llm.ledger.calls < 20
+
+
+def test_a_prompt_that_comes_when_it_has_been_stopped(server):
+    """An executor does not even get it."""
+    given = []
+
+    class Executor(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, *call):
+            given.append(call[4])
+            return super().submit(*call)
+
+    def prompts():
+        yield "a"
+        results.stop.set()
+        yield "b"
+
+    server.handle(echo)
+    with client(server) as llm, Executor(1) as executor:
+        results = llm.map(prompts(), executor=executor)
+        assert len(list(results)) <= 1
+    assert given == ["a"]
+
+
 def test_a_future_that_somebody_else_cancels(server):
     """It is an error in its place."""
     server.handle(lambda request: echo(request, delay=0.1))
@@ -957,6 +989,22 @@ def test_a_future_that_somebody_else_cancels(server):
         consumer.join(5)
     assert [text(result) for result in consumer.came] == ["a", "LLMError"]
     assert "gave no reply back: CancelledError" in str(consumer.came[1])
+
+
+@pytest.mark.parametrize("stopped, came", [(True, []), (False, ["LLMError"])])
+def test_an_executor_that_is_interrupted_too(server, stopped, came):
+    """A terminal sends Ctrl-C to the executor's processes also: after it, what that ended has no result."""
+    future = concurrent.futures.Future()
+    with client(server) as llm:
+        results = llm.map(["a"], executor=types.SimpleNamespace(submit=lambda *call: future), workers=2)
+        consumer = Consumer(results)
+        assert soon(lambda: results._crew.futures)
+        future.set_running_or_notify_cancel()
+        if stopped:
+            results.stop.set()
+        future.set_exception(KeyboardInterrupt())
+        consumer.join(5)
+    assert [text(result) for result in consumer.came] == came
 
 
 def test_stopped_in_another_process(server):
