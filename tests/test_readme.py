@@ -187,12 +187,14 @@ def test_the_reference_is_whole():
                  llmlite.Conversation, llmlite.Embeddings, llmlite.ServerSentEvent, testing.Server, batch.Summary):
         public |= fields_of(kind)
     # Which a Client, a Conversation and an Answer get as they are made:
-    public |= {"client", "compact_at", "ledger", "messages", "model", "options", "status_code", "system", "tools", "usage"}
+    public |= {"client", "compact_at", "ledger", "messages", "model", "options", "status_code", "system", "tools",
+               "usage"}
     client = llmlite.Client
     for function in (client, client.chat, client.complete, client.run_tools, client.map, client.request, client.embed,
                      client.detokenize, client.conversation, client.load_conversation, llmlite.Conversation.stream,
                      llmlite.Conversation.compact, testing.record, testing.replay, llmlite.chat, llmlite.user,
-                     llmlite.tool_result, llmlite.replay, llmlite.RetryPolicy, llmlite.RateLimit, batch.run, testing.Server):
+                     llmlite.tool_result, llmlite.replay, llmlite.RetryPolicy, llmlite.RateLimit, batch.run,
+                     testing.Server):
         public |= {name for name, parameter in inspect.signature(function).parameters.items()
                    if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
     assert not sorted(public - named)
