@@ -753,8 +753,9 @@ class Server:
         if not kept.get("exchanges"):
             raise ValueError("nothing was recorded: record(), and requests that are answered, come first")
         text = jsonlib.dumps(kept, ensure_ascii=False, indent=1)
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text + "\n")
+        content = text.encode("utf-8", "backslashreplace")  # a lone surrogate as JSON escapes it
+        with open(path, "wb") as file:
+            file.write(content + b"\n")
 
     def replay(self, path: PathLike, *, in_order: bool = False, gap: float = 0.0) -> Server:
         """Answer by the exchanges that `save` wrote, each of them once. Returns the server.
@@ -1077,8 +1078,9 @@ class _Exchange:
         headers = {name.lower(): _mask_text(value, keys) for name, value in self.headers if _KEPT.fullmatch(name)}
         content = b"".join(self.pieces)
         if headers.get("content-encoding") == "gzip":  # though it was not asked for
-            content = zlib.decompressobj(31).decompress(content)
-            del headers["content-encoding"]
+            with contextlib.suppress(zlib.error):  # it is none, and stays so
+                content = zlib.decompressobj(31).decompress(content)
+                del headers["content-encoding"]
         said = _content(_masked(content, keys), headers.get("content-type", ""))
         answer = {"status": self.status, "headers": headers, **said}
         return {"request": _question(request), "reply": _with(answer, end=self.end or None)}

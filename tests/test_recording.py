@@ -341,6 +341,26 @@ def test_any_bytes(server, tape):
         assert list(program(llm)) == live
 
 
+def test_what_is_no_unicode_and_no_gzip(server, tape):
+    """Half a character, as models cut it, and gzip that is none: both are kept, and given again as they came."""
+    server.reply("half \ud83d")
+    server.body(b"\x1f\x8b\x08broken", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+    def program(llm):
+        yield llm.chat("a\ud800b").text
+        with pytest.raises(llmlite.ResponseError) as caught:
+            llm.chat("hi")
+        yield str(caught.value).partition(" (")[0]
+
+    with recorder(server) as (recording, llm):
+        live = list(program(llm))
+        recording.save(tape)
+    assert live[0] == "half \ud83d"
+    with testing.replay(tape) as replaying, client(replaying) as llm:
+        assert [words.replace(replaying.url, server.url) for words in program(llm)] == [
+            words.replace(recording.url, server.url) for words in live]
+
+
 def test_over_tls(tape):
     """The provider is asked over TLS, and a certificate that is not trusted is refused."""
     import ssl
