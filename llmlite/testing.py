@@ -1251,8 +1251,14 @@ def _keys(request: Request) -> list[bytes]:
 
 def _masked(content: bytes, keys: Iterable[bytes]) -> bytes:
     for key in keys:
-        content = content.replace(key, _MASK)
+        content = re.sub(b"".join(map(_spelt, key)), _MASK, content)
     return _KEY.sub(_MASK, content)
+
+
+def _spelt(byte: int) -> bytes:
+    """A character as JSON, one within another's string too, and addresses may spell it."""
+    plain = rb"\\{0,3}/" if byte == 0x2F else re.escape(bytes([byte]))
+    return rb"(?:%b|(?i:%%%02x|\\{1,3}u00%02x))" % (plain, byte, byte)
 
 
 def _mask_text(text: str, keys: Iterable[bytes]) -> str:

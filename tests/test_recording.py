@@ -159,6 +159,22 @@ def test_no_key_in_the_file(server, tape):
             llm.request("POST", "/x", params={"key": "AIzaOther", "page": "2"}, json={})
 
 
+@pytest.mark.parametrize("spelt", [
+    lambda key: key.replace("/", "\\/"), lambda key: "".join(f"\\u{ord(char):04X}" for char in key),
+    lambda key: key.replace("/", "%2F").replace("+", "%2b"), lambda key: json.dumps(key.replace("/", "\\/"))[1:-1]],
+    ids=["slashes", "escapes", "percents", "in a string of JSON"])  # fmt: skip
+def test_no_key_in_another_spelling(server, tape, spelt):
+    """Servers echo keys as their JSON writes them, and as they stand in an address."""
+    key = "abc/def+0123456789=x"
+    server.body(b'{"error": {"message": "bad: %b"}}' % spelt(key).encode(), status=401)
+    with testing.record(server.url) as recording:
+        with llmlite.Client("m", base_url=recording.url, api_key=key, retry=None) as llm:
+            with pytest.raises(llmlite.AuthenticationError):
+                llm.chat("hi")
+        recording.save(tape)
+    assert recorded(tape)["exchanges"][0]["reply"]["json"] == {"error": {"message": "bad: ***"}}
+
+
 def test_short_keys_are_words(server, tape):
     """A local server's "key" is a word that may stand in any text: it is left there."""
     server.reply("a test")
