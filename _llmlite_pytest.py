@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Iterator, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, Tuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -24,17 +24,27 @@ def llm_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """
     from llmlite import testing
 
-    failed = request.session.testsfailed
     with testing.Server() as server:
         for name, value in _environment(server.root):
             monkeypatch.setenv(name, value)
         yield server
-        if request.session.testsfailed > failed:  # whose own error is the one to look at
+        if not getattr(request.node, _PASSED, False):  # its own error, or why it was skipped, is what to look at
             return
         try:
             server.check()
         except AssertionError as wrong:
-            pytest.fail(str(wrong), pytrace=False)  # the line says it all
+            raise pytest.fail.Exception(str(wrong), pytrace=False) from None  # the line says it all
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Let the fixture know how its test ended."""
+    outcome: Any = yield
+    if call.when == "call":
+        setattr(item, _PASSED, outcome.get_result().passed)
+
+
+_PASSED = "_llmlite_passed"  # of a test
 
 
 def _environment(root: str) -> Iterator[Tuple[str, str]]:
@@ -46,5 +56,6 @@ def _environment(root: str) -> Iterator[Tuple[str, str]]:
         yield f"{name.upper().replace('-', '_')}_BASE_URL", root + path
         yield from ((key, "test") for key in keys.split())
     yield "GOOGLE_GEMINI_BASE_URL", root
+    yield "LLMLITE_API_KEY", "test"
     for name in ("no_proxy", "NO_PROXY"):
         yield name, ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))

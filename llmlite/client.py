@@ -1655,9 +1655,12 @@ class Client:
 
             talk = llm.load_conversation("talk.json")
 
+        A `system` or `compact_at` that is given is used in place of the file's.
+
         Raises:
             ConfigurationError: there is no such file, or it is none of those.
         """
+        _check_names("load_conversation", options, _TURN_OPTIONS | {"compact_at"})
         conversation, path = Conversation(self, tools=tools, **options), os.fspath(path)
         try:
             with open(path, encoding="utf-8-sig") as file:
@@ -2225,7 +2228,7 @@ class Conversation:
                  **options: Unpack[_TalkOptions]) -> None:
         self.options: JSON = dict(options)
         _check_names("conversation", self.options, _TURN_OPTIONS)
-        _described({**options, "tools": tools})
+        _check_turn(client, {**options, "tools": tools})
         self.client: Client = client
         self.tools: Tools = [] if tools is None else tools
         self.usage: Usage = _NO_USAGE
@@ -2313,7 +2316,7 @@ class Conversation:
         _check_names("compact", dict(options), _CHAT_OPTIONS - {"tools", "schema"})
         alone = _Alone(self._running)
         with alone, alone:
-            end = _end_of_old(self.messages, keep)
+            end = _end_of_old(self._told(), keep)
             if not end:
                 return None
             asked = {**_without(self.options, *_NOT_OF_SUMMARIES), **options}
@@ -2339,7 +2342,7 @@ class Conversation:
         """
         alone = _Alone(self._running)
         with alone, alone:
-            start = (_turns(self.messages) or [len(self.messages)])[-1]
+            start = (_turns(self._told()) or [len(self.messages)])[-1]
             taken = self.messages[start:]
             del self.messages[start:]
         return taken
@@ -2352,17 +2355,23 @@ class Conversation:
         `Client.load_conversation` reads it from that path.  Tools and options are not saved, and no key.
 
         Raises:
-            ConfigurationError: a message holds what JSON does not, bytes say.
+            ConfigurationError: a message is none, or holds what JSON does not, bytes say.
             OSError: the file cannot be written.
         """
         saved = {"llmlite": __version__, "conversation": _SAVED, "provider": self.client._provider.name,
-                 "model": self.client.model, "system": self.system, "messages": self.messages,
+                 "model": self.client.model, "system": self.system, "messages": self._told(),
                  "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
         try:
             text = json.dumps(saved, indent=1, default=_plain)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
         _write_own(os.fsdecode(path), text)
+
+    def _told(self) -> List[JSON]:
+        """The history, which anybody may have changed; ConfigurationError if it is none."""
+        if not isinstance(self.messages, list):
+            raise ConfigurationError(f"messages is a {type(self.messages).__name__}: give a list of message dicts")
+        return _checked_messages(self.messages) if self.messages else []
 
     def _fill(self, saved: Any) -> None:
         """Take what `save` wrote; ValueError for anything else."""
@@ -2373,7 +2382,8 @@ class Conversation:
             raise ValueError(f"it is of form {version!r}, this version of llmlite reads {_SAVED}")
         usage = _dict(saved.get("usage"))
         self.usage = Usage(*(_checked(f"usage.{name}", usage.get(name, 0), (int,), 0) for name in Usage._fields))
-        self._begin_with(saved.get("system"), saved["messages"], saved.get("compact_at"))
+        self._begin_with(saved.get("system") if self.system is None else self.system, saved["messages"],
+                         saved.get("compact_at") if self.compact_at is None else self.compact_at)
 
     def __getstate__(self) -> JSON:
         return {**self.__dict__, "messages": list(self.messages), "options": dict(self.options), "_running": {}}
@@ -2401,6 +2411,14 @@ def _with_schema(options: Mapping[str, Any], schema: Any) -> JSON:
     return {**options} if schema is _UNSET else {**options, "schema": schema}
 
 
+def _check_turn(client: Client, options: JSON) -> None:
+    """Raise for options that no turn can take; what a provider does not take is said when it is asked."""
+    terms = {name: options[name] for name in ("model", "timeout", "deadline", "headers") if name in options}
+    client._call(client._chat, **terms)
+    _checked_rounds(options.get("max_rounds", 10))
+    _checked_asked(options)
+
+
 def _is_summary(message: JSON) -> bool:
     return message.get("role") == "user" and _str(message.get("content")).startswith(_SUMMARY)
 
@@ -2423,7 +2441,7 @@ def _end_of_old(messages: List[JSON], keep: int) -> int:
 def _awaits_results(messages: List[JSON]) -> bool:
     """Whether a history ends with tool calls that are not all answered."""
     results = list(itertools.takewhile(lambda message: message.get("role") in _RESULTS, reversed(messages)))
-    answered = {message.get("tool_call_id") for message in results}
+    answered = [message.get("tool_call_id") for message in results]
     before = messages[:len(messages) - len(results)][-1:]
     return any(call.get("id") not in answered for message in before for call in _list(message.get("tool_calls")))
 
@@ -2500,7 +2518,7 @@ class _Turn:
         asked = {"system": conversation.system, "tools": conversation.tools, **conversation.options, **options}
         given = _checked_messages([content] if isinstance(content, dict) else content)
         self.conversation, self.asked = conversation, [dict(message) for message in given]
-        sent = _alternating([*_checked_messages([*conversation.messages, *self.asked])])
+        sent = _alternating([*conversation._told(), *self.asked])
         self.rounds = _Rounds(conversation.client, sent, asked.pop("tools") or (), asked.pop("max_rounds", 10),
                               asked.pop("deadline", _UNSET))
         self.options, self.begun, self.kept = asked, len(sent), False
@@ -2980,9 +2998,7 @@ class _Rounds:
     """Requests that are one call of the user's, and between them the functions that the model asks for."""
 
     def __init__(self, client: Client, messages: Any, tools: Any, max_rounds: Any, deadline: Any) -> None:
-        if (_finite(max_rounds, int) or 0) < 1:
-            raise ConfigurationError(f"max_rounds={max_rounds!r}: give a whole number, 1 or more")
-        self.client, self.most, self.until = client, max_rounds, client._until(deadline)
+        self.client, self.most, self.until = client, _checked_rounds(max_rounds), client._until(deadline)
         self.history, self.declared = _checked_messages(messages), _tool_dicts(tools)
         self.functions = {tool["function"]["name"]: (given, tool["function"]["parameters"])
                           for tool, given in zip(self.declared, tools) if callable(given)}
@@ -3023,6 +3039,12 @@ class _Rounds:
     def answer(self) -> None:
         """Run the functions that the last reply asks for."""
         self.history += [_answered(call, self.functions) for call in self.replies[-1].tool_calls]
+
+
+def _checked_rounds(most: Any) -> int:
+    if (_finite(most, int) or 0) < 1:
+        raise ConfigurationError(f"max_rounds={most!r}: give a whole number, 1 or more")
+    return most  # type: ignore[no-any-return]
 
 
 def _answered(call: ToolCall, functions: Mapping[str, Tuple[Callable[..., Any], JSON]]) -> JSON:

@@ -832,8 +832,9 @@ class Server:
         if not kept.get("exchanges"):
             raise ValueError("nothing was recorded: record(), and requests that are answered, come first")
         text = jsonlib.dumps(kept, ensure_ascii=False, indent=1)
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text + "\n")
+        content = text.encode("utf-8", "backslashreplace")  # a lone surrogate as JSON escapes it
+        with open(path, "wb") as file:
+            file.write(content + b"\n")
 
     def replay(self, path: PathLike, *, in_order: bool = False, gap: float = 0.0) -> Server:
         """Answer by the exchanges that `save` wrote to `path`, each of them once. Returns the server.
@@ -1182,8 +1183,9 @@ class _Exchange:
         headers = {name.lower(): _mask_text(value, keys) for name, value in self.headers if _KEPT.fullmatch(name)}
         content = b"".join(self.pieces)
         if headers.get("content-encoding") == "gzip":  # though it was not asked for
-            content = zlib.decompressobj(31).decompress(content)
-            del headers["content-encoding"]
+            with contextlib.suppress(zlib.error):  # it is none, and stays so
+                content = zlib.decompressobj(31).decompress(content)
+                del headers["content-encoding"]
         said = _content(_masked(content, keys), headers.get("content-type", ""))
         answer = {"status": self.status, "headers": headers, **said}
         return {"request": _question(request), "reply": _with(answer, end=self.end or None)}
@@ -1354,8 +1356,14 @@ def _keys(request: Request) -> list[bytes]:
 
 def _masked(content: bytes, keys: Iterable[bytes]) -> bytes:
     for key in keys:
-        content = content.replace(key, _MASK)
+        content = re.sub(b"".join(map(_spelt, key)), _MASK, content)
     return _KEY.sub(_MASK, content)
+
+
+def _spelt(byte: int) -> bytes:
+    """A character as JSON, one within another's string too, and addresses may spell it."""
+    plain = rb"\\{0,3}/" if byte == 0x2F else re.escape(bytes([byte]))
+    return rb"(?:%b|(?i:%%%02x|\\{1,3}u00%02x))" % (plain, byte, byte)
 
 
 def _mask_text(text: str, keys: Iterable[bytes]) -> str:

@@ -144,6 +144,15 @@ def test_several_messages_at_once(server, llm):
     (lambda llm: llm.conversation(tools=5), llmlite.ConfigurationError, "tools is a int"),
     (lambda llm: llm.conversation(system=5), llmlite.ConfigurationError, "system is a int: give a str or a list"),
     (lambda llm: llm.conversation(messages=5), llmlite.ConfigurationError, "messages is a int"),
+    (lambda llm: llm.conversation(temperature="hot"), llmlite.ConfigurationError, "temperature='hot': give"),
+    (lambda llm: llm.conversation(max_rounds=0), llmlite.ConfigurationError, "max_rounds=0: give a whole number"),
+    (lambda llm: llm.conversation(deadline="x"), llmlite.ConfigurationError, "deadline='x': give seconds"),
+    (lambda llm: llm.conversation(timeout=-1), llmlite.ConfigurationError, "timeout=-1: give seconds"),
+    (lambda llm: llm.conversation(headers=5), llmlite.ConfigurationError, "headers is a int: give a dict"),
+    (lambda llm: llm.conversation(model=5), llmlite.ConfigurationError, "model=5: give a str"),
+    (lambda llm: llm.conversation(schema=5), TypeError, "schema is 5"),
+    (lambda llm: llm.load_conversation("talk.json", messages=[HI]), TypeError,
+     "load_conversation() got an unexpected keyword argument 'messages'"),
     (lambda llm: llm.conversation(messages=[{"role": "x"}]), llmlite.ConfigurationError, "messages[0] has role 'x'"),
     (lambda llm: llm.conversation(compact_at=0), llmlite.ConfigurationError, "compact_at=0: give a whole number"),
     (lambda llm: llm.conversation(compact_at="9"), llmlite.ConfigurationError, "compact_at='9'"),
@@ -760,6 +769,29 @@ def test_undo(llm, messages, left):
     assert talk.undo() == messages[left:] and talk.messages == messages[:left] and talk.messages is history
 
 
+@pytest.mark.parametrize("history, words", [
+    (None, "messages is a NoneType: give a list of message dicts"), ((HI,), "messages is a tuple: give a list"),
+    ([HI, llmlite.Response()], "messages[1] has role None"), ([HI, "hi"], "messages[1] has role None"),
+    ([{"role": "user", "content": [5]}, YES], "messages[0].content[0] is a int")], ids=named)
+@pytest.mark.parametrize("act", ["send", "stream", "compact", "undo", "save"])
+def test_a_history_that_is_none(server, llm, tmp_path, history, words, act):
+    """It is the user's to change: what is no history is said in a line, before anything is sent or written."""
+    talk = llm.conversation()
+    talk.messages = history
+    given = {"send": ["hi"], "stream": ["hi"], "compact": [0], "undo": [], "save": [tmp_path / "talk.json"]}
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        getattr(talk, act)(*given[act])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert server.requests == [] and talk.messages is history and os.listdir(tmp_path) == []
+
+
+def test_calls_whose_ids_are_none(server, llm):
+    """Ids are compared, whatever stands there."""
+    call = {"id": [1], "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    talk = llm.conversation(messages=[HI, {"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert talk.compact(0) is None and server.requests == []  # it waits for its result
+
+
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
@@ -785,6 +817,9 @@ def test_a_conversation_as_a_file(server, llm, tmp_path):
     assert again.send("and?").messages[:2] == talk.messages
     again = llm.load_conversation(path, tools=[add], temperature=1)
     assert (again.tools, again.options) == ([add], {"temperature": 1})
+    assert (again.system, again.compact_at) == (talk.system, talk.compact_at)
+    again = llm.load_conversation(path, system="Be long.", compact_at=9)
+    assert (again.system, again.compact_at, again.messages) == ("Be long.", 9, talk.messages)
 
 
 @pytest.mark.parametrize("content", [b"bytes", {1, 2}, float("nan") * 1j], ids=named)
@@ -794,7 +829,7 @@ def test_what_cannot_be_saved(llm, tmp_path, content):
     llm.conversation(messages=turns("a")).save(os.fsencode(str(path)))
     before = path.read_bytes()
     talk = llm.conversation()
-    talk.messages.append({"role": "tool", "content": content})
+    talk.messages.append({"role": "tool", "content": {"made": content}})
     with pytest.raises(llmlite.ConfigurationError, match="the conversation cannot be written as JSON"):
         talk.save(path)
     assert path.read_bytes() == before

@@ -159,6 +159,22 @@ def test_no_key_in_the_file(server, tape):
             llm.request("POST", "/x", params={"key": "AIzaOther", "page": "2"}, json={})
 
 
+@pytest.mark.parametrize("spelt", [
+    lambda key: key.replace("/", "\\/"), lambda key: "".join(f"\\u{ord(char):04X}" for char in key),
+    lambda key: key.replace("/", "%2F").replace("+", "%2b"), lambda key: json.dumps(key.replace("/", "\\/"))[1:-1]],
+    ids=["slashes", "escapes", "percents", "in a string of JSON"])  # fmt: skip
+def test_no_key_in_another_spelling(server, tape, spelt):
+    """Servers echo keys as their JSON writes them, and as they stand in an address."""
+    key = "abc/def+0123456789=x"
+    server.body(b'{"error": {"message": "bad: %b"}}' % spelt(key).encode(), status=401)
+    with testing.record(server.url) as recording:
+        with llmlite.Client("m", base_url=recording.url, api_key=key, retry=None) as llm:
+            with pytest.raises(llmlite.AuthenticationError):
+                llm.chat("hi")
+        recording.save(tape)
+    assert recorded(tape)["exchanges"][0]["reply"]["json"] == {"error": {"message": "bad: ***"}}
+
+
 def test_short_keys_are_words(server, tape):
     """A local server's "key" is a word that may stand in any text: it is left there."""
     server.reply("a test")
@@ -339,6 +355,26 @@ def test_any_bytes(server, tape):
     assert kinds == [["base64"], ["text"], ["base64"]]
     with testing.replay(tape) as replaying, client(replaying) as llm:
         assert list(program(llm)) == live
+
+
+def test_what_is_no_unicode_and_no_gzip(server, tape):
+    """Half a character, as models cut it, and gzip that is none: both are kept, and given again as they came."""
+    server.reply("half \ud83d")
+    server.body(b"\x1f\x8b\x08broken", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+    def program(llm):
+        yield llm.chat("a\ud800b").text
+        with pytest.raises(llmlite.ResponseError) as caught:
+            llm.chat("hi")
+        yield str(caught.value).partition(" (")[0]
+
+    with recorder(server) as (recording, llm):
+        live = list(program(llm))
+        recording.save(tape)
+    assert live[0] == "half \ud83d"
+    with testing.replay(tape) as replaying, client(replaying) as llm:
+        assert [words.replace(replaying.url, server.url) for words in program(llm)] == [
+            words.replace(recording.url, server.url) for words in live]
 
 
 def test_over_tls(tape):
