@@ -33,7 +33,6 @@ _OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the 
 _KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
 _ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
               "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
-_COUNTS = "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens", "total_tokens"
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 
@@ -359,22 +358,13 @@ def _report(reply: client.Response, args: argparse.Namespace) -> None:
     """What there is to say after the answer."""
     remark = "" if args.json else _remark(reply)
     if args.json:
-        print(json.dumps(_as_dict(reply)))
+        print(json.dumps(reply.to_dict()))
     elif args.schema:
         print(json.dumps(reply.parsed))
     if remark:
         _say(remark)
     if args.usage:
         _say(_cost(reply))
-
-
-def _as_dict(reply: client.Response) -> Dict[str, Any]:
-    return {
-        "text": reply.text, "reasoning": reply.reasoning, "tool_calls": [call._asdict() for call in reply.tool_calls],
-        "finish_reason": reply.finish_reason, "parsed": reply.parsed,
-        "usage": {name: getattr(reply.usage, name) for name in _COUNTS},
-        "model": reply.model, "id": reply.id, "request_id": reply.request_id,
-        "attempts": reply.attempts, "elapsed": round(reply.elapsed, 3), "cached": reply.cached}
 
 
 def _remark(reply: client.Response) -> str:

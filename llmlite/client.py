@@ -465,6 +465,17 @@ class Response:
         """The answer's rate-limit headers, names in lower case."""
         return {name.lower(): value for name, value in self.headers.items() if "ratelimit" in name.lower()}
 
+    def to_dict(self) -> JSON:
+        """All of it but `raw` and `headers` as JSON has it, for json.dumps(); what `llmlite --json` prints.
+
+            json.dumps(reply.to_dict())   # {"text": "Air ...", "usage": {"input_tokens": 10, ...}, ...}
+
+        `usage` has `total_tokens` too; `parsed` is a dict where it is an object; the `data` of `files` are base64.
+        """
+        told = {name: value for name, value in vars(self).items() if name not in ("raw", "headers")}
+        usage = {**_held_as_json(self.usage), "total_tokens": self.usage.total_tokens}
+        return _as_json({**told, "usage": usage})  # type: ignore[no-any-return]
+
     def __str__(self) -> str:
         return self.text
 
@@ -6570,6 +6581,36 @@ def _plain(value: Any) -> Any:
     if number is None:
         raise TypeError(f"{_shown(value)} has no JSON form")
     return number
+
+
+def _as_json(value: Any) -> Any:
+    """Any value of a reply as JSON has it: objects as dicts of what they hold, bytes as base64, no NaN."""
+    if isinstance(value, enum.Enum):
+        return _as_json(value.value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, abc.Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, abc.Set)) and not hasattr(value, "_fields"):
+        return [_as_json(item) for item in value]
+    return _held_as_json(value)
+
+
+def _held_as_json(value: Any) -> Any:
+    """An object as a dict of its public fields; its text where it has none (a date)."""
+    if hasattr(value, "model_dump"):
+        return _as_json(value.model_dump(mode="json"))
+    names: Any = getattr(value, "_fields", None) or getattr(value, "__dict__", None)
+    if hasattr(value, "__dataclass_fields__"):
+        from dataclasses import fields
+        names = [field.name for field in fields(value)]
+    if names is None:
+        return str(value)
+    return {name: _as_json(getattr(value, name)) for name in names if name[0] != "_"}
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False, default=_plain)

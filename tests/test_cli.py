@@ -285,7 +285,7 @@ def test_what_is_no_schema(ask, server, tmp_path, monkeypatch, word, words):
 
 @pytest.mark.parametrize("how", [[], ["--no-stream"]])
 def test_json(ask, server, how):
-    """--json prints one line, one object, with everything about the reply, on either way of asking."""
+    """--json prints one line, one object, the reply's `to_dict()`, on either way of asking."""
     server.reply("Paris \u2028", reasoning="Hm", tool_calls=[{"id": "c1", "name": "find", "arguments": {"q": 1}}],
                  usage=(12, 3), headers={"x-request-id": "req-7"})
     code, out, err = ask("Hi", "--json", *how)
@@ -293,11 +293,14 @@ def test_json(ask, server, how):
     assert (code, err, out.count("\n")) == (0, "", 1)
     assert 0 < shown.pop("elapsed") < 5
     call = {"id": "c1", "name": "find", "arguments": {"q": 1}, "raw_arguments": '{"q": 1}', "invalid": None}
+    assert shown.pop("message")["content"] == "Paris \u2028"
     assert shown == {
-        "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls", "parsed": None,
+        "text": "Paris \u2028", "reasoning": "Hm", "tool_calls": [call], "finish_reason": "tool_calls",
+        "raw_finish_reason": "tool_calls", "parsed": None,
         "usage": {"input_tokens": 12, "output_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0,
                   "cache_write_tokens": 0, "total_tokens": 15},
-        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1, "cached": False}
+        "model": "test", "id": "chatcmpl-1", "request_id": "req-7", "attempts": 1, "cached": False,
+        "citations": [], "files": [], "logprobs": [], "messages": [], "tokens": []}
 
 
 def test_cache(ask, server, tmp_path, monkeypatch):

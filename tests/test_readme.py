@@ -1,5 +1,7 @@
 """What README.rst and CHANGELOG.rst say is so."""
+import html
 import inspect
+import io
 import os
 import re
 import sys
@@ -8,6 +10,7 @@ import types
 
 import pytest
 
+from llmlite import batch
 from llmlite.__main__ import main
 from tests import VENDORED, llmlite, testing
 
@@ -108,6 +111,8 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
             monkeypatch.setenv(name + "_API_KEY", "sk-test-key")
             monkeypatch.setenv(name + "_BASE_URL", server.url)
         monkeypatch.setenv("VLLM_BASE_URL", server.url)
+        monkeypatch.setenv("AZURE_OPENAI_API_KEY", "sk-test-key")
+        monkeypatch.setenv("AZURE_OPENAI_ENDPOINT", server.root)
         names = as_module(monkeypatch)
         blocks = blocks_of(README, "python")
         for block in blocks:
@@ -121,19 +126,75 @@ def test_python_blocks_run_in_order(monkeypatch, capsys, tmp_path):
         assert (tmp_path / "said.mp3").read_bytes() == b"ID3..."
         for name in ("llm", "local", "raw", "claude", "signed", "session"):
             names[name].close()
-        assert len(blocks) == 29
-        assert len(server.requests) == 60
-        sent = server.requests[3].json
+        assert len(blocks) == README.count("\n.. code:: python\n") and len(server.requests) > len(blocks)
+        sent = server.requests[2].json  # the tour's third: with options
         assert {key: sent[key] for key in ("temperature", "max_completion_tokens", "service_tier")} == {
             "temperature": 0, "max_completion_tokens": 100, "service_tier": "flex"}
 
 
 def test_it_opens_with_the_two_commands():
     """The first two indented lines are the demo and the tests, each in a block of its own."""
-    opening = re.findall(r"::\n\n    (\S.*)\n\n", README[:README.index("Quick start")])
+    opening = re.findall(r"::\n\n    (\S.*)\n\n", README[:README.index("\n.. contents::")])
     assert opening == [
         "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/llmlite demo",
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"]
+
+
+def test_it_renders_without_a_warning():
+    """docutils, which PyPI and others show it by, finds nothing to say, and every reference leads somewhere."""
+    core = pytest.importorskip("docutils.core")
+    said, writer = io.StringIO(), pytest.importorskip("docutils.writers").get_writer_class("html5")()
+    page = core.publish_string(README, writer=writer, settings_overrides={
+        "report_level": 1, "halt_level": 5, "warning_stream": said, "syntax_highlight": "none"}).decode()
+    assert said.getvalue() == ""
+    shown = re.findall(r"^([^\n]+)\n(?:-{3,}|={3,})\n\n", README, re.M)[1:]
+    assert len(shown) > 30 and all(html.escape(title, quote=False) in page for title in shown)
+
+
+def test_it_says_how_many_providers():
+    """The number of providers that it opens with is that of the table."""
+    assert f"It speaks to {len(llmlite.providers())} providers" in README[:README.index("::")]
+
+
+def test_figures_are_told_once():
+    """Each figure of the promises' table stands in the section that says how it was measured."""
+    table, _, _ = section_of(README, "What it promises, in figures").partition("`The promises in full`_")
+    below = " ".join(section_of(README, title) for title in (
+        "The fault matrix", "Speed", "A million prompts a day", "The promises in full"))
+    figures = re.findall(r"\b0 to 10\b|\b99 MiB|\d[\d,.]*\d", table)
+    assert {"2,203", "0.02", "0.39", "1.07", "1.16", "99 MiB"} <= set(figures)
+    assert not [figure for figure in figures if figure not in below.replace("a quarter", "0.25")]
+
+
+def fields_of(kind):
+    """The public attributes of a class, those included that only its objects have."""
+    made = {"Response": llmlite.Response(), "Ledger": llmlite.Ledger(), "Server": testing.Server()}.get(
+        kind.__name__, kind)
+    return {name for name in dir(made) if name[0] != "_"} - set(dir(tuple)) - set(dir(Exception))
+
+
+def test_the_reference_is_whole():
+    """The page of all public names has each name, method, argument and field, and no name that is not there."""
+    page = section_of(README, "All public names")
+    named = set(re.findall(r"[A-Za-z_]\w+|\bid\b", " ".join(re.findall("``([^`]+)``", page))))
+    errors = {name for name in llmlite.client.__all__ if name.endswith("Error")} - {"LLMError"}  # a table of their own
+    public = {*llmlite.client.__all__, "Cache", *batch.__all__, *testing.__all__} - errors
+    for kind in (llmlite.Client, llmlite.Response, llmlite.Stream, llmlite.Event, llmlite.Usage, llmlite.ToolCall,
+                 llmlite.Token, llmlite.Logprob, llmlite.File, llmlite.Answer, llmlite.Ledger,
+                 llmlite.Embeddings, llmlite.ServerSentEvent, testing.Server, batch.Summary):
+        public |= fields_of(kind)
+    public |= {"ledger", "model", "status_code"}  # which a Client and an Answer get as they are made
+    client = llmlite.Client
+    for function in (client, client.chat, client.complete, client.run_tools, client.map, client.request, client.embed,
+                     client.detokenize, llmlite.chat, llmlite.user, llmlite.tool_result, llmlite.replay,
+                     llmlite.RetryPolicy, llmlite.RateLimit, batch.run, testing.Server):
+        public |= {name for name, parameter in inspect.signature(function).parameters.items()
+                   if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
+    assert not sorted(public - named)
+    known = public | errors | {word for _, _, words in llmlite.providers() for word in words.split()}
+    known |= fields_of(llmlite.Cache) | fields_of(testing.Request) | {"max_age", "name", "llmlite", "batch", "testing"}
+    known |= {"NAME_API_KEY", "NAME_BASE_URL", "function", "help", "progress", "query", "with", "providers"}
+    assert not sorted(word for word in named - known if not word.startswith("LLMLITE_"))
 
 
 def test_the_help_shown_is_the_real_one(capsys):

@@ -3,6 +3,7 @@
 CALLS are made of every column, which says under the same name what is then sent; REPLIES are read from every column's
 body and stream of that name. A new dialect is a module with its column, and a word in `test_dialects`.
 """
+import json
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Tuple
 
@@ -152,6 +153,7 @@ def check_reply(server, llm, body, events, want):
     assert {name: reply[name] for name in want} == want
     stream = llm.stream("hi")
     pieces = list(stream.events())
+    assert json.loads(json.dumps(stream.response.to_dict())) == stream.response.to_dict()
     assert seen(stream.response) == reply
     for kind in ("text", "reasoning"):
         assert "".join(piece.text for piece in pieces if piece.type == kind) == want[kind]
