@@ -2,3 +2,5 @@
 from .cache import Cache as Cache
 from .client import *
 from .client import __version__ as __version__
+from .notebook import load_ipython_extension as load_ipython_extension
+from .notebook import unload_ipython_extension as unload_ipython_extension
