@@ -3454,7 +3454,7 @@ class _Progress:
             return lambda done, failed, usage: print(
                 f"\r{done + failed}{of} done, {failed} failed, {usage.total_tokens} tokens", end="", file=sys.stderr,
                 flush=True)
-        bar = type("Bar", (tqdm,), {"monitor_interval": 0})(total=total, miniters=1)  # without tqdm's thread, that stays
+        bar = type("Bar", (tqdm,), {"monitor_interval": 0})(total=total, miniters=1)  # no thread of tqdm's
         self._end = bar.close
 
         def show(done: int, failed: int, usage: Usage) -> None:
@@ -6668,7 +6668,7 @@ def _fenced(text: str, language: str) -> str:
 def _ending(text: str) -> str:
     """What ends the block of code or HTML that a text, as one that was cut does, leaves open."""
     indent = end = ""
-    for line in text.splitlines():
+    for line in text.expandtabs(4).splitlines():
         begun = None if end else _BLOCK.match(line)
         if begun is not None:
             opened = begun["opened"].lower()

@@ -96,6 +96,7 @@ def test_a_reply_made_by_hand(reply, shown):
     ("``` a ``` b", ""),
     ("- item\n\n  ```python\n  x", "\n  ```"),
     ("1. ```\n   x", "\n   ```"),
+    ("\t```\nx", "\n    ```"),
     ("<!-- hidden", "\n-->"),
     ("<!-- told --> and on", ""),
     ("a\n<PRE>\nb", "\n</PRE>"),
