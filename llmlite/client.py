@@ -6739,13 +6739,25 @@ def _print_now(text: str) -> None:
 
 def _shown_error(error: LLMError) -> List[str]:
     """An error's line, the user's own lines that led to it, and where to find what had come."""
-    if getattr(getattr(_shell(), "InteractiveTB", None), "mode", "") == "Verbose":  # as asked for by %tb or %xmode
+    if _handler().mode == "Verbose":  # as %tb or %xmode asks for
         import traceback
         return "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
     line = "".join(c if c.isprintable() else " " for c in str(error))
     come = len(error.response.text) if error.response is not None else 0
     held = [f"    {come} characters had come: sys.last_value.response"] if come else []
     return [f"{type(error).__name__}: {line}", *_own_lines(error), *held]
+
+
+def _shown_stop(line: str) -> List[str]:
+    _handler()
+    return [line]
+
+
+def _handler() -> Any:
+    """What IPython shows errors by, told where %debug is to begin: it knows only those it renders."""
+    handler = getattr(_shell(), "InteractiveTB", SimpleNamespace(mode=""))
+    handler.tb = getattr(sys, "last_traceback", None)
+    return handler
 
 
 def _own_lines(error: BaseException) -> List[str]:
@@ -6774,7 +6786,7 @@ def _shorten(stop: KeyboardInterrupt, began: Union[_Call, _Progress]) -> None:
     if _shell() is not None:
         what = f"{began.provider.name} {began.model}".strip() if isinstance(began, _Call) else f"map, {began.done} done"
         line = f"KeyboardInterrupt: {what}: stopped after {_now() - began.started:.1f} s"
-        vars(stop).setdefault("_render_traceback_", functools.partial(list, [line]))
+        vars(stop).setdefault("_render_traceback_", functools.partial(_shown_stop, line))
 
 
 # ----------------------------------------------------------------------------------------------------------------- json

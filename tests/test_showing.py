@@ -1,4 +1,5 @@
 """What a notebook and a terminal show: of a reply, of a stream as it comes, of an error, of Ctrl-C."""
+import builtins
 import contextlib
 import io
 import json
@@ -222,14 +223,31 @@ def test_an_error(server, book):
     shown = book.run("x = 1\n\nask()")
     assert shown.out.splitlines() == [f"NotFoundError: {shown.result.error_in_exec}", "    cell, line 3:  ask()",
                                       "    cell, line 2:  return llm.chat('Hi')"]
-    assert sys.last_value is shown.result.error_in_exec  # which %debug begins at
     assert book.run("%tb").out == shown.out
     verbose = book.run("%tb Verbose").out
     assert verbose.startswith("Traceback") and "in _perform" in verbose and "no such model" in verbose
     assert book.run("try:\n    llm.chat('Hi')\nexcept llmlite.NotFoundError as error:\n    print(error)").out == (
         f"{shown.result.error_in_exec}\n")
+    assert llmlite.LLMError("a\nb")._render_traceback_() == ["LLMError: a b"]
     assert book.run("raise llmlite.LLMError('mine')").out == "LLMError: mine\n    cell, line 1:  " \
         "raise llmlite.LLMError('mine')\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there os.kill ends the process")
+def test_debug(server, book, monkeypatch):
+    """%debug begins at this error, or at this Ctrl-C, whatever error was before it."""
+    seen = []
+    monkeypatch.setattr(builtins, "seen", seen, raising=False)
+    server.error(404)
+    server.reply("late", delay=5)
+    for source in ("llm.chat('Hi')", "llm.chat('Ho')"):
+        server.requests.clear()
+        book.run("1 / 0")
+        with pressing(server) if "Ho" in source else contextlib.nullcontext():
+            book.run(source)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("!__import__('builtins').seen.append(__name__)\nq\n"))
+        book.run("%debug")
+    assert seen == [llmlite.Client.__module__, seen[1]] and seen[1] not in ("__main__", "builtins")
 
 
 def test_an_error_from_a_module(server, book, tmp_path, monkeypatch):
