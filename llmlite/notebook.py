@@ -129,11 +129,7 @@ def _answer(args: argparse.Namespace, prompt: str, names: Dict[str, Any]) -> cli
     """Ask, all that is asked being checked before, and show the reply as it comes."""
     from . import __main__ as cli
     args.model, args.system = (value and _filled(value, names) for value in (args.model, args.system))
-    schema = names.get(args.schema or "")
-    args.schema = args.schema if schema is None else None
-    options = {name: value for name, value in cli._chat_options(args).items() if value is not None}
-    if schema is not None:
-        options["schema"] = schema
+    options = _chat_options(args, names)
     texts, images = cli._contents(args.files)
     asked = "\n\n".join(filter(None, (*texts, _filled(" ".join(args.words), names), _filled(prompt, names))))
     if not asked:
@@ -148,6 +144,21 @@ def _answer(args: argparse.Namespace, prompt: str, names: Dict[str, Any]) -> cli
                                         "set LLMLITE_MODEL")
     with cli._cache(args.cache) as answers, cli._client(args, cache=answers) as llm:
         return llm.stream([message], **options).display()
+
+
+def _chat_options(args: argparse.Namespace, names: Dict[str, Any]) -> Dict[str, Any]:
+    """What -o, -s and --schema say; the schema may be what a variable holds."""
+    from . import __main__ as cli
+    word, schema = args.schema, names.get(args.schema or "")
+    args.schema = word if schema is None else schema if isinstance(schema, str) else None
+    options = {name: value for name, value in cli._chat_options(args).items() if value is not None}
+    if schema is None or isinstance(schema, str):
+        return options
+    try:
+        client._described({"schema": schema})
+    except TypeError as error:
+        raise client.ConfigurationError(f"--schema {word}", why=str(error)) from None
+    return {**options, "schema": schema}
 
 
 def _client_of(args: argparse.Namespace, names: Dict[str, Any]) -> Any:

@@ -93,7 +93,7 @@ def test_files_and_schemas(server, book, tmp_path):
     (tmp_path / "a.txt").write_text("text {of} a file")
     (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
     book.names["City"] = City
-    server.reply('{"name": "Bonn"}', times=2)
+    server.reply('{"name": "Bonn"}', times=3)
     book.run(f"%%llm -c llm -f {tmp_path}/a.txt -f {tmp_path}/b.png --schema City\nWhere?")
     assert book.names["_"].parsed == City("Bonn")
     text, image = asked(server)
@@ -101,6 +101,10 @@ def test_files_and_schemas(server, book, tmp_path):
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     book.run(f"%%llm -c llm -m other --deadline 9 --schema '{json.dumps(schema)}'\nWhere?")
     assert book.names["_"].parsed == {"name": "Bonn"} and server.requests[-1].json["model"] == "other"
+    book.names["schema"] = json.dumps(schema)
+    book.run("%%llm -c llm --schema schema\nWhere?")
+    assert book.names["_"].parsed == {"name": "Bonn"}
+    assert server.requests[-1].json["response_format"]["json_schema"]["schema"]["required"] == ["name"]
 
 
 @pytest.mark.parametrize("source, words", [
@@ -122,6 +126,7 @@ def test_files_and_schemas(server, book, tmp_path):
     ("%%llm -c llm -o temperature=x\nHi", "%llm: argument -o: 'temperature=x': temperature takes a number"),
     ("%%llm -c llm -f nothing.txt\nHi", "nothing.txt: No such file"),
     ("%%llm -c llm --schema nothing.json\nHi", "nothing.json: No such file"),
+    ("%%llm -c llm --schema x\nHi", "--schema x: schema is [1]: give a JSON-schema dict"),
     ("%%llm -s What's\nHi", "%llm -s What's: No closing quotation (quotes go in pairs"),
     ("%%llm\nHi", "no model (give -m PROVIDER/MODEL, or -c with a client's variable, or set LLMLITE_MODEL)"),
     ("%llm", "nothing to ask (write the prompt below %%llm, or after %llm)"),
