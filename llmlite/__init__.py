@@ -43,3 +43,5 @@ Beside these: llmlite.batch (files of prompts), llmlite.testing (a server for yo
 from .cache import Cache as Cache
 from .client import *
 from .client import __version__ as __version__
+from .notebook import load_ipython_extension as load_ipython_extension
+from .notebook import unload_ipython_extension as unload_ipython_extension

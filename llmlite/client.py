@@ -27,6 +27,7 @@ This file works alone: copy it into a project under any name.  Its sections, top
     secrets        what is shown and saved nowhere: keys, and what looks like one
     arguments      what the user gave: checks, keys, providers
     logging        what happened, for people: the log, failed requests as files
+    showing        what a notebook or a terminal shows of a reply, a stream, an error
     json           what is sent as bytes; what came, which may be anything; pieces folded
     readers        what an answer means: models, vectors, finish reasons, the message of a reply
     dialects       a wire format each: build, parse, parse_event, pure functions over dicts
@@ -217,6 +218,9 @@ _KEEPALIVE = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, s
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)) if hasattr(socket, name)]
 
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+_LIVE = 0.1  # seconds between two states of a live reply
+_LIVE_MOST = 100_000  # characters of live replies a second: Jupyter drops what is much more
+_HOOK = "_ipython_display_"  # what IPython asks first
 _RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529))
 _RATE_LIMITED = frozenset((429, 503, 529))
 
@@ -277,6 +281,10 @@ class LLMError(Exception):
         if self.attempts > 1:
             what += f" after {self.attempts} attempts in {self.elapsed:.1f} s"
         return what + (f": {self.why}" if self.why else "") + (f" ({self.hint})" if self.hint else "")
+
+    def _render_traceback_(self) -> List[str]:
+        """What IPython shows in place of the traceback: one readable block.  `%tb Verbose` shows all the way."""
+        return _shown_error(self)
 
 
 class ConfigurationError(LLMError, ValueError):
@@ -560,7 +568,7 @@ class Response(Generic[_Parsed]):
         `usage` has `total_tokens` too; `parsed` is a dict where it is an object; the `data` of `files` are base64.
         Raises nothing, but what an object's own `model_dump` does.
         """
-        told = {name: value for name, value in vars(self).items() if name not in ("raw", "headers")}
+        told = {name: value for name, value in vars(self).items() if name not in ("raw", "headers", _HOOK)}
         usage = {**_held_as_json(self.usage), "total_tokens": self.usage.total_tokens}
         return _as_json({**told, "usage": usage})  # type: ignore[no-any-return]
 
@@ -572,7 +580,7 @@ class Response(Generic[_Parsed]):
         return f"<Response {shown!r} finish_reason={self.finish_reason!r} model={self.model!r} {self.usage}>"
 
     def _repr_markdown_(self) -> str:
-        return self.text
+        return _as_markdown(self, self.text)
 
     if not TYPE_CHECKING:  # pragma: no branch: a type checker tells of it by itself
         def __await__(self):
@@ -1660,7 +1668,7 @@ class Client:
         Raises:
             ConfigurationError: there is no such file, or it is none of those.
         """
-        _check_names("load_conversation", options, _TURN_OPTIONS | {"compact_at"})
+        _check_names("load_conversation", dict(options), _TURN_OPTIONS | {"compact_at"})
         conversation, path = Conversation(self, tools=tools, **options), os.fspath(path)
         try:
             with open(path, encoding="utf-8-sig") as file:
@@ -1801,6 +1809,9 @@ class Client:
             return self._perform(call)
         except LLMError as caught:
             error = caught
+        except KeyboardInterrupt as stop:
+            _shorten(stop, call)
+            raise
         except Exception:  # of the key's owner
             self._book_failure(call)
             raise
@@ -1927,6 +1938,9 @@ class Client:
             return self._perform(call)
         except Exception:
             self._book_failure(call)
+            raise
+        except KeyboardInterrupt as stop:
+            _shorten(stop, call)
             raise
 
     def _perform(self, call: _Call) -> Any:
@@ -2169,6 +2183,20 @@ class Stream(Generic[_Item, _Parsed]):
             StreamError: the stream broke; `response` has what had come.
         """
         return _read_on(self._flow, self._events, whole=True)
+
+    def display(self) -> Response:
+        """Show the reply as it comes, and return it: live Markdown in a notebook's cell, text in a terminal.
+
+            reply = llm.stream("Tell me a story").display()
+
+        Until the answer begins a cell shows the model's thoughts; what had come of a stream that breaks stays in sight.
+
+        Raises:
+            LLMError: as reading the stream does.
+        """
+        with self:
+            (_show_in_cell if _is_notebook(_shell()) else _show_as_text)(self)
+        return self.response
 
     @property
     def response(self) -> Response[_Parsed]:
@@ -3904,7 +3932,11 @@ class _Map(Iterator[_Each]):
         self._crew, self._results, self._progress = crew, results, progress
 
     def __next__(self) -> _Each:
-        result: _Each = next(self._results)
+        try:
+            result: _Each = next(self._results)
+        except KeyboardInterrupt as stop:
+            _shorten(stop, self._progress)
+            raise
         return result
 
     def close(self) -> None:
@@ -4285,6 +4317,7 @@ class _Progress:
     def __init__(self, told: Any, total: Optional[int]) -> None:
         self.done = self.failed = 0
         self.usage = _NO_USAGE
+        self.started = _now()
         self._end: Callable[[], Any] = int
         self.tell = told if callable(told) else self._shown(total) if told else None
 
@@ -4304,15 +4337,18 @@ class _Progress:
 
     def _shown(self, total: Optional[int]) -> Callable[[int, int, Usage], Any]:
         import importlib
+        import warnings
         try:
-            tqdm = importlib.import_module("tqdm.auto").tqdm  # the notebook's in notebooks
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a notebook without ipywidgets: there the bar is text
+                tqdm = importlib.import_module("tqdm.auto").tqdm  # the notebook's in notebooks
         except ImportError:
             self._end = functools.partial(print, file=sys.stderr)
             of = "" if total is None else f"/{total}"
             return lambda done, failed, usage: print(
                 f"\r{done + failed}{of} done, {failed} failed, {usage.total_tokens} tokens", end="", file=sys.stderr,
                 flush=True)
-        bar = tqdm(total=total)
+        bar = type("Bar", (tqdm,), {"monitor_interval": 0})(total=total, miniters=1)  # no thread of tqdm's
         self._end = bar.close
 
         def show(done: int, failed: int, usage: Usage) -> None:
@@ -5105,6 +5141,9 @@ class _Flow:
             error = self._error_inside(caught.args[0])
         except _WIRE_ERRORS as caught:
             error = self._broken_off(caught)
+        except KeyboardInterrupt as stop:
+            _shorten(stop, self.call)
+            raise
         finally:  # before the last events: who leaves at "finish" has left nothing behind
             try:
                 self._end(error)
@@ -7863,6 +7902,201 @@ def _write_own(path: str, text: str) -> None:
     finally:
         with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
             os.unlink(part)
+
+
+# -------------------------------------------------------------------------------------------------------------- showing
+
+# What ends a block of Markdown that this begins, and that holds all that follows if it is not ended.
+_BLOCK = re.compile(r"(?i)(?P<indent>\s*(?:(?:[-*+]|\d+[.)])\s+)*)"
+                    r"(?P<opened>`{3,}(?=[^`]*$)|~{3,}|<!--|<\?|<!\[CDATA\[|<(?P<tag>script|pre|style|textarea)\b)")
+_BLOCK_ENDS = {"<!--": "-->", "<?": "?>", "<![cdata[": "]]>"}
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
+_WHY_EMPTY = {"length": "the token limit was reached before any text", "content_filter": "a content filter withheld it"}
+_WHY_ENDED = {"length": "length: cut at the token limit", "content_filter": "content_filter: cut by a content filter",
+              None: "not finished"}
+
+
+def _shell() -> Any:
+    """The IPython that this runs in, or None."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
+def _is_notebook(shell: Any) -> bool:
+    """Whether what is displayed can be changed later: everywhere but in IPython's own terminal."""
+    return shell is not None and all(kind.__name__ != "TerminalInteractiveShell" for kind in type(shell).__mro__)
+
+
+def _as_markdown(reply: Response, text: str) -> str:
+    """A reply for a notebook: its text, what else it brought, and in small type what a text does not tell."""
+    parts = [_fenced(text, "json") if reply.parsed is not None and text else text + _ending(text)]
+    if reply.tool_calls:
+        parts.append("*The model calls:*\n\n" + _fenced("\n".join(map(_as_call, reply.tool_calls)), "python"))
+    parts += map(_as_image, reply.files)
+    if not any(parts) and reply.finish_reason is not None:
+        why = _WHY_EMPTY.get(reply.finish_reason, f"finish reason {_unmarked(reply.finish_reason)}")
+        parts.append(f"*The answer is empty: {why}.*")
+    return "\n\n".join(filter(None, (*parts, _small_print(reply)))).encode("utf-8", "replace").decode()
+
+
+def _small_print(reply: Response) -> str:
+    """Model, tokens, time, and how it ended, if not well; nothing of a reply that was made by hand."""
+    usage, reason, raw = reply.usage, reply.finish_reason, reply.raw_finish_reason
+    thought = f" ({usage.reasoning_tokens} reasoning)" if usage.reasoning_tokens else ""
+    ended = "" if reason == "stop" else _WHY_ENDED.get(reason, reason or "")
+    told = (reply.model, f"{usage.input_tokens} tokens in, {usage.output_tokens} out{thought}" if any(usage) else "",
+            "from the cache" if reply.cached else f"{reply.elapsed:.1f} s" if reply.elapsed else "",
+            f"{reply.attempts} attempts" if reply.attempts > 1 else "",
+            ended + (f" ({raw})" if ended and raw not in (None, reason) else ""))
+    return f"<small>{' · '.join(filter(None, map(_unmarked, told)))}</small>" if any(told[:-1]) else ""
+
+
+def _unmarked(text: str) -> str:
+    """A word of the provider's, in which neither HTML nor Markdown finds anything."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:_MAX_QUOTED]).split())
+    return re.sub(r"[^\w\s.,/:()-]|:(?=//)", lambda found: f"&#{ord(found[0])};", line)
+
+
+def _as_call(call: ToolCall) -> str:
+    """A call as Python would have it; one that must not be run as the model wrote it."""
+    if call.invalid:
+        return f"{call.name}({call.raw_arguments})  # not to be run: {call.invalid}"
+    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+
+
+def _as_image(file: File) -> str:
+    if file.mime_type in [f"image/{kind}" for kind in _IMAGES]:
+        return f"![an image](data:{file.mime_type};base64,{base64.b64encode(file.data).decode()})"
+    return f"*A file: {_unmarked(file.mime_type)}, {len(file.data)} bytes.*"
+
+
+def _fenced(text: str, language: str) -> str:
+    """A text as a block of code, which nothing in it ends."""
+    ticks = "`" * max(2, *map(len, re.findall("`+", text)), 0) + "`"
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def _ending(text: str) -> str:
+    """What ends the block of code or HTML that a text, as one that was cut does, leaves open."""
+    indent = end = ""
+    for line in text.expandtabs(4).splitlines():
+        begun = None if end else _BLOCK.match(line)
+        if begun is not None:
+            opened = begun["opened"].lower()
+            end = f"</{begun['tag']}>" if begun["tag"] else _BLOCK_ENDS.get(opened, opened)
+            indent, line = " " * len(begun["indent"]), line[begun.end():]
+        if end and _ends(line.strip().lower(), end.lower()):
+            end = ""
+    return f"\n{indent}{end}" if end else ""
+
+
+def _ends(line: str, end: str) -> bool:
+    fences = end[0] in "`~"
+    return line.startswith(end) and not line.strip(end[0]) if fences else end in line
+
+
+def _show_in_cell(stream: Stream[Any, Any]) -> None:
+    """Live Markdown, some ten times a second, in one place of a cell, whose own result does not show it again."""
+    import importlib
+    shown = importlib.import_module("IPython.display").display(_bundle("…"), raw=True, display_id=True)
+    due = -math.inf
+    try:
+        for _ in stream.events():
+            if _now() >= due:
+                text = stream.text
+                shown.update(_bundle(text or _as_thoughts(stream.response.reasoning)), raw=True)
+                due = _now() + max(_LIVE, len(text) / _LIVE_MOST)
+    finally:
+        reply = stream.response
+        shown.update(_bundle(_as_markdown(reply, stream.text), stream.text), raw=True)
+        vars(reply)[_HOOK] = functools.partial(_show_once, _shell().execution_count)
+
+
+def _show_once(cell: int) -> None:
+    """Nothing in the cell that has shown a reply already; else IPython goes on to its Markdown."""
+    if getattr(_shell(), "execution_count", None) != cell:
+        raise NotImplementedError
+
+
+def _as_thoughts(reasoning: str) -> str:
+    return f"<small>… {_unmarked(reasoning[-_MAX_QUOTED:])}</small>"
+
+
+def _bundle(markdown: str, text: str = "") -> JSON:
+    """What is displayed, for notebooks and for those that show text alone."""
+    return {name: shown.encode("utf-8", "replace").decode() for name, shown in (
+        ("text/markdown", markdown), ("text/plain", text or markdown))}
+
+
+def _show_as_text(stream: Stream[Any, Any]) -> None:
+    """Pieces onto stdout as they come, from the text's beginning; then the calls of tools."""
+    last = "\n"
+    try:
+        for text in itertools.chain([stream.text], (event.text for event in stream.events() if event.type == "text")):
+            _print_now(text)
+            last = text or last
+    finally:
+        _print_now("" if last.endswith("\n") else "\n")
+    _print_now("".join(f"{_as_call(call)}\n" for call in stream.response.tool_calls))
+
+
+def _print_now(text: str) -> None:
+    """Onto stdout at once; a terminal gets no control characters, for what a model says may come from anybody."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = text.translate(_CONTROLS)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+
+
+def _shown_error(error: LLMError) -> List[str]:
+    """An error's line, the user's own lines that led to it, and where to find what had come."""
+    if _handler().mode == "Verbose":  # as %tb or %xmode asks for
+        import traceback
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
+    line = "".join(c if c.isprintable() else " " for c in str(error))
+    come = len(error.response.text) if error.response is not None else 0
+    held = [f"    {come} characters had come: sys.last_value.response"] if come else []
+    return [f"{type(error).__name__}: {line}", *_own_lines(error), *held]
+
+
+def _shown_stop(line: str) -> List[str]:
+    _handler()
+    return [line]
+
+
+def _handler() -> Any:
+    """What IPython shows errors by, told where %debug is to begin: it knows only those it renders."""
+    handler = getattr(_shell(), "InteractiveTB", SimpleNamespace(mode=""))
+    handler.tb = getattr(sys, "last_traceback", None)
+    return handler
+
+
+def _own_lines(error: BaseException) -> List[str]:
+    """Where an error comes from: the lines of cells, and of what these call, up to this module."""
+    import linecache
+    import traceback
+    found: List[str] = []
+    inside = False
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        module, path = frame.f_globals.get("__name__") or "", frame.f_code.co_filename
+        if module == __name__ or module.startswith("llmlite."):
+            break
+        inside = inside or module == "__main__"
+        line = "" if _is_library(path) else linecache.getline(path, number).strip()
+        if inside and line and not line.startswith("get_ipython()."):  # a magic, whose line says nothing
+            found.append(f"    {os.path.basename(path) if os.path.isfile(path) else 'cell'}, line {number}:  {line}")
+    return found
+
+
+def _is_library(path: str) -> bool:
+    return "-packages" in path or path.startswith(os.path.dirname(os.__file__))
+
+
+def _shorten(stop: KeyboardInterrupt, began: Union[_Call, _Progress]) -> None:
+    """In IPython, show what Ctrl-C stopped as one line; it stays the same KeyboardInterrupt."""
+    if _shell() is not None:
+        what = f"{began.provider.name} {began.model}".strip() if isinstance(began, _Call) else f"map, {began.done} done"
+        line = f"KeyboardInterrupt: {what}: stopped after {_now() - began.started:.1f} s"
+        vars(stop).setdefault("_render_traceback_", functools.partial(_shown_stop, line))
 
 
 # ----------------------------------------------------------------------------------------------------------------- json

@@ -502,9 +502,9 @@ def test_lone_surrogate(server, llm):
     ("", "''"), ("short", "'short'"), ("x" * 60, "'" + "x" * 60 + "'"), ("x" * 61, "'" + "x" * 57 + "...'"),
 ])  # fmt: skip
 def test_response_shows_itself(server, llm, text, shown):
-    """str is the text, notebooks show it as Markdown, repr is one short line."""
+    """str is the text, repr is one short line."""
     reply = read(server, llm, body({"content": text}))
-    assert str(reply) == reply._repr_markdown_() == f"{reply}" == text
+    assert str(reply) == f"{reply}" == text
     assert repr(reply).startswith(f"<Response {shown} finish_reason='stop' model='served' Usage(")
 
 

@@ -1101,8 +1101,8 @@ def test_progress_with_tqdm(server, monkeypatch):
     said = []
 
     class Bar:
-        def __init__(self, total):
-            said.append(total)
+        def __init__(self, total, miniters):
+            said.append((total, miniters, self.monitor_interval))
 
         def set_postfix(self, what, refresh):
             said.append((what, refresh))
@@ -1118,7 +1118,7 @@ def test_progress_with_tqdm(server, monkeypatch):
     server.handle(echo)
     with client(server) as llm:
         list(llm.map(["a"], progress=True))
-    assert said == [1, ({"failed": 0, "tokens": 5}, False), "update", "close"]
+    assert said == [(1, 1, 0), ({"failed": 0, "tokens": 5}, False), "update", "close"]
 
 
 # ------------------------------------------------------------------------------------------------------------- cost

@@ -1,0 +1,193 @@
+"""`%load_ext llmlite`: the magics `%%llm` and `%llm`, which ask a model from a notebook's cell.
+
+    %%llm -m openai/gpt-5-mini --to summary
+    Sum up in one sentence: {text}
+
+The reply is shown as it comes, and is in `_` then.  What notebooks show of replies, streams and errors without the
+magics is in `llmlite.client`, section "showing".
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from typing import TYPE_CHECKING, Any, Dict, List, Match, Optional, Tuple
+
+from . import client
+
+if TYPE_CHECKING:
+    import argparse
+
+_USAGE = "%%%%llm [OPTIONS]\nPROMPT\n\n%%llm [OPTIONS] [--] PROMPT"
+_MORE = """\
+A {name} in the prompt, in TEXT or in MODEL is the variable of that name, as str.format has
+it; {{ and }} are braces. The reply streams into the cell, and is in _ then."""
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext llmlite` calls."""
+    from IPython.core.magic import no_var_expand
+
+    def llm(line: str, cell: Optional[str] = None) -> Optional[client.Response]:
+        """Ask a language model; `%llm -h` lists the options."""
+        return _ask(shell, line, cell)
+
+    no_var_expand(llm)  # IPython would look for variables in the JSON of options
+    shell.register_magic_function(llm, "line_cell", "llm")
+    shell.input_transformers_cleanup.append(_with_questions)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """What `%unload_ext llmlite` calls."""
+    for magics in shell.magics_manager.magics.values():
+        magics.pop("llm", None)
+    with contextlib.suppress(ValueError):  # it was not loaded
+        shell.input_transformers_cleanup.remove(_with_questions)
+
+
+def _with_questions(lines: List[str]) -> List[str]:
+    """A cell's lines, in which a `%llm` that ends in a question mark does not ask IPython for help."""
+    if lines and lines[0].startswith("%%"):
+        return lines
+    return [re.sub(r"^(\s*(?:[\w.]+\s*=\s*)?)%llm\s(.*\?)\s*$", _as_call, line) for line in lines]
+
+
+def _as_call(found: Match[str]) -> str:
+    return f"{found[1]}get_ipython().run_line_magic('llm', {found[2]!r})\n"
+
+
+def _ask(shell: Any, line: str, cell: Optional[str]) -> Optional[client.Response]:
+    """Ask as the line says, and show the reply; None where only the options were to be told."""
+    words, prompt = _split(line.strip(), cell)
+    args = _options(words)
+    if args is None:
+        return None
+    if args.to is not None and not args.to.isidentifier():
+        raise client.ConfigurationError(f"--to {args.to}: that is no variable's name")
+    reply = _answer(args, prompt, shell.user_ns)
+    if args.to is not None:
+        shell.user_ns[args.to] = reply
+    return reply
+
+
+def _split(line: str, cell: Optional[str]) -> Tuple[List[str], str]:
+    """The words of a magic's line, and the prompt so far as it is no word: the cell, or all from `--` on."""
+    if cell is not None:
+        return _words(line), cell.strip()
+    if not line.startswith("-"):
+        return [], line
+    options, _, prompt = f"{line} ".partition(" -- ")
+    return _words(options), prompt.strip()
+
+
+def _words(line: str) -> List[str]:
+    import shlex
+    words = shlex.shlex(line, posix=True)
+    words.whitespace_split, words.commenters, words.escape = True, "", ""  # Windows has backslashes in paths
+    try:
+        return list(words)
+    except ValueError as error:
+        raise client.ConfigurationError(f"%llm {line}", why=str(error), hint='quotes go in pairs; after " -- ", and in '
+                                        "a cell below %%llm, they are only text") from None
+
+
+def _options(words: List[str]) -> Optional[argparse.Namespace]:
+    """What the words say; None where they asked for help, which is shown."""
+    from . import __main__ as cli  # here: the command line's parser costs time, and an import has none to spare
+    parser = cli._Parser(cli._ask, _USAGE, _MORE)
+    parser.prog, parser.description = "%llm", "Ask a language model; the answer streams into the cell."
+    _add_options(parser, cli)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parser.parse_args(words)
+    except SystemExit as leaving:
+        if leaving.code:
+            raise client.ConfigurationError(said.getvalue().strip()) from None
+        return None
+
+
+def _add_options(parser: Any, cli: Any) -> None:
+    parser.word("words", nargs="*", metavar="PROMPT", help="the question, or what goes before the cell's text")
+    cli._add_client_options(parser)
+    parser.option("-c", "--client", metavar="NAME", help="ask by the Client in this variable, or go on with the "
+                  "conversation in it")
+    parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
+    parser.option("-f", "--file", metavar="FILE", dest="files", action="append", default=[],
+                  help="an image, or text that goes before the prompt under its name; may be repeated")
+    parser.option("-o", metavar="KEY=VALUE", dest="settings", type=cli._setting, action="append", default=[],
+                  help="temperature=0 and the like, or any other field of the request; may be repeated")
+    parser.option("--schema", metavar="SCHEMA", help="a JSON schema, a file that holds one, or the variable of a dict, "
+                  "dataclass or pydantic model: the value is in _.parsed")
+    parser.option("--cache", metavar="FILE", help="keep answers there, and give them again, at once and unbilled "
+                  "(default: LLMLITE_CACHE)")
+    parser.option("--to", metavar="NAME", help="put the reply into this variable too")
+
+
+def _answer(args: argparse.Namespace, prompt: str, names: Dict[str, Any]) -> client.Response:
+    """Ask, all that is asked being checked before, and show the reply as it comes."""
+    from . import __main__ as cli
+    args.model, args.system = (value and _filled(value, names) for value in (args.model, args.system))
+    options = _chat_options(args, names)
+    texts, images = cli._contents(args.files)
+    asked = "\n\n".join(filter(None, (*texts, _filled(" ".join(args.words), names), _filled(prompt, names))))
+    if not asked:
+        raise client.ConfigurationError("nothing to ask", hint="write the prompt below %%llm, or after %llm")
+    message = client.user(asked, images=images)
+    if args.client is not None:
+        own = {"model": args.model, "deadline": args.deadline}
+        options.update({name: value for name, value in own.items() if value is not None})
+        return _client_of(args, names).stream([message], **options).display()  # type: ignore[no-any-return]
+    if not (args.model or os.environ.get("LLMLITE_MODEL")):
+        raise client.ConfigurationError("no model", hint="give -m PROVIDER/MODEL, or -c with a client's variable, or "
+                                        "set LLMLITE_MODEL")
+    with cli._cache(args.cache) as answers, cli._client(args, cache=answers) as llm:
+        return llm.stream([message], **options).display()
+
+
+def _chat_options(args: argparse.Namespace, names: Dict[str, Any]) -> Dict[str, Any]:
+    """What -o, -s and --schema say; the schema may be what a variable holds."""
+    from . import __main__ as cli
+    word, schema = args.schema, names.get(args.schema or "")
+    args.schema = word if schema is None else schema if isinstance(schema, str) else None
+    options = {name: value for name, value in cli._chat_options(args).items() if value is not None}
+    if schema is None or isinstance(schema, str):
+        return options
+    try:
+        client._described({"schema": schema})
+    except TypeError as error:
+        raise client.ConfigurationError(f"--schema {word}", why=str(error)) from None
+    return {**options, "schema": schema}
+
+
+def _client_of(args: argparse.Namespace, names: Dict[str, Any]) -> Any:
+    """What is in the variable of -c: a client, or a conversation."""
+    for name in ("provider", "base_url", "cache"):
+        if getattr(args, name) is not None:
+            option = name.replace("_", "-")
+            raise client.ConfigurationError(f"--{option} has no meaning with -c: the client has its own")
+    if args.client not in names:
+        raise client.ConfigurationError(f"-c {args.client}: there is no variable of this name")
+    if not hasattr(names[args.client], "stream"):
+        raise client.ConfigurationError(f"-c {args.client}: that is a {type(names[args.client]).__name__}",
+                                        hint="give the variable of a Client or a conversation")
+    return names[args.client]
+
+
+def _filled(text: str, names: Dict[str, Any]) -> str:
+    """The text with the notebook's variables in the place of their names."""
+    import string
+    formatter, field = string.Formatter(), None
+    try:
+        for _, field, _, _ in formatter.parse(text):
+            name = (field or "").replace("[", ".").partition(".")[0]
+            if field is not None and name not in names:
+                raise client.ConfigurationError(f"{{{field}}}: there is no variable {name!r}",
+                                                hint="{{ and }} stand for braces")
+        return formatter.vformat(text, (), names)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, client.ConfigurationError):
+            raise
+        raise client.ConfigurationError("the prompt cannot be filled in", why=f"{type(error).__name__}: {error}",
+                                        hint="{name} is a variable; {{ and }} stand for braces") from None
