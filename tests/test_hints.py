@@ -345,7 +345,7 @@ def test_the_list_is_asked_for_once_a_model(bench, method):
 @pytest.mark.parametrize("reply", [
     testing.error(500), testing.error(401), testing.raw(testing.RESET), PAGE, testing.json_body({"a": 1}),
     testing.json_body({"data": []}), testing.json_body(names(*"abcdef")), testing.json_body(names("", "x" * 101)),
-    testing.body(b"{", headers={"Content-Type": "application/json"})], ids=str)
+    testing.body(b"{", headers={"Content-Type": "application/json"})], ids=range(9))
 def test_without_a_list_the_error_stays(bench, reply):
     """Whatever becomes of the list, the error is the call's own, and the list is asked for once."""
     bench.server.error(404, MISSING)
