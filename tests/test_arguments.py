@@ -180,7 +180,7 @@ def test_a_reply_as_the_messages(server, llm):
     (NAType(), "messages is <NA>: give"),
     (5, "messages is a int: give a str or a list"),
     ({"messages": [USER]}, 'messages is a dict without a role: give a str or a list of message dicts ({"role": "user"'),
-    ({"a", "b"}, "messages is a set: give"),
+    ({"a"}, "messages is a set: give"),
     (iter(()), "messages is empty"),
     (["a", "b"], "messages[0] is a str: give a dict"), (["a", "b"], "for each prompt a call of its own, map(prompts)"),
     (Series("a", "b"), "map(prompts)"),
