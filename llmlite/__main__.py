@@ -379,8 +379,7 @@ def _ask(words: List[str]) -> int:
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
                                         '"llmlite providers" lists the providers')
     started = time.monotonic()
-    shown = _notices(always=args.verbose)
-    with _here(bool(args.tools)), _cache(args.cache) as answers, _client(args, cache=answers) as llm, shown:
+    with _here(args.tools), _cache(args.cache) as kept, _client(args, cache=kept) as llm, _notices(True, args.verbose):
         talk = _talk(llm, args, saved)
         reply = _answer(talk, message, args)
         if not (args.tools or args.go_on):
@@ -503,15 +502,16 @@ def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
 
 
 @contextlib.contextmanager
-def _here(wanted: bool) -> Iterator[None]:
-    """This folder's modules can be imported, as with python -m; only then, for they may be anybody's."""
-    here = os.getcwd() if wanted else ""
-    sys.path[:0] = [here] * wanted
+def _here(tools: List[str]) -> Iterator[None]:
+    """For --tool this folder's modules can be imported, as with python -m; else not, for they may be anybody's."""
+    added = [os.getcwd()] if tools else []
+    sys.path[:0] = added
     try:
         yield
     finally:
-        if wanted and here in sys.path:
-            sys.path.remove(here)
+        for path in added:
+            with contextlib.suppress(ValueError):  # a module has put the path in order
+                sys.path.remove(path)
 
 
 def _tool(word: str) -> Callable[..., Any]:
