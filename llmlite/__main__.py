@@ -375,9 +375,6 @@ def _ask(words: List[str]) -> int:
     args, message = _asked(words)
     saved = talks.last() if args.go_on else {}
     _go_on(args, saved.get("asked", {}))
-    if not args.model:
-        raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
-                                        '"llmlite providers" lists the providers')
     started = time.monotonic()
     with _here(args.tools), _cache(args.cache) as kept, _client(args, cache=kept) as llm, _notices(True, args.verbose):
         talk = _talk(llm, args, saved)
@@ -427,7 +424,7 @@ def _near_command(word: str) -> str:
     return next(iter(difflib.get_close_matches(word.lower(), _COMMANDS, 1, 0.75)), "")
 
 
-def _add_ask_options(parser: _Parser) -> None:
+def _add_message_options(parser: _Parser) -> None:
     parser.option("-s", "--system", metavar="TEXT", type=_utf8, help="the system prompt")
     parser.option("-f", "--file", metavar="FILE", dest="files", action="append", default=[],
                   help="an image, PDF or sound, or text that goes before the prompt under its name; a path or a URL; "
@@ -437,16 +434,28 @@ def _add_ask_options(parser: _Parser) -> None:
     parser.option("-o", metavar="KEY=VALUE", dest="settings", type=_setting, action="append", default=[],
                   help="temperature=0 and the like, or any other field of the request; the value is JSON if it "
                   "parses, else text; may be repeated")
-    parser.option("--schema", metavar="SCHEMA", help="a JSON schema, or a file that holds one: print the answer as "
-                  "the JSON value it asks for")
+
+
+def _add_tool(parser: _Parser) -> None:
     parser.option("--tool", metavar="MOD:FUNC", dest="tools", action="append", default=[],
                   help="a function that the model may call, module:function of a module in this folder or an "
                   "installed one; may be repeated")
+
+
+def _add_cache(parser: _Parser) -> None:
+    parser.option("--cache", metavar="FILE", help="keep answers there, and give them again, at once and unbilled "
+                  "(default: LLMLITE_CACHE)")
+
+
+def _add_ask_options(parser: _Parser) -> None:
+    _add_message_options(parser)
+    parser.option("--schema", metavar="SCHEMA", help="a JSON schema, or a file that holds one: print the answer as "
+                  "the JSON value it asks for")
+    _add_tool(parser)
     parser.option("--no-stream", action="store_true", help="ask for the answer in one piece")
     parser.option("-v", "--verbose", action="store_true", help="show on stderr what the model thinks, which functions "
                   "it calls, and retries")
-    parser.option("--cache", metavar="FILE", help="keep answers there, and give them again, at once and unbilled "
-                  "(default: LLMLITE_CACHE)")
+    _add_cache(parser)
     _add_report_options(parser)
     parser.option("--version", action="version", version=f"llmlite {client.__version__}", help="show the version")
 
@@ -499,6 +508,9 @@ def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
         args.model = asked["model"]
         args.provider, args.base_url = args.provider or asked["provider"], args.base_url or asked["base_url"]
     args.model = args.model or os.environ.get("LLMLITE_MODEL")
+    if not args.model:
+        raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
+                                        '"llmlite providers" lists the providers')
 
 
 @contextlib.contextmanager
@@ -533,10 +545,10 @@ def _tool(word: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any]) -> client.Conversation:
+def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any], **options: Any) -> client.Conversation:
     """A new conversation, or the saved one."""
     tools = [*map(_tool, args.tools), *(tool for key, given in args.settings if key == "tools" for tool in given or ())]
-    talk = llm.conversation(system=args.system, tools=tools)
+    talk = llm.conversation(system=args.system, tools=tools, **options)
     if saved:
         try:
             talk._fill(saved)
@@ -599,6 +611,61 @@ def _cost(reply: client.Response, spent: Mapping[str, Any]) -> str:
              f"{usage.output_tokens} output tokens ({usage.reasoning_tokens} reasoning)"
     came = "from the cache" if reply.cached else f"{attempts} attempt(s)"
     return f"{counts}, {came}, {elapsed:.2f} s, {reply.model}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a conversation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _chat(words: List[str]) -> int:
+    """Talk with a model, turn by turn; /help there lists what else it does."""
+    parser = _Parser(_chat, epilog=_CHAT_HELP)
+    _add_client_options(parser, "each turn")
+    _add_chat_options(parser)
+    args = parser.parse_args(words)
+    saved = talks.last() if args.go_on else {}
+    _go_on(args, saved.get("asked", {}))
+    from . import repl  # here, for nothing else needs it
+    parts = client.user("", files=args.files)["content"][1:]
+    with contextlib.ExitStack() as stack:
+        answers = stack.enter_context(_cache(args.cache))
+        stack.enter_context(_here(args.tools))
+        stack.enter_context(_notices(always=args.verbose))
+
+        def connect(model: str) -> client.Client:
+            llm = stack.enter_context(_client(argparse.Namespace(**{**vars(args), "model": model}), cache=answers))
+            args.model = model  # for --continue, another time
+            return llm
+
+        talk = _talk(connect(args.model), args, saved, **_turn_options(args))
+        talk.compact_at = args.compact_at
+        return repl.Repl(
+            talk, connect, verbatim=bool(args.provider or args.base_url), attached=parts, history=talks.history(),
+            keep=lambda talk: _keep(talk, args), words=_in_flags, verbose=args.verbose).run()
+
+
+def _turn_options(args: argparse.Namespace) -> Dict[str, Any]:
+    """What -o sets for every turn."""
+    return {name: value for name, value in _chat_options(args).items()
+            if value is not None and name not in ("system", "tools")}
+
+
+def _add_chat_options(parser: _Parser) -> None:
+    _add_message_options(parser)
+    _add_tool(parser)
+    parser.option("-v", "--verbose", action="store_true", help="show what the model thinks")
+    _add_cache(parser)
+    parser.option("--compact-at", metavar="TOKENS", type=_whole, default=100_000, help="remind of /compact when the "
+                  "conversation has used as many (default: 100000)")
+    parser.set_defaults(schema=None)
+
+
+_CHAT_HELP = """\
+What is typed is kept in llmlite/history below $XDG_STATE_HOME (else ~/.local/state), on
+Windows below %LOCALAPPDATA%, for the arrow keys of another time, and the talk beside it, for
+--continue; LLMLITE_NO_HISTORY=1 keeps neither. Of what is piped in each line is a message or
+a command, and the answers alone go to stdout."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -996,6 +1063,7 @@ _DEMO_ANSWER = ("Air ", "scatters ", "blue ", "light ", "far ", "more ", "than "
                 "from ", "every ", "side.")
 
 _COMMANDS: Dict[str, Callable[[List[str]], int]] = {
+    "chat": _chat,
     "batch": _batch,
     "models": _models,
     "providers": _providers,

@@ -7,6 +7,7 @@ asked with. LLMLITE_NO_HISTORY=1 keeps none.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -30,6 +31,13 @@ def folder() -> str:
 def path() -> str:
     """The file of the last talk."""
     return os.path.join(folder(), "last.json")
+
+
+def history() -> Optional[str]:
+    """The file that keeps what is typed into a chat, or None: there is to be none."""
+    with contextlib.suppress(FileNotFoundError):  # no home, no history
+        return os.path.join(folder(), "history") if are_kept() else None
+    return None
 
 
 def are_kept() -> bool:
