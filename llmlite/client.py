@@ -5975,10 +5975,9 @@ def _is_named(model: str, message: str) -> bool:
 
 
 def _other_provider(call: _Call) -> str:
-    """The provider that a model's name stands for, where it is another than the one that was asked."""
-    other = _maker_of(call.model) if call.provider.plain_ids else ""
-    return other if other and _PROVIDERS[other].keys != call.provider.keys and (
-        not call.provider.name.startswith(("azure", "bedrock", "vertex", "databricks", "snowflake"))) else ""
+    """The provider that a model's name stands for, where one was asked that serves its own models only."""
+    makers = {name for _, name in _MAKERS}
+    return _maker_of(call.model) if call.provider.name in makers - {_maker_of(call.model)} else ""
 
 
 def _hint_of_models(call: _Call, names: List[str]) -> str:
@@ -6220,7 +6219,9 @@ _PAGE_HINT = "is the base URL right? a proxy, a firewall or a login may have ans
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes) -> ResponseError:
     kind = answer.headers.get("content-type", "no Content-Type")
-    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else f"is it an API at {_shown_url(call)}?"
+    known = _is_host(urlsplit(call.url).hostname, call.provider)
+    hint = "" if known else f"is it an API at {_shown_url(call)}?"
+    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else hint
     return ResponseError(f"{answer.status} but {what}", why=f"{call.quoted(kind)}: {call.quoted(body)}", hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
                          request_id=_request_id(answer.headers), _kind="empty")
