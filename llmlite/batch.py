@@ -826,8 +826,8 @@ class Ids:
 
     def __init__(self, hashed: Callable[[str], int] = hash) -> None:
         self.hashes: array[int] = array("q")
-        self.hashed = hashed
-        self.skipped = bytearray()  # by place in the file; none at all before `skip`
+        self.hashed: Callable[[str], int] = hashed
+        self.skipped: bytearray = bytearray()  # by place in the file; none at all before `skip`
 
     def add(self, custom_id: str) -> None:
         """Take the next line's id."""

@@ -104,7 +104,7 @@ def test_no_more_than_workers(server, dask):
 
 def clients_here():
     from llmlite import client
-    return len([one for one in client._Executed.clients.values() if one is not None])
+    return len([one for one in client._Executed.away.values() if one.client is not None])
 
 
 def test_one_client_a_worker(server, processes):
