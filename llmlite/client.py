@@ -92,7 +92,6 @@ __all__ = [
     "tool_result", "user"]
 
 JSON = Dict[str, Any]
-Messages = Union[str, Sequence[JSON]]
 Timeout = Union[None, float, Tuple[Optional[float], Optional[float]]]
 Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
@@ -585,6 +584,9 @@ class Response(Generic[_Parsed]):
     if not TYPE_CHECKING:  # pragma: no branch: a type checker tells of it by itself
         def __await__(self):
             raise _not_awaited("chat")
+
+
+Messages = Union[str, JSON, Response, Iterable[Union[JSON, Response]]]  # and what has model_dump()
 
 
 def _not_awaited(method: str) -> TypeError:
@@ -1360,7 +1362,8 @@ class Client:
             print(reply.text, reply.usage.output_tokens)
 
         Args:
-            messages: a str (one user message) or a list of message dicts in OpenAI's shape.
+            messages: a str (one user message), or an iterable of message dicts in OpenAI's shape; a reply stands for
+                its message, and so does an object that has model_dump() (openai's, pydantic's).
             system: the system prompt.
             temperature, top_p, top_k, max_tokens, stop, seed, reasoning_effort: sent when given, else not.
             tools, tool_choice: functions and tool dicts, and which to use ("auto", "none", "required", a tool's name).
@@ -1804,6 +1807,8 @@ class Client:
         if way == "_chat":
             call.asked.setdefault("prompt_cache", self._prompt_cache)
         call.asks_for(dialect.request(call.model, call.asked, stream), dialect, stream)
+        if self._fallbacks:  # an iterator can be read once only
+            asked = {**asked, **{name: call.asked[name] for name in ("messages", "prompt") if name in asked}}
         self._use_cache(call, cache)
         try:
             return self._perform(call)
@@ -6821,10 +6826,9 @@ def _is_named(model: str, message: str) -> bool:
 
 
 def _other_provider(call: _Call) -> str:
-    """The provider that a model's name stands for, where it is another than the one that was asked."""
-    other = _maker_of(call.model) if call.provider.plain_ids else ""
-    return other if other and _PROVIDERS[other].keys != call.provider.keys and (
-        not call.provider.name.startswith(("azure", "bedrock", "vertex", "databricks", "snowflake"))) else ""
+    """The provider that a model's name stands for, where one was asked that serves its own models only."""
+    makers = {name for _, name in _MAKERS}
+    return _maker_of(call.model) if call.provider.name in makers - {_maker_of(call.model)} else ""
 
 
 def _hint_of_models(call: _Call, names: List[str]) -> str:
@@ -6868,7 +6872,7 @@ def _hint_of_key(call: _Call) -> str:
     row = call.provider
     if not call.key or row is _COMPATIBLE and call.key == "local":
         return f"no key was sent: give api_key=, or set {' or '.join((*row.keys, *row.optional_keys)) or 'a header'}"
-    name = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name) == call.key), "")
+    name = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name, "").strip() == call.key), "")
     other = next((owner for form, owner in _KEY_FORMS.items() if call.key.startswith(form)), row.name)
     looks = "" if _PROVIDERS.get(other, row).keys == row.keys else f": it looks like one of {other}'s"
     given = "that api_key() returned" if isinstance(call.key, _Token) else "given as api_key="
@@ -7066,7 +7070,9 @@ _PAGE_HINT = "is the base URL right? a proxy, a firewall or a login may have ans
 
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes) -> ResponseError:
     kind = answer.headers.get("content-type", "no Content-Type")
-    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else f"is it an API at {_shown_url(call)}?"
+    known = _is_host(urlsplit(call.url).hostname, call.provider)
+    hint = "" if known else f"is it an API at {_shown_url(call)}?"
+    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else hint
     return ResponseError(f"{answer.status} but {what}", why=f"{call.quoted(kind)}: {call.quoted(body)}", hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
                          request_id=_request_id(answer.headers), _kind="empty")
@@ -7458,12 +7464,12 @@ def _checked_key(key: Any, name: str = "api_key") -> str:
     if re.search(_UNFIT, key):
         what = "a line end" if re.search("[\r\n]", key) else "control or foreign characters"
         raise ConfigurationError(f"{name} is not fit for a header: it has {what}", hint="strip() it: a line end may "
-                                 "have come with it from a file" if name == "api_key" else f"set {name} anew")
+                                 "have come with it from a file" if name == "api_key" else "set it without that")
     if re.fullmatch(r"""\s*(["']).*\1\s*""", key):
         raise ConfigurationError(f"{name} has quotation marks around it", hint="leave them out")
     if re.match(r"\s*Bearer\s", key, re.I):
         raise ConfigurationError(f'{name} begins with "Bearer"', hint="leave that out: it is put before the key")
-    return key
+    return key.strip()
 
 
 def _near(name: str, known: Iterable[str], most: int = 1, least: float = 0.7) -> List[str]:
@@ -7748,6 +7754,9 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
     variable = variable if api_key is None else None
     if variable is not None or api_key is not None:
         key = _checked_key(os.environ[variable] if variable else api_key, variable or "api_key")
+        if " " in key and _is_host(urlsplit(url).hostname, row):  # elsewhere it may be a placeholder
+            raise ConfigurationError(f"{variable or 'api_key'} has a space in it", hint="a key has none: has something "
+                                     "been put before it, or behind it?")
         is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
         exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
         return _TokenSource(row, key, how) if exchanges else _Token(key) if is_token else key

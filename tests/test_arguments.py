@@ -170,6 +170,19 @@ def test_a_reply_as_the_messages(server, llm):
     assert sent(server)["messages"] == [{"role": "assistant", "content": "ok"}]
 
 
+@pytest.mark.parametrize("method, given, name", [
+    ("chat", lambda: iter([USER]), "messages"), ("complete", lambda: iter([1, 2]), "prompt")])
+def test_an_iterator_is_read_once(server, method, given, name):
+    """Retries and fallbacks send what it held."""
+    server.error(500, times=2)
+    server.reply("ok")
+    policy = llmlite.RetryPolicy(max_retries=1, backoff=0)
+    with llmlite.Client("a", base_url=server.url, fallbacks=["b"], retry=policy) as llm:
+        assert getattr(llm, method)(given()).text == "ok"
+    assert [request.json["model"] for request in server.requests] == ["a", "a", "b"]
+    assert [request.json[name] for request in server.requests] == [list(given())] * 3
+
+
 @pytest.mark.parametrize("given, words", [
     (b"hi", "messages is a bytes: give a str or a list of message dicts (.decode() makes a str of it)"),
     (bytearray(b"hi"), ".decode() makes a str of it"),

@@ -189,6 +189,7 @@ GROUPS = {
         Row("no key", "set OPENAI_API_KEY, or give api_key=", made("openai/gpt-5")),
         Row("the key in OPENAI_KEY", "OPENAI_KEY is set: rename it", under_another_name),
         Row("a key with a line end", "OPENAI_API_KEY is not fit for a header: it has a line end", with_key(KEY + "\n")),
+        Row("a key with a space in it", "OPENAI_API_KEY has a space in it", with_key(KEY + " # mine")),
         Row("a key in quotation marks", "OPENAI_API_KEY has quotation marks around it", with_key(f'"{KEY}"')),
         Row('api_key="Bearer sk-..."', 'api_key begins with "Bearer" (leave that out: it is put before the key)',
             with_key("", api_key="Bearer " + KEY)),
@@ -523,12 +524,24 @@ def test_models_without_a_provider(model, says):
 
 @pytest.mark.parametrize("key, says", [
     (b"sk-1", "api_key is a bytes: give a str, or a function that returns one (.decode()"), (5, "api_key is a int"),
-    ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks")])
+    ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks"),
+    ("sk-1 # mine", "api_key has a space in it")])
 def test_keys_that_are_none(key, says):
     """A key that cannot be one says what it is instead."""
     with pytest.raises(llmlite.ConfigurationError) as caught:
         llmlite.Client("openai/m", api_key=key)
     assert says in str(caught.value)
+
+
+def test_spaces_around_a_key(bench):
+    """They are no part of it: neither sent, nor a way around the mask; placeholders may have some in them."""
+    bench.setenv("OPENAI_API_KEY", f" {KEY}  ")
+    says = line_of(lambda bench: bench.refused(401, f"no: {KEY}", api_key=None), bench)
+    assert says.endswith("no: *** (check the key in OPENAI_API_KEY)")
+    assert bench.server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    bench.server.reply("ok")
+    with bench.client("m", None, api_key="not needed") as llm:
+        assert llm.chat("hi").text == "ok"
 
 
 def test_a_stream_is_not_awaited(bench):
