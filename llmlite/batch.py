@@ -179,7 +179,7 @@ def _ask(until: Stop, counts: _Counts, client: Client, options: JSON, spent: _Sp
     told = core._Progress(progress, counts.left)
     with contextlib.closing(results), contextlib.ExitStack() as at_end:
         at_end.callback(told.end)
-        for index, result in until.listening(results, results.stop.set):
+        for index, result in itertools.chain(until.listening(results, results.stop.set), results.rest()):
             custom_id, names_model = counts.ids.pop(index)
             counts.add(custom_id, result)
             told.count(result)

@@ -3951,11 +3951,20 @@ class _Map(Iterator[_Each]):
         finally:
             self._progress.end()
 
+    def rest(self) -> Iterator[Tuple[int, Union[Response, LLMError]]]:
+        """Close it, and have what had come by then, and was not given, with its prompt's number."""
+        self.close()
+        results = self._crew.results
+        self._crew.collect(results, False)
+        for nth, result in results.items():
+            if isinstance(result, (Response, LLMError)):  # else it was cut
+                yield nth, result
+
 
 def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raises: bool, progress: _Progress
             ) -> Iterator[Any]:
     """What `Client.map` yields: of those that were read at most so many have not been."""
-    results: _Results = {}
+    results = crew.results
     read = given = 0
     ended: Optional[Exception] = None  # what the prompts ended with
     try:
@@ -4050,6 +4059,7 @@ class _Crew:
         self.client, self.options, self.workers = client, options, workers
         self.process, self.stop = _Process.look(), _Stop()
         self.came: Any = queue.SimpleQueue()
+        self.results: _Results = {}  # that were collected, and not given to whoever reads them
         self.open = 0  # prompts that were given, and whose results have not been collected
 
     def has_room(self) -> bool:

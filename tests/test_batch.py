@@ -1398,6 +1398,31 @@ def test_a_second_signal_drops_what_is_under_way(place):
 
 
 @POSIX
+@pytest.mark.parametrize("executor", [False, True])
+def test_what_has_arrived_at_a_second_signal_is_written(place, executor):
+    """It was paid for: only what is not answered yet is dropped."""
+    fast = {f"prompt {n}" for n in range(5)}
+
+    def answer(request):
+        place.server.wait_for(5, 20)
+        return testing.reply("x", delay=0.0 if request.json["messages"][-1]["content"] in fast else 3.0)
+
+    def progress(done, failed, usage):
+        if done == 1:
+            assert soon(lambda: place.llm.ledger.calls == 5, 20)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    place.server.handle(answer)
+    place.prompts(20)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        summary = place.run(workers=6, progress=progress, executor=pool if executor else None)
+    assert summary[:4] == (20, 5, 0, 0) and summary.stopped == "interrupted"
+    assert set(place.texts) == {f"id-{n}" for n in range(5)}
+
+
+@POSIX
 def test_a_second_signal_while_a_line_is_written(place):
     """The line is written whole, and then it ends."""
     place.prompts(9)
