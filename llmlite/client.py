@@ -2385,7 +2385,8 @@ class Conversation:
 
             talk.save("talk.json")
 
-        `Client.load_conversation` reads it from that path.  Tools and options are not saved, and no key.
+        `Client.load_conversation` reads it from that path.  Tools and options are not saved, and no key: one that
+        somebody said, or a server echoed, is "***" there.
 
         Raises:
             ConfigurationError: a message is none, or holds what JSON does not, bytes say.
@@ -2395,7 +2396,8 @@ class Conversation:
                  "model": self.client.model, "system": self.system, "messages": self._told(),
                  "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
         try:
-            text = json.dumps(saved, indent=1, default=_plain)
+            mask = self.client._call(self.client._chat).mask()  # a server may have echoed the key
+            text = json.dumps(mask.of(saved), indent=1, default=_plain)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
         _write_own(os.fsdecode(path), text)

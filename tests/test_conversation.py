@@ -822,6 +822,22 @@ def test_a_conversation_as_a_file(server, llm, tmp_path):
     assert (again.system, again.compact_at, again.messages) == ("Be long.", 9, talk.messages)
 
 
+def test_no_key_in_the_file(server, tmp_path):
+    """A key that somebody said, or a server echoed, is masked there, and a token in a header; the history keeps it."""
+    key, token = "sk-0123456789abcdef", "tok-0123456789abcdef"
+    server.reply(f"your key is {key}, your token {token}")
+    path = tmp_path / "talk.json"
+    with llmlite.Client("test", base_url=server.url, api_key=key, headers={"X-Token": token}) as llm:
+        talk = llm.conversation(system=f"The key is {key}.")
+        talk.send(f"Is it {key}?")
+        talk.save(path)
+        again = llm.load_conversation(path)
+    assert key not in path.read_text() and token not in path.read_text()
+    assert again.system == "The key is ***."
+    assert again.messages == [llmlite.user("Is it ***?"), llmlite.assistant("your key is ***, your token ***")]
+    assert talk.messages[0] == llmlite.user(f"Is it {key}?")
+
+
 @pytest.mark.parametrize("content", [b"bytes", {1, 2}, float("nan") * 1j], ids=named)
 def test_what_cannot_be_saved(llm, tmp_path, content):
     """A file that is there stays as it was."""
