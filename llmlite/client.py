@@ -2349,18 +2349,19 @@ class Conversation:
         _check_names("compact", dict(options), _CHAT_OPTIONS - {"tools", "schema"})
         alone = _Alone(self._running)
         with alone, alone:
-            end = _end_of_old(self._told(), keep)
+            history = self._told()
+            end = _end_of_old(history, keep)
             if not end:
                 return None
             asked = {**_without(self.options, *_NOT_OF_SUMMARIES), **options}
-            reply = self.client.chat([_summary_request(self.messages[:end], prompt)], **asked)
+            reply = self.client.chat([_summary_request(history[:end], prompt)], **asked)
             if not reply.text.strip() or reply.finish_reason in _CUT_BY:
                 self.client.ledger._book_failure()
                 what = f"was cut ({reply.finish_reason})" if reply.text.strip() else "is empty"
                 raise ResponseError(f"the summary {what}", provider=self.client._provider.name, response=reply,
                                     attempts=reply.attempts, elapsed=reply.elapsed,
                                     hint="the conversation is as it was; try again, or another model=")
-            told = [message for message in self.messages[:end] if message["role"] in _SYSTEM]
+            told = [message for message in history[:end] if message["role"] in _SYSTEM]
             self.messages[:end] = [*told, user(_SUMMARY + reply.text.strip())]
             self.usage = _NO_USAGE
         return reply

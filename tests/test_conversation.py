@@ -771,7 +771,7 @@ def test_undo(llm, messages, left):
 
 @pytest.mark.parametrize("history, words", [
     (None, "messages is a NoneType: give a list of message dicts"), ((HI,), "messages is a tuple: give a list"),
-    ([HI, llmlite.Response()], "messages[1] has role None"), ([HI, "hi"], "messages[1] has role None"),
+    ([HI, llmlite.Response()], "messages[1], a Response, has role None"), ([HI, "hi"], "messages[1] is a str: give a"),
     ([{"role": "user", "content": [5]}, YES], "messages[0].content[0] is a int")], ids=named)
 @pytest.mark.parametrize("act", ["send", "stream", "compact", "undo", "save"])
 def test_a_history_that_is_none(server, llm, tmp_path, history, words, act):
@@ -783,6 +783,25 @@ def test_a_history_that_is_none(server, llm, tmp_path, history, words, act):
         getattr(talk, act)(*given[act])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert server.requests == [] and talk.messages is history and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("act", ["send", "stream", "compact", "undo", "save"])
+def test_a_reply_in_the_history(server, llm, tmp_path, act):
+    """Who appends a whole reply means its message."""
+    server.handle(answer)
+    talk = llm.conversation(messages=[HI])
+    talk.messages.append(llm.chat("hi"))
+    given = {"send": ["and?"], "stream": ["and?"], "compact": [0], "undo": [], "save": [tmp_path / "talk.json"]}
+    came = getattr(talk, act)(*given[act])
+    assert act != "stream" or list(came) == ["fine"]
+    if act == "save":
+        assert llm.load_conversation(tmp_path / "talk.json").messages == [HI, llmlite.assistant("fine")]
+    elif act == "compact":
+        assert "assistant: fine" in sent(server)[0]["content"] and len(talk.messages) == 1
+    elif act == "undo":
+        assert talk.messages == []
+    else:
+        assert sent(server) == [HI, llmlite.assistant("fine"), llmlite.user("and?")]
 
 
 def test_calls_whose_ids_are_none(server, llm):
@@ -862,7 +881,7 @@ GOOD = {"conversation": 1, "system": None, "messages": turns("a"), "usage": {"in
     pytest.param("[" * 100000, "recursion", id="deep"), ([], "it has no list of m"), ({"a": 1}, "it has no list of m"),
     ({**GOOD, "conversation": 2}, "it is of form 2, this version of llmlite reads 1"),
     ({**GOOD, "conversation": None}, "it is of form None"), ({**GOOD, "messages": "hi"}, "it has no list of messages"),
-    ({**GOOD, "messages": ["hi"]}, "messages[0] has role None"), ({**GOOD, "system": 5}, "system is a int"),
+    ({**GOOD, "messages": ["hi"]}, "messages[0] is a str: give"), ({**GOOD, "system": 5}, "system is a int"),
     ({**GOOD, "usage": {"input_tokens": "3"}}, "usage.input_tokens='3'"),
     ({**GOOD, "usage": {"input_tokens": -3}}, "usage.input_tokens=-3"),
     ({**GOOD, "compact_at": "x"}, "compact_at='x'")], ids=named)
