@@ -206,6 +206,7 @@ _LISTING = 2.0  # seconds that a failed call waits for the list of the provider'
 _LINGER = 5.0  # seconds a stream waits for late usage or its end mark once the finish reason is here
 _STALE = 0.3  # seconds: a pooled connection that the server had closed fails within a round trip
 _DRAIN = 0.1  # seconds given to a finished answer's last bytes, which make the connection reusable
+_BRIEFLY = 2  # refusals without a word after which a call waits a moment only, where the pace is known
 _LONG_WAIT = 0.5  # seconds that a call is held back: the log tells of it
 _SPREAD = 0.1  # of a wait the server asked for: threads start again this far apart, not in a herd
 _BEGIN = 0.005  # seconds without a result until a map begins more threads: where answers come as fast, one is enough
@@ -4459,7 +4460,7 @@ def _decide(policy: Optional[RetryPolicy], call: _Call, error: LLMError, paced: 
     if wait is not None:
         delay = wait
     elif paced:
-        delay = policy._delay(kind, retry - 1) if retry else policy._delay("normal", 0)
+        delay = policy._delay("normal", retry) if retry < _BRIEFLY else policy._delay(kind, retry - _BRIEFLY)
     else:
         delay = policy._delay(kind, retry)
     if _now() + delay > call.deadline.end:
