@@ -7768,9 +7768,9 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
     variable = variable if api_key is None else None
     if variable is not None or api_key is not None:
         key = _checked_key(os.environ[variable] if variable else api_key, variable or "api_key")
-        if " " in key and _is_host(urlsplit(url).hostname, row):  # elsewhere it may be a placeholder
-            raise ConfigurationError(f"{variable or 'api_key'} has a space in it", hint="a key has none: has something "
-                                     "been put before it, or behind it?")
+        if variable and " " in key and _is_host(urlsplit(url).hostname, row):  # elsewhere it may be a placeholder
+            raise ConfigurationError(f"{variable} has a space in it", hint="a key has none: has something been put "
+                                     "before it, or behind it?")
         is_token = bool(variable and variable.endswith("TOKEN")) or bool(re.match(_JWT, key))
         exchanges = row.exchange and key and not is_token and _is_host(urlsplit(url).hostname, row)
         return _TokenSource(row, key, how) if exchanges else _Token(key) if is_token else key
