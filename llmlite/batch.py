@@ -1000,7 +1000,8 @@ class _Found:
                 continue
             self.has_any = True
             if said is None:
-                raise self._error(number, "is no line of a batch's output", _DAMAGED if number > 1 else _OTHER)
+                is_ours = number > 1 or line[:len(_START)] == _START
+                raise self._error(number, "is no line of a batch's output", _DAMAGED if is_ours else _OTHER)
             self._take(number, said, items, retry_failed)
         wrong = items.ids.skip(self._hashes, self._again)
         if wrong:

@@ -839,6 +839,17 @@ def test_a_line_that_was_damaged(place, damage):
     assert place.bytes == before
 
 
+def test_a_first_line_that_was_damaged(place):
+    """It still begins as ours do: the output is no other one."""
+    place.prompts(2)
+    place.run(workers=1)
+    with open(place.output, "r+b") as file:
+        file.seek(200)
+        file.write(b"\0\0")
+    error = place.refused()
+    assert f"{place.output}, line 1 is no line of a batch's output (it may be damaged" in str(error)
+
+
 def test_lines_that_a_tool_has_written_anew(place):
     """In other letters, with other blanks, in another order, as failed ones, without our id: they are what they say."""
     place.write(*({"id": f"id-{n} \u00e4", "prompt": f"\u00e4 {n}"} for n in range(6)))
