@@ -412,10 +412,9 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
     texts, parts = _contents(args.files)
     text, piped = _piped()
     prompt = "\n\n".join(filter(None, (*texts, args.prompt, text)))
-    parts = [{"type": "text", "text": prompt}] * bool(prompt) + parts + piped
-    if not parts:
+    if not prompt and not parts + piped:
         parser.error("nothing to ask: give a prompt, or text on stdin")
-    return args, {"role": "user", "content": prompt if [part["type"] for part in parts] == ["text"] else parts}
+    return args, _message(prompt, parts + piped)
 
 
 def _near_command(word: str) -> str:
@@ -500,6 +499,13 @@ def _contents(paths: Iterable[str]) -> Tuple[List[str], List[Dict[str, Any]]]:
         else:
             parts.append(part)
     return texts, parts
+
+
+def _message(text: str, parts: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """What a user says: a text, and files after it."""
+    if not parts:
+        return client.user(text)
+    return {"role": "user", "content": [{"type": "text", "text": text}] * bool(text) + parts}
 
 
 def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:

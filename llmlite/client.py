@@ -2169,7 +2169,7 @@ class Stream(Generic[_Item, _Parsed]):
         next(self._events)  # the first event decides whether the call is tried again
         self._pieces: Iterator[_Item] = _read_on(flow, self._events)
 
-    if not TYPE_CHECKING:  # to type checkers the second one has a default; Python knows that from 3.13 on
+    if not TYPE_CHECKING:  # pragma: no branch: to type checkers the second one has a default, to Python from 3.13 on
         def __class_getitem__(cls, item):
             return super().__class_getitem__(item if isinstance(item, tuple) else (item, Any))
 

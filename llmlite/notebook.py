@@ -130,11 +130,11 @@ def _answer(args: argparse.Namespace, prompt: str, names: Dict[str, Any]) -> cli
     from . import __main__ as cli
     args.model, args.system = (value and _filled(value, names) for value in (args.model, args.system))
     options = _chat_options(args, names)
-    texts, images = cli._contents(args.files)
+    texts, parts = cli._contents(args.files)
     asked = "\n\n".join(filter(None, (*texts, _filled(" ".join(args.words), names), _filled(prompt, names))))
     if not asked:
         raise client.ConfigurationError("nothing to ask", hint="write the prompt below %%llm, or after %llm")
-    message = client.user(asked, images=images)
+    message = cli._message(asked, parts)
     if args.client is not None:
         own = {"model": args.model, "deadline": args.deadline}
         options.update({name: value for name, value in own.items() if value is not None})

@@ -1,4 +1,5 @@
 """A notebook without its server and its browser: IPython's shell in this process, and what its cells show."""
+import builtins
 import contextlib
 import io
 import sys
@@ -52,6 +53,7 @@ def cells(folder, terminal=False):
     config.InteractiveShell.ipython_dir = str(folder)
     kind = TerminalInteractiveShell if terminal else InteractiveShell
     before = dict(sys.modules), sys.excepthook, sys.displayhook
+    vars(builtins).pop("_", None)  # doctest's, for which IPython would leave its own out
     shell = kind.instance(config=config)
     try:
         yield Cells(shell)

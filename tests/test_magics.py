@@ -124,7 +124,7 @@ def test_files_and_schemas(server, book, tmp_path):
     ("%%llm -c llm --cache x\nHi", "--cache has no meaning with -c"),
     ("%%llm --what\nHi", "%llm: unrecognized arguments: --what (see %llm --help)"),
     ("%%llm -c llm -o temperature=x\nHi", "%llm: argument -o: 'temperature=x': temperature takes a number"),
-    ("%%llm -c llm -f nothing.txt\nHi", "nothing.txt: No such file"),
+    ("%%llm -c llm -f nothing.txt\nHi", "file 'nothing.txt': No such file"),
     ("%%llm -c llm --schema nothing.json\nHi", "nothing.json: No such file"),
     ("%%llm -c llm --schema x\nHi", "--schema x: schema is [1]: give a JSON-schema dict"),
     ("%%llm -s What's\nHi", "%llm -s What's: No closing quotation (quotes go in pairs"),
