@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 from urllib.parse import urlsplit
 
 from . import client
@@ -55,18 +55,23 @@ class Repl:
                  attached: Sequence[_JSON] = (), history: Optional[str] = None,
                  keep: Callable[[client.Conversation], None], words: Callable[[client.LLMError], str],
                  verbose: bool = False) -> None:
-        self.keep, self.words = keep, words
-        self.talk, self.connect, self.verbatim, self.verbose = talk, connect, verbatim, verbose
-        self.clients = [talk.client]
+        self.keep: Callable[[client.Conversation], None] = keep
+        self.words: Callable[[client.LLMError], str] = words
+        self.connect: Callable[[str], client.Client] = connect
+        self.talk: client.Conversation = talk
+        self.verbatim: bool = verbatim
+        self.verbose: bool = verbose
+        self.clients: List[client.Client] = [talk.client]
         self.attached: List[_JSON] = list(attached)
         self.unsent: List[_JSON] = []  # the messages of a turn of which nothing came
         self.path: Optional[str] = None  # where it was saved last
-        self.saved = len(talk.messages)  # how many of its messages are in a file
-        self.warned = ""  # which /load was refused for the rest
-        self.failed = self.summed_up = False
-        self.began = time.strftime("%H:%M")
-        self.screen = _Screen()
-        self.lines = _Lines(self.screen, history, _Completions(self).of)
+        self.saved: int = len(talk.messages)  # how many of its messages are in a file
+        self.warned: str = ""  # which /load was refused for the rest
+        self.failed: bool = False
+        self.summed_up: bool = False
+        self.began: str = time.strftime("%H:%M")
+        self.screen: _Screen = _Screen()
+        self.lines: _Lines = _Lines(self.screen, history, _Completions(self).of)
 
     def run(self) -> int:
         """Hear and answer until the end of the lines; returns the exit code."""
@@ -302,11 +307,12 @@ class _Screen:
     """
 
     def __init__(self) -> None:
-        self.is_terminal = _is_tty(sys.stdin) and _is_tty(sys.stdout)
-        self.paints = self.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and (
-            os.name != "nt" or "WT_SESSION" in os.environ)
-        self.aside_on = sys.stdout if self.is_terminal else sys.stderr
-        self.in_line = self.thinking = False  # whether a line is begun; whether what came last was thinking
+        self.is_terminal: bool = _is_tty(sys.stdin) and _is_tty(sys.stdout)
+        self.paints: bool = self.is_terminal and not os.environ.get("NO_COLOR") and (
+            os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ))
+        self.aside_on: TextIO = sys.stdout if self.is_terminal else sys.stderr
+        self.in_line: bool = False  # whether a line is begun
+        self.thinking: bool = False  # whether what came last was thinking
 
     def write(self, text: str) -> None:
         """A piece of an answer."""
@@ -370,9 +376,11 @@ class _Lines:
     """What is typed, with readline where that is, or piped in."""
 
     def __init__(self, screen: _Screen, history: Optional[str], complete: Callable[[str], List[str]]) -> None:
-        self.screen, self.history, self.last = screen, history, ""
+        self.screen: _Screen = screen
+        self.history: Optional[str] = history
+        self.last: str = ""
         self.readline: Any = _readline(complete) if screen.is_terminal else None
-        self.interrupted = False  # by Ctrl-C, at a line on which there was nothing
+        self.interrupted: bool = False  # by Ctrl-C, at a line on which there was nothing
         if self.readline is not None:
             for entry in self._entries():
                 self._remember(entry)
