@@ -13,7 +13,6 @@ import importlib
 import io
 import json
 import logging
-import math
 import os
 import re
 import shlex
@@ -24,18 +23,11 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, Iterable,
 # isort: split
 from typing import NoReturn, Optional, Sequence, Tuple
 
-from . import cache, client, talks
+from . import client, options, talks
 
 if TYPE_CHECKING:
     from . import batch, vendor
 
-_OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the rest goes into the body as it is
-    "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
-    "seed": (int,), "reasoning_effort": (str,), "logprobs": (int, bool), "tools": (list,), "tool_choice": (str, dict),
-    "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float), "max_rounds": (int,)}
-_KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
-_ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
-              "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 
@@ -89,7 +81,7 @@ def _flagged(text: str) -> str:
 def _flag_of(found: Match[str]) -> str:
     """The flag for an argument, with what parts it from a value that follows."""
     flag = _FLAGS.get(found[1], "")
-    return flag + (" " if found[2] else "") if flag else f"-o {found[0]}" if found[1] in _OPTIONS else found[0]
+    return flag + (" " if found[2] else "") if flag else f"-o {found[0]}" if found[1] in options.OPTIONS else found[0]
 
 
 _FLAGS = {"model": "-m", "provider": "-p", "base_url": "--base-url", "deadline": "--deadline", "system": "-s",
@@ -218,21 +210,8 @@ def _notices(shown: bool = True, always: bool = False) -> ContextManager[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# options
+# parsers
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that reads the same on every Python and every terminal, for the README shows it."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=24, width=88)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings:
-            return str(action.metavar)
-        names = ", ".join(action.option_strings)  # before 3.13 argparse says "-m MODEL, --model MODEL"
-        return names if action.nargs == 0 else f"{names} {action.metavar}"
 
 
 _SHOW_PARSER = "--\0"  # an option that no shell can give
@@ -250,119 +229,13 @@ class _ShowParser(argparse.Action):
         raise _Shown(parser)  # type: ignore[arg-type]
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with headings of its own (they differ between Pythons) and one line for a wrong usage."""
+class _Parser(options.Parser):
+    """The parser of a command, which the table at the end names."""
 
     def __init__(self, command: Callable[[List[str]], int], usage: str = "", epilog: str = "") -> None:
         name = next((f"llmlite {name}" for name, function in _COMMANDS.items() if function is command), "llmlite")
-        super().__init__(name, usage or f"{name} [OPTIONS]", command.__doc__, epilog, add_help=False,
-                         allow_abbrev=False, formatter_class=_Help)
-        self.word = self.add_argument_group("arguments").add_argument
-        self.option = self.add_argument_group("options").add_argument
-        self.option("-h", "--help", action="help", help="show this text")
+        super().__init__(name, command.__doc__ or "", usage, epilog)
         self.option(_SHOW_PARSER, action=_ShowParser, nargs=0, help=argparse.SUPPRESS)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _add_client_options(parser: _Parser, bounded: str = "everything") -> None:
-    parser.option("-m", "--model", metavar="MODEL", help="provider/model; with -p or --base-url the model's id "
-                  "as it is (default: LLMLITE_MODEL)")
-    parser.option("-p", "--provider", metavar="NAME", help='one that "llmlite providers" lists')
-    parser.option("--base-url", metavar="URL", help="the API's address (default: the provider's)")
-    _add_deadline(parser, bounded)
-
-
-def _add_deadline(parser: _Parser, bounded: str = "everything") -> None:
-    parser.option("--deadline", metavar="SECONDS", type=_seconds, help=f"for {bounded}, retries and waits included")
-
-
-def _seconds(word: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < float(word) < math.inf:
-            return float(word)
-    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above zero")
-
-
-def _setting(word: str) -> Tuple[str, Any]:
-    """A -o as (key, value)."""
-    key, equals, text = _utf8(word).partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
-    if key in _ELSEWHERE:
-        raise argparse.ArgumentTypeError(f"{word!r}: {_ELSEWHERE[key]}")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = text
-    kinds = _OPTIONS.get(key)
-    if kinds is None or value is None or type(value) in kinds and (
-            key != "tools" or all(isinstance(tool, dict) for tool in value)):
-        return key, value
-    if str in kinds:
-        return key, text
-    raise argparse.ArgumentTypeError(f"{word!r}: {key} takes {_KINDS[kinds[0]]}")
-
-
-def _utf8(word: str) -> str:
-    """A word of the command line as UTF-8, whatever the locale took it for. Not for paths: they are what they are."""
-    try:
-        return os.fsencode(word).decode("utf-8", "replace")
-    except UnicodeEncodeError:  # the words are a program's own
-        return word
-
-
-@contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """A file that cannot be read or written is an error that names it (main() takes a bare OSError for a lost pipe)."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise client.ConfigurationError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _schema(word: Optional[str]) -> Optional[Dict[str, Any]]:
-    """A --schema: the JSON itself, or the file that holds it."""
-    if word is None:
-        return None
-    text = word
-    with _naming("--schema" if word.lstrip().startswith("{") else word):
-        if not word.lstrip().startswith("{"):
-            with open(word, encoding="utf-8-sig") as file:
-                text = file.read()
-        schema = json.loads(text)
-        if not isinstance(schema, dict):
-            raise ValueError("a JSON schema is an object")
-    return schema
-
-
-def _chat_options(args: argparse.Namespace) -> Dict[str, Any]:
-    """The arguments of chat() that -o, -s and --schema are; what chat() does not know by name goes under `extra`."""
-    known: Dict[str, Any] = {key: value for key, value in args.settings if key in _OPTIONS and value is not None}
-    extra = {**known.get("extra", {}), **{key: value for key, value in args.settings if key not in _OPTIONS}}
-    known.update(system=args.system, schema=_schema(args.schema), extra=extra or None)
-    return known
-
-
-def _client(args: argparse.Namespace, **options: Any) -> client.Client:
-    return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline, **options)
-
-
-@contextlib.contextmanager
-def _cache(path: Optional[str]) -> Iterator[Optional[cache.Cache]]:
-    """The file of --cache or LLMLITE_CACHE, if there is to be one."""
-    path = path or os.environ.get("LLMLITE_CACHE")
-    if not path:
-        yield None
-        return
-    with _naming(path):
-        answers = cache.Cache(path)
-    if cache.is_foreign(path):
-        raise client.ConfigurationError(f"{path}: this file is no cache", why="it stays as it is", hint="give --cache "
-                                        "or LLMLITE_CACHE a file of its own: one that is not there is made")
-    with contextlib.closing(answers):
-        yield answers
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -376,7 +249,8 @@ def _ask(words: List[str]) -> int:
     saved = talks.last() if args.go_on else {}
     _go_on(args, saved.get("asked", {}))
     started = time.monotonic()
-    with _here(args.tools), _cache(args.cache) as kept, _client(args, cache=kept) as llm, _notices(True, args.verbose):
+    with _here(args.tools), options.opened_cache(args.cache) as kept, options.made_client(
+            args, cache=kept) as llm, _notices(True, args.verbose):
         talk = _talk(llm, args, saved)
         reply = _answer(talk, message, args)
         if not (args.tools or args.go_on):
@@ -394,9 +268,9 @@ def _asked(words: List[str]) -> Tuple[argparse.Namespace, Dict[str, Any]]:
 commands, which come first (for help: llmlite help COMMAND):
 {commands}
 A prompt that is a command's name, or begins with "-", goes after "--": llmlite -- models""")
-    parser.word("prompt", nargs="?", metavar="PROMPT", type=_utf8, help="the question; text on stdin is added, or "
-                "stands alone; an image, PDF or sound there is attached")
-    _add_client_options(parser)
+    parser.word("prompt", nargs="?", metavar="PROMPT", type=options.utf8,
+                help="the question; text on stdin is added, or stands alone; an image, PDF or sound there is attached")
+    options.add_client_options(parser)
     _add_ask_options(parser)
     args, more = parser.parse_known_args(words)
     if words[:1] == [args.prompt] and not (args.system or args.files or args.settings or args.schema or args.tools
@@ -409,12 +283,12 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
     if more:
         cure = "" if any(word.startswith("-") for word in more) else ': a prompt of several words goes in "..."'
         parser.error(f"unrecognized arguments: {' '.join(more)}{cure}")
-    texts, parts = _contents(args.files)
+    texts, parts = options.contents(args.files)
     text, piped = _piped()
     prompt = "\n\n".join(filter(None, (*texts, args.prompt, text)))
     if not prompt and not parts + piped:
         parser.error("nothing to ask: give a prompt, or text on stdin")
-    return args, _message(prompt, parts + piped)
+    return args, options.message(prompt, parts + piped)
 
 
 def _near_command(word: str) -> str:
@@ -424,13 +298,13 @@ def _near_command(word: str) -> str:
 
 
 def _add_message_options(parser: _Parser) -> None:
-    parser.option("-s", "--system", metavar="TEXT", type=_utf8, help="the system prompt")
+    parser.option("-s", "--system", metavar="TEXT", type=options.utf8, help="the system prompt")
     parser.option("-f", "--file", metavar="FILE", dest="files", action="append", default=[],
                   help="an image, PDF or sound, or text that goes before the prompt under its name; a path or a URL; "
                   "may be repeated")
     parser.option("-c", "--continue", dest="go_on", action="store_true",
                   help="go on with the last talk, and its model if none is given")
-    parser.option("-o", metavar="KEY=VALUE", dest="settings", type=_setting, action="append", default=[],
+    parser.option("-o", metavar="KEY=VALUE", dest="settings", type=options.setting, action="append", default=[],
                   help="temperature=0 and the like, or any other field of the request; the value is JSON if it "
                   "parses, else text; may be repeated")
 
@@ -486,26 +360,6 @@ def _piped() -> Tuple[str, List[Dict[str, Any]]]:
 
 
 _ATTACHED = {*client._IMAGES, "PDF", "WAV", "MP3"}
-
-
-def _contents(paths: Iterable[str]) -> Tuple[List[str], List[Dict[str, Any]]]:
-    """The text files, each under its name, and the parts of a message that all others are."""
-    texts, parts = [], []
-    for path in paths:
-        part = client.user("", files=path)["content"][1]
-        file = client._attached(part)
-        if file and file.kind == "text" and file.data:
-            texts.append(f"{path}:\n\n{file.text().rstrip()}")
-        else:
-            parts.append(part)
-    return texts, parts
-
-
-def _message(text: str, parts: List[Dict[str, Any]]) -> Dict[str, Any]:
-    """What a user says: a text, and files after it."""
-    if not parts:
-        return client.user(text)
-    return {"role": "user", "content": [{"type": "text", "text": text}] * bool(text) + parts}
 
 
 def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
@@ -566,7 +420,7 @@ def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any], *
 
 def _answer(talk: client.Conversation, message: Dict[str, Any], args: argparse.Namespace) -> client.Response:
     """Ask, and show the text as it comes."""
-    screen, known = _Screen(not (args.json or args.schema), args.verbose), _chat_options(args)
+    screen, known = _Screen(not (args.json or args.schema), args.verbose), options.chat_options(args)
     known = {name: value for name, value in known.items() if name not in ("system", "tools")}
     if args.no_stream:
         reply = talk.send([message], **known)
@@ -627,7 +481,7 @@ def _cost(reply: client.Response, spent: Mapping[str, Any]) -> str:
 def _chat(words: List[str]) -> int:
     """Talk with a model, turn by turn; /help there lists what else it does."""
     parser = _Parser(_chat, epilog=_CHAT_HELP)
-    _add_client_options(parser, "each turn")
+    options.add_client_options(parser, "each turn")
     _add_chat_options(parser)
     args = parser.parse_args(words)
     saved = talks.last() if args.go_on else {}
@@ -635,12 +489,13 @@ def _chat(words: List[str]) -> int:
     from . import repl  # here, for nothing else needs it
     parts = client.user("", files=args.files)["content"][1:]
     with contextlib.ExitStack() as stack:
-        answers = stack.enter_context(_cache(args.cache))
+        answers = stack.enter_context(options.opened_cache(args.cache))
         stack.enter_context(_here(args.tools))
         stack.enter_context(_notices(always=args.verbose))
 
         def connect(model: str) -> client.Client:
-            llm = stack.enter_context(_client(argparse.Namespace(**{**vars(args), "model": model}), cache=answers))
+            llm = stack.enter_context(options.made_client(
+                argparse.Namespace(**{**vars(args), "model": model}), cache=answers))
             args.model = model  # for --continue, another time
             return llm
 
@@ -653,7 +508,7 @@ def _chat(words: List[str]) -> int:
 
 def _turn_options(args: argparse.Namespace) -> Dict[str, Any]:
     """What -o sets for every turn."""
-    return {name: value for name, value in _chat_options(args).items()
+    return {name: value for name, value in options.chat_options(args).items()
             if value is not None and name not in ("system", "tools")}
 
 
@@ -691,20 +546,20 @@ def _batch(words: List[str]) -> int:
         raise client.ConfigurationError("no model", hint="give -m PROVIDER/MODEL, or set LLMLITE_MODEL; with -p or "
                                         "--base-url the lines may name theirs")
     limit = client.RateLimit(args.rpm, args.tpm) if args.rpm or args.tpm else None
-    keeps = contextlib.nullcontext() if args.at_provider or args.cancel else _cache(args.cache)
-    with keeps as answers, _client(args, rate_limit=limit, cache=answers) as llm, _quiet():
+    keeps = contextlib.nullcontext() if args.at_provider or args.cancel else options.opened_cache(args.cache)
+    with keeps as answers, options.made_client(args, rate_limit=limit, cache=answers) as llm, _quiet():
         return _cancel_batch(llm, args) if args.cancel else _run_batch(llm, args)
 
 
 def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
     from . import batch  # here, for nothing else needs it
-    options = {name: value for name, value in _chat_options(args).items() if value is not None}
+    asked = {name: value for name, value in options.chat_options(args).items() if value is not None}
     with _dask(args.dask) as executor, batch.Stop(functools.partial(_stopping, args)) as stop:
         try:
             summary = batch.run_until(
                 stop, args.source, args.output, client=llm, workers=args.workers, executor=executor,
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
-                report=args.report, at_provider=args.at_provider, **options)
+                report=args.report, at_provider=args.at_provider, **asked)
         except batch.InputError as error:
             _say(_in_flags(error))
             return 2
@@ -754,8 +609,8 @@ def _add_batch_options(parser: _Parser) -> None:
                   help='the answers; "-" is stdout, where nothing is resumed. With a word before its first "=" it is '
                   "a setting for all lines instead, -o temperature=0 and the like; a line's own wins; may be repeated")
     parser.option("--output", metavar="OUT.jsonl", help='the answers too, for a name that has a "="')
-    _add_client_options(parser, "each call")
-    parser.option("-s", "--system", metavar="TEXT", type=_utf8, help="the system prompt")
+    options.add_client_options(parser, "each call")
+    parser.option("-s", "--system", metavar="TEXT", type=options.utf8, help="the system prompt")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema that answers are to fit, or a file that holds one")
     parser.option("--workers", metavar="N", type=_whole, default=8, help="calls under way at once (default: 8)")
     parser.option("--dask", metavar="ADDRESS", help="ask from a Dask cluster, whose scheduler is there "
@@ -808,7 +663,7 @@ def _sort_settings(parser: _Parser, args: argparse.Namespace) -> None:
     """Tell the settings among the -o from the output: a setting has a name before its first "="."""
     names = [word for word in args.words if not ("=" in word and word.partition("=")[0].isidentifier())]
     try:
-        args.settings = [_setting(word) for word in args.words if word not in names]
+        args.settings = [options.setting(word) for word in args.words if word not in names]
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument -o: {error}")
     if any(key == "max_rounds" for key, _ in args.settings):
@@ -870,12 +725,12 @@ def _models(words: List[str]) -> int:
     parser = _Parser(_models, "llmlite models [OPTIONS] [PATTERN]")
     parser.word("pattern", nargs="?", metavar="PATTERN", help='part of a name, or a glob such as "gpt-*-mini"; upper '
                 "case is lower case")
-    _add_client_options(parser)
+    options.add_client_options(parser)
     args = parser.parse_args(words)
     if not (args.model or args.provider or args.base_url or os.environ.get("LLMLITE_MODEL")):
         named = next((f": llmlite models -p {name}" for name, _, _ in client.providers() if name == args.pattern), "")
         raise client.ConfigurationError("no provider", hint=f"give -p NAME, -m PROVIDER/MODEL or --base-url URL{named}")
-    with _client(args) as llm, _notices():
+    with options.made_client(args) as llm, _notices():
         names = llm.models()
     return _list(names, args.pattern, "models", _write_line)
 
@@ -945,7 +800,7 @@ or, for the shell that runs: eval "$(llmlite completion bash)"; llmlite completi
     commands = {"": _parser_of(_ask), **{name: _parser_of(function) for name, function in _COMMANDS.items()}}
     values = {"NAME": [name for name, _, _ in client.providers()], "COMMAND": list(_COMMANDS),
               "MODEL": [f"{name}/" for name, _, _ in client.providers()],
-              "KEY=VALUE": [f"{key}=" for key in sorted(_OPTIONS)]}
+              "KEY=VALUE": [f"{key}=" for key in sorted(options.OPTIONS)]}
     _write(completion.script(shell, commands, values))
     return 0
 
@@ -1026,7 +881,7 @@ def _replay(words: List[str]) -> int:
     """Send a failed request again, from the file that save_failed wrote."""
     parser = _Parser(_replay, "llmlite replay [OPTIONS] FILE")
     parser.word("file", metavar="FILE", help="it says where to send it; the key is today's")
-    _add_deadline(parser)
+    options.add_deadline(parser)
     _add_report_options(parser)
     parser.set_defaults(schema=None)
     args = parser.parse_args(words)
@@ -1048,7 +903,7 @@ def _vendor(words: List[str]) -> int:
     from . import vendor  # here, for nothing else needs it
 
     path = args.dest if args.dest.endswith(".py") else os.path.join(args.dest, "client.py")
-    with _naming(path):
+    with options.naming(path):
         if args.check:
             return _check_copy(vendor.at(path), path)
         vendor.copy(path, args.force)

@@ -19,6 +19,8 @@ from . import client
 if TYPE_CHECKING:
     import argparse
 
+    from . import options
+
 _USAGE = "%%%%llm [OPTIONS]\nPROMPT\n\n%%llm [OPTIONS] [--] PROMPT"
 _MORE = """\
 A {name} in the prompt, in TEXT or in MODEL is the variable of that name, as str.format has
@@ -77,8 +79,8 @@ def _split(line: str, cell: Optional[str]) -> Tuple[List[str], str]:
         return _words(line), cell.strip()
     if not line.startswith("-"):
         return [], line
-    options, _, prompt = f"{line} ".partition(" -- ")
-    return _words(options), prompt.strip()
+    words, _, prompt = f"{line} ".partition(" -- ")
+    return _words(words), prompt.strip()
 
 
 def _words(line: str) -> List[str]:
@@ -94,10 +96,9 @@ def _words(line: str) -> List[str]:
 
 def _options(words: List[str]) -> Optional[argparse.Namespace]:
     """What the words say; None where they asked for help, which is shown."""
-    from . import __main__ as cli  # here: the command line's parser costs time, and an import has none to spare
-    parser = cli._Parser(cli._ask, _USAGE, _MORE)
-    parser.prog, parser.description = "%llm", "Ask a language model; the answer streams into the cell."
-    _add_options(parser, cli)
+    from . import options  # here: the parser costs time, and an import has none to spare
+    parser = options.Parser("%llm", "Ask a language model; the answer streams into the cell.", _USAGE, _MORE)
+    _add_options(parser)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -108,15 +109,16 @@ def _options(words: List[str]) -> Optional[argparse.Namespace]:
         return None
 
 
-def _add_options(parser: Any, cli: Any) -> None:
+def _add_options(parser: options.Parser) -> None:
+    from . import options
     parser.word("words", nargs="*", metavar="PROMPT", help="the question, or what goes before the cell's text")
-    cli._add_client_options(parser)
+    options.add_client_options(parser)
     parser.option("-c", "--client", metavar="NAME", help="ask by the Client in this variable, or go on with the "
                   "conversation in it")
     parser.option("-s", "--system", metavar="TEXT", help="the system prompt")
     parser.option("-f", "--file", metavar="FILE", dest="files", action="append", default=[],
                   help="an image, or text that goes before the prompt under its name; may be repeated")
-    parser.option("-o", metavar="KEY=VALUE", dest="settings", type=cli._setting, action="append", default=[],
+    parser.option("-o", metavar="KEY=VALUE", dest="settings", type=options.setting, action="append", default=[],
                   help="temperature=0 and the like, or any other field of the request; may be repeated")
     parser.option("--schema", metavar="SCHEMA", help="a JSON schema, a file that holds one, or the variable of a dict, "
                   "dataclass or pydantic model: the value is in _.parsed")
@@ -127,38 +129,38 @@ def _add_options(parser: Any, cli: Any) -> None:
 
 def _answer(args: argparse.Namespace, prompt: str, names: Dict[str, Any]) -> client.Response:
     """Ask, all that is asked being checked before, and show the reply as it comes."""
-    from . import __main__ as cli
+    from . import options
     args.model, args.system = (value and _filled(value, names) for value in (args.model, args.system))
-    options = _chat_options(args, names)
-    texts, parts = cli._contents(args.files)
+    known = _chat_options(args, names)
+    texts, parts = options.contents(args.files)
     asked = "\n\n".join(filter(None, (*texts, _filled(" ".join(args.words), names), _filled(prompt, names))))
     if not asked:
         raise client.ConfigurationError("nothing to ask", hint="write the prompt below %%llm, or after %llm")
-    message = cli._message(asked, parts)
+    message = options.message(asked, parts)
     if args.client is not None:
         own = {"model": args.model, "deadline": args.deadline}
-        options.update({name: value for name, value in own.items() if value is not None})
-        return _client_of(args, names).stream([message], **options).display()  # type: ignore[no-any-return]
+        known.update({name: value for name, value in own.items() if value is not None})
+        return _client_of(args, names).stream([message], **known).display()  # type: ignore[no-any-return]
     if not (args.model or os.environ.get("LLMLITE_MODEL")):
         raise client.ConfigurationError("no model", hint="give -m PROVIDER/MODEL, or -c with a client's variable, or "
                                         "set LLMLITE_MODEL")
-    with cli._cache(args.cache) as answers, cli._client(args, cache=answers) as llm:
-        return llm.stream([message], **options).display()
+    with options.opened_cache(args.cache) as answers, options.made_client(args, cache=answers) as llm:
+        return llm.stream([message], **known).display()
 
 
 def _chat_options(args: argparse.Namespace, names: Dict[str, Any]) -> Dict[str, Any]:
     """What -o, -s and --schema say; the schema may be what a variable holds."""
-    from . import __main__ as cli
+    from . import options
     word, schema = args.schema, names.get(args.schema or "")
     args.schema = word if schema is None else schema if isinstance(schema, str) else None
-    options = {name: value for name, value in cli._chat_options(args).items() if value is not None}
+    known = {name: value for name, value in options.chat_options(args).items() if value is not None}
     if schema is None or isinstance(schema, str):
-        return options
+        return known
     try:
         client._described({"schema": schema})
     except TypeError as error:
         raise client.ConfigurationError(f"--schema {word}", why=str(error)) from None
-    return {**options, "schema": schema}
+    return {**known, "schema": schema}
 
 
 def _client_of(args: argparse.Namespace, names: Dict[str, Any]) -> Any:
