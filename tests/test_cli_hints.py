@@ -2,11 +2,12 @@
 import ast
 import inspect
 import re
+import socket
 import sys
 
 import pytest
 
-from tests import VENDORED, llmlite, testing
+from tests import VENDORED, llmlite
 from tests.cli import one_line
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
@@ -153,7 +154,8 @@ def test_models_where_there_are_none(run, monkeypatch):
 
 def test_unreachable_server(run):
     """A refused connection is one line, with the address."""
-    with testing.Server() as server:
-        url = server.url
-    err = run("Hi", "-m", "x", "--base-url", url, "--deadline", "5").err
+    with socket.socket() as held:  # a port that is free might be another test's server soon
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+        err = run("Hi", "-m", "x", "--base-url", url, "--deadline", "5").err
     assert one_line(err) and "connection refused" in err and url in err
