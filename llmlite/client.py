@@ -586,6 +586,18 @@ class Response(Generic[_Parsed]):
         def __await__(self):
             raise _not_awaited("chat")
 
+        def __getattr__(self, name):
+            """Of what other clients' replies have, and this one has not, the error says where it is."""
+            instead = _REPLY_INSTEAD.get(name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}"
+                                 + (f": write reply.{instead}" if instead else ""))
+
+
+_REPLY_INSTEAD = {name: here for here, names in {
+    "text": "choices content output_text output candidates completion delta", "finish_reason": "stop_reason",
+    "reasoning": "reasoning_content thinking thoughts", "usage": "usage_metadata",
+    "to_dict()": "json model_dump dict"}.items() for name in names.split()}  # what other clients' replies have
+
 
 Messages = Union[str, JSON, Response, Iterable[Union[JSON, Response]]]  # and what has model_dump()
 

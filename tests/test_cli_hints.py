@@ -92,8 +92,8 @@ def test_names_of_others_stay():
 @pytest.mark.parametrize("words, hint", [
     (["-m", "gpt-test"], "llmlite: -m 'gpt-test' names no provider ("),
     (["-m", "x", "-p", "opnai"], "llmlite: -p 'opnai' is not known ("),
-    (["-m", "x", "-p", "nope"], "llmlite: -p 'nope' is not known (known are openai, anthropic, gemini, ollama and more: "
-     '"llmlite providers" lists them)\n'),
+    (["-m", "x", "-p", "nope"], "llmlite: -p 'nope' is not known (known are openai, anthropic, gemini, ollama and more"
+     ': "llmlite providers" lists them)\n'),
     (["-m", "x", "--base-url", "localhost:8000"], "llmlite: --base-url 'localhost:8000' is not a URL ("),
     (["-m", "openai/gpt-test"], "llmlite: no key for openai (set OPENAI_API_KEY)\n"),
     (["-m", "azure/gpt-test"], "llmlite: azure has an address for each resource (give --base-url, or set AZURE_"),

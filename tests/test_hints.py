@@ -1,6 +1,7 @@
 """What the one line of an error says to do: the commonest failures, those of the README's table "When it fails"."""
 import asyncio
 import contextlib
+import copy
 import inspect
 import io
 import os
@@ -320,6 +321,18 @@ def test_a_misspelt_argument_of_one_method(bench, call, meant):
     """What a method takes beside chat's options is among the near names."""
     with bench.client() as llm, pytest.raises(TypeError, match=rf"did you mean {meant}=\?"):
         call(llm)
+
+
+@pytest.mark.parametrize("name, instead", [
+    ("choices", "text"), ("content", "text"), ("stop_reason", "finish_reason"), ("reasoning_content", "reasoning"),
+    ("model_dump", r"to_dict\(\)"), ("other", None), ("__deepcopy__", None)])
+def test_a_reply_of_another_client(name, instead):
+    """What the replies of others have is told where it is here; the rest is no attribute, as ever."""
+    reply = llmlite.Response(text="hi")
+    said = f": write reply.{instead}" if instead else ""
+    with pytest.raises(AttributeError, match=f"^'Response' object has no attribute '{name}'{said}$"):
+        getattr(reply, name)
+    assert pickle.loads(pickle.dumps(reply)).text == copy.deepcopy(reply).text == "hi"
 
 
 # ------------------------------------------------------------------------------------------- near names of a model
