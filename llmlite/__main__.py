@@ -98,7 +98,7 @@ _WORDINGS = (  # how else a line of the client's is worded here
     (r"^(?:file|image) (?=['\"])", "-f "),
     (r"give a path, a URL or bytes", "give a path or a URL"),
     (r"^schema is ", "--schema: "),
-    (r'^give api_key="\.\.\." or (set \w+);.*', r"\1"),
+    (r'^give api_key="\.\.\." or (set \w+); api_key=""', r"\1, to any word"),
     (r"\bseconds, \(connect, read\)", "seconds"),
     (r"\btimeout=\(connect, read\)", "timeout=SECONDS"),
     (r"\bidle_timeout=", "timeout="),
@@ -108,6 +108,7 @@ _WORDINGS = (  # how else a line of the client's is worded here
     (r",? or None$", ""),
     (r"\bgive True, False or", "give true, false or"),
     (r"\bmodels\(\) asks", "models asks"),
+    (r"\b(models|providers)\(\) list", r'"llmlite \1" list'),
     (r"^use a client of another$", "give another -p"),
     (r" \((?:retry_failed|at_provider)=True\)", ""))
 

@@ -586,6 +586,18 @@ class Response(Generic[_Parsed]):
         def __await__(self):
             raise _not_awaited("chat")
 
+        def __getattr__(self, name):
+            """Of what other clients' replies have, and this one has not, the error says where it is."""
+            instead = _REPLY_INSTEAD.get(name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}"
+                                 + (f": write reply.{instead}" if instead else ""))
+
+
+_REPLY_INSTEAD = {name: here for here, names in {
+    "text": "choices content output_text output candidates completion delta", "finish_reason": "stop_reason",
+    "reasoning": "reasoning_content thinking thoughts", "usage": "usage_metadata",
+    "to_dict()": "json model_dump dict"}.items() for name in names.split()}  # what other clients' replies have
+
 
 Messages = Union[str, JSON, Response, Iterable[Union[JSON, Response]]]  # and what has model_dump()
 
@@ -1638,6 +1650,7 @@ class Client:
                 functions were not called.
             LLMError, TypeError: as `chat` does; `attempts` and `elapsed` are those of the whole.
         """
+        _check_names("run_tools", dict(options), _TURN_OPTIONS)
         return _Rounds(self, messages, tools, max_rounds, deadline).run({**options, "schema": schema})
 
     def conversation(self, *, system: Union[None, str, Sequence[JSON]] = None, tools: Optional[Tools] = None,
@@ -1744,7 +1757,7 @@ class Client:
             raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint="give a list or another iterable")
         if hasattr(prompts, "columns"):  # a DataFrame yields the names of its columns
             raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint='give a column, prompts["name"]')
-        _check_names("map", options, _CHAT_OPTIONS)
+        _check_names("map", options, _CHAT_OPTIONS | _MAP_OPTIONS)
         _described(options)
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
         if total is None and isinstance(prompts, abc.Sized):
@@ -2261,7 +2274,7 @@ class Conversation:
                  messages: Optional[Messages] = None, compact_at: Optional[int] = None,
                  **options: Unpack[_TalkOptions]) -> None:
         self.options: JSON = dict(options)
-        _check_names("conversation", self.options, _TURN_OPTIONS)
+        _check_names("conversation", self.options, _TURN_OPTIONS | {"compact_at"})
         _check_turn(client, {**options, "tools": tools})
         self.client: Client = client
         self.tools: Tools = [] if tools is None else tools
@@ -2435,6 +2448,8 @@ _NOT_OF_SUMMARIES = ("tool_choice", "schema", "stop", "logprobs", "max_tokens", 
 _SUMMARY = "Summary of the conversation so far:\n\n"  # how the message that holds one begins
 _SUM_UP = ("Sum up the conversation above, so that it can go on from your summary alone. Keep the facts, names, "
            "numbers, decisions, results of tools and open questions. Answer with the summary and nothing else.")
+
+_MAP_OPTIONS = frozenset(("workers", "executor", "ordered", "errors", "progress", "total"))  # beside those of chat
 
 
 def _check_names(method: str, options: JSON, known: FrozenSet[str]) -> None:
@@ -6847,6 +6862,8 @@ def _other_provider(call: _Call) -> str:
 
 def _hint_of_models(call: _Call, names: List[str]) -> str:
     """The names most like a model's, or all of a server that has few; they are the server's own words."""
+    if call.model in names:  # then it is no name that is wrong
+        return f"models() lists it: may this key use it, and here?; asked {call.method} {_shown_url(call)}"
     names = [call.quoted(name) for name in names[:_MAX_LISTED] if 0 < len(name) <= 100]
     near = _near(call.model, names, 3, 0.6)
     if not near and not 0 < len(names) <= 5:

@@ -63,7 +63,10 @@ def test_every_hint_names_flags():
 
 @pytest.mark.parametrize("text, shown", [
     ("set X_API_KEY, or give api_key=", "set X_API_KEY"),
-    ('give api_key="..." or set LLMLITE_API_KEY; api_key="" if that server takes none', "set LLMLITE_API_KEY"),
+    ('give api_key="..." or set LLMLITE_API_KEY; api_key="" if that server takes none',
+     "set LLMLITE_API_KEY, to any word if that server takes none"),
+    ("check the model: models() lists them", 'check the model: "llmlite models" lists them'),
+    ("ollama and more: providers() lists them", 'ollama and more: "llmlite providers" lists them'),
     ("raise timeout=, or stream the answer", "raise -o timeout=, or stream the answer"),
     ("raise idle_timeout=", "raise -o timeout="),
     ("timeout=(connect, read) says how long to wait", "-o timeout=SECONDS says how long to wait"),
@@ -90,6 +93,8 @@ def test_names_of_others_stay():
 @pytest.mark.parametrize("words, hint", [
     (["-m", "gpt-test"], "llmlite: -m 'gpt-test' names no provider ("),
     (["-m", "x", "-p", "opnai"], "llmlite: -p 'opnai' is not known ("),
+    (["-m", "x", "-p", "nope"], "llmlite: -p 'nope' is not known (known are openai, anthropic, gemini, ollama and more"
+     ': "llmlite providers" lists them)\n'),
     (["-m", "x", "--base-url", "localhost:8000"], "llmlite: --base-url 'localhost:8000' is not a URL ("),
     (["-m", "openai/gpt-test"], "llmlite: no key for openai (set OPENAI_API_KEY)\n"),
     (["-m", "azure/gpt-test"], "llmlite: azure has an address for each resource (give --base-url, or set AZURE_"),

@@ -1,6 +1,7 @@
 """What the one line of an error says to do: the commonest failures, those of the README's table "When it fails"."""
 import asyncio
 import contextlib
+import copy
 import inspect
 import io
 import os
@@ -312,6 +313,28 @@ def test_the_readme_has_the_table():
     assert shown == told
 
 
+@pytest.mark.parametrize("call, meant", [
+    (lambda llm: llm.map(["hi"], worker=3), "workers"), (lambda llm: llm.map(["hi"], order=False), "ordered"),
+    (lambda llm: llm.conversation(compactat=9), "compact_at"),
+    (lambda llm: llm.run_tools("hi", [], max_round=3), "max_rounds")])
+def test_a_misspelt_argument_of_one_method(bench, call, meant):
+    """What a method takes beside chat's options is among the near names."""
+    with bench.client() as llm, pytest.raises(TypeError, match=rf"did you mean {meant}=\?"):
+        call(llm)
+
+
+@pytest.mark.parametrize("name, instead", [
+    ("choices", "text"), ("content", "text"), ("stop_reason", "finish_reason"), ("reasoning_content", "reasoning"),
+    ("model_dump", r"to_dict\(\)"), ("other", None), ("__deepcopy__", None)])
+def test_a_reply_of_another_client(name, instead):
+    """What the replies of others have is told where it is here; the rest is no attribute, as ever."""
+    reply = llmlite.Response(text="hi")
+    said = f": write reply.{instead}" if instead else ""
+    with pytest.raises(AttributeError, match=f"^'Response' object has no attribute '{name}'{said}$"):
+        getattr(reply, name)
+    assert pickle.loads(pickle.dumps(reply)).text == copy.deepcopy(reply).text == "hi"
+
+
 # ------------------------------------------------------------------------------------------- near names of a model
 
 
@@ -357,6 +380,15 @@ def test_without_a_list_the_error_stays(bench, reply):
     assert (error.status_code, error.message, error.attempts) == (404, MISSING, 1)
     assert "models() lists them; asked POST" in error.hint
     assert len(bench.server.requests) == 2
+
+
+def test_a_model_that_is_on_the_list_is_not_asked_about(bench):
+    """Where the provider has the model itself, neither it nor its neighbours are what was meant."""
+    bench.server.error(404, "The model `gpt-5` does not exist or you do not have access to it")
+    bench.server.json(names("gpt-5", "gpt-5-mini"))
+    with bench.client("gpt-5") as llm:
+        hint = not_found(llm).hint
+    assert "did you mean" not in hint and "models() lists it: may this key use it, and here?; asked POST" in hint
 
 
 def test_the_list_takes_no_longer_than_the_deadline(bench):
