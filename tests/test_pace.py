@@ -260,6 +260,21 @@ def test_after_a_wait_calls_start_apart():
     assert min(later - earlier for earlier, later in zip(starts, starts[1:])) > 0.008
 
 
+def test_after_a_wait_that_was_no_refusal_calls_start_apart():
+    """A server that is down for a while tells nothing of a pace: after the tenth nothing is held back."""
+    pace, now, starts = Pace(), 1.0, []
+    pace.pause(0.0, 1.0, 5)
+    assert pace.delay(0.0) == 1.0
+    while now < 1.1:
+        delay = pace.delay(now)
+        if delay <= 0:
+            starts.append(now)
+            pace.take(now)
+        now += max(delay, 1e-6)
+    assert starts == pytest.approx([1.0, 1.025, 1.05, 1.075], abs=0.001)
+    assert [pace.delay(1.11) for _ in range(100) if pace.take(1.11)] == [0.0] * 100
+
+
 # ----------------------------------------------------------------------------------------------------- real sockets
 
 
