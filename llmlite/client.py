@@ -7947,8 +7947,8 @@ def _write_own(path: str, text: str) -> None:
 # -------------------------------------------------------------------------------------------------------------- showing
 
 # What ends a block of Markdown that this begins, and that holds all that follows if it is not ended.
-_BLOCK = re.compile(r"(?i)(?P<indent>\s*(?:(?:[-*+]|\d+[.)])\s+)*)"
-                    r"(?P<opened>`{3,}(?=[^`]*$)|~{3,}|<!--|<\?|<!\[CDATA\[|<(?P<tag>script|pre|style|textarea)\b)")
+_BLOCK = (r"(?i)(?P<indent>\s*(?:(?:[-*+]|\d+[.)])\s+)*)"
+          r"(?P<opened>`{3,}(?=[^`]*$)|~{3,}|<!--|<\?|<!\[CDATA\[|<(?P<tag>script|pre|style|textarea)\b)")
 _BLOCK_ENDS = {"<!--": "-->", "<?": "?>", "<![cdata[": "]]>"}
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _WHY_EMPTY = {"length": "the token limit was reached before any text", "content_filter": "a content filter withheld it"}
@@ -8019,7 +8019,7 @@ def _ending(text: str) -> str:
     """What ends the block of code or HTML that a text, as one that was cut does, leaves open."""
     indent = end = ""
     for line in text.expandtabs(4).splitlines():
-        begun = None if end else _BLOCK.match(line)
+        begun = None if end else re.match(_BLOCK, line)
         if begun is not None:
             opened = begun["opened"].lower()
             end = f"</{begun['tag']}>" if begun["tag"] else _BLOCK_ENDS.get(opened, opened)
