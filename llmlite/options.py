@@ -43,10 +43,12 @@ class Parser(argparse.ArgumentParser):
         self.option("-h", "--help", action="help", help="show this text")
 
     def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one line."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def add_client_options(parser: Parser, bounded: str = "everything") -> None:
+    """Who is asked, and for how long; `bounded` is what the deadline is for."""
     parser.option("-m", "--model", metavar="MODEL", help="provider/model; with -p or --base-url the model's id "
                   "as it is (default: LLMLITE_MODEL)")
     parser.option("-p", "--provider", metavar="NAME", help='one that "llmlite providers" lists')
@@ -55,6 +57,7 @@ def add_client_options(parser: Parser, bounded: str = "everything") -> None:
 
 
 def add_deadline(parser: Parser, bounded: str = "everything") -> None:
+    """For how long alone."""
     parser.option("--deadline", metavar="SECONDS", type=_seconds, help=f"for {bounded}, retries and waits included")
 
 
@@ -126,6 +129,7 @@ def chat_options(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def made_client(args: argparse.Namespace, **options: Any) -> client.Client:
+    """The client that the options of `add_client_options` ask for."""
     return client.Client(args.model, provider=args.provider, base_url=args.base_url, deadline=args.deadline, **options)
 
 

@@ -243,34 +243,36 @@ def test_after_an_idle_hour_nothing_is_held_back():
     assert pace.delay(later) == 1.0
 
 
-def test_after_a_wait_calls_start_apart():
-    """Those that may go out at once after a wait do within a tenth of it, one after the other."""
-    pace, now, starts = Pace(), 1.0, []
-    for _ in range(11):
-        pace.take(0.0)
-    pace.refused(11, 0.0, 1.0)
-    assert (pace.delay(0.0), pace.delay(0.9)) == (1.0, pytest.approx(0.1))
+def starts_of(pace):
+    """When calls go out in the tenth of a second after the first one."""
+    now, starts = 1.0, []
     while now < 1.1:
         delay = pace.delay(now)
         if delay <= 0:
             starts.append(now)
             pace.take(now)
         now += max(delay, 1e-6)
+    return starts
+
+
+def test_after_a_wait_calls_start_apart():
+    """Those that may go out at once after a wait do within a tenth of it, one after the other."""
+    pace = Pace()
+    for _ in range(11):
+        pace.take(0.0)
+    pace.refused(11, 0.0, 1.0)
+    assert (pace.delay(0.0), pace.delay(0.9)) == (1.0, pytest.approx(0.1))
+    starts = starts_of(pace)
     assert 6 <= len(starts) <= 10  # half of the ten that were granted at once, and what comes in meanwhile
     assert min(later - earlier for earlier, later in zip(starts, starts[1:])) > 0.008
 
 
 def test_after_a_wait_that_was_no_refusal_calls_start_apart():
     """A server that is down for a while tells nothing of a pace: after the tenth nothing is held back."""
-    pace, now, starts = Pace(), 1.0, []
+    pace = Pace()
     pace.pause(0.0, 1.0, 5)
     assert pace.delay(0.0) == 1.0
-    while now < 1.1:
-        delay = pace.delay(now)
-        if delay <= 0:
-            starts.append(now)
-            pace.take(now)
-        now += max(delay, 1e-6)
+    starts = starts_of(pace)
     assert starts == pytest.approx([1.0, 1.025, 1.05, 1.075], abs=0.001)
     assert [pace.delay(1.11) for _ in range(100) if pace.take(1.11)] == [0.0] * 100
 

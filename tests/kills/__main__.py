@@ -25,7 +25,7 @@ from collections import Counter
 from llmlite import batch
 from tests import testing
 from tests.kills import at_provider
-from tests.kills.fire import Fire, started
+from tests.kills.fire import Fire, lines_of, started
 
 
 def answer_to(prompt):
@@ -62,16 +62,9 @@ class Killed:
         self.kills = fire.kills
         return [*fire.wrong, *self.check()]
 
-    def output(self):
-        try:
-            with open(os.path.join(self.folder, "out.jsonl"), "rb") as file:
-                return file.read().splitlines(True)
-        except FileNotFoundError:
-            return []
-
     def left(self):
         """How many ids have no line; all lines but the last must be whole."""
-        lines = self.output()
+        lines = lines_of(self.folder)
         if lines and not lines[-1].endswith(b"\n"):
             self.torn += 1
             lines.pop()
@@ -80,7 +73,7 @@ class Killed:
         return self.lines - len(lines)
 
     def check(self):
-        found = [json.loads(line) for line in self.output()]
+        found = [json.loads(line) for line in lines_of(self.folder)]
         ids = Counter(line["custom_id"] for line in found)
         if ids != Counter(f"id-{n}" for n in range(self.lines)):
             yield f"{len(ids)} ids in {len(found)} lines, not {self.lines}"

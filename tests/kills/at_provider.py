@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from llmlite import Client, RetryPolicy, batch, jobs, testing
-from tests.kills.fire import Fire
+from tests.kills.fire import Fire, lines_of
 
 PLACES = {"openai": "/v1", "azure": "/openai/v1", "groq": "/openai/v1", "together": "/v1", "mistral": "/v1",
           "anthropic": "", "gemini": "/v1beta"}
@@ -53,17 +53,10 @@ class There:
     def jobs(self):
         return [job for job in self.batches.jobs if not said(job.lines[0].body).startswith("foreign")]
 
-    def answers(self):
-        try:
-            with open(os.path.join(self.folder, "out.jsonl"), "rb") as file:
-                return file.read().splitlines(True)
-        except FileNotFoundError:
-            return []
-
     def left(self):
         """How many requests it takes still, about."""
         made = self.jobs
-        fetched = len(self.answers()) // self.size
+        fetched = len(lines_of(self.folder)) // self.size
         return (self.most - len(made)) * (len(STATES) + 4) + sum(len(job.states) + 1 for job in made if not job.ended
                                                                   ) + len(made) - fetched
 
@@ -105,7 +98,7 @@ class There:
         ours = {line.custom_id for job in self.jobs for line in job.lines}
         paid = {custom_id: self.batches.paid[custom_id] for custom_id in ours}
         assert paid == dict.fromkeys(ours, 1) and len(self.jobs) == self.most, (paid, self.jobs)
-        answers = [json.loads(line) for line in self.answers()]
+        answers = [json.loads(line) for line in lines_of(self.folder)]
         assert collections.Counter(answer["custom_id"] for answer in answers) == {
             f"id {n}": 1 for n in range(self.lines)}, len(answers)
         for answer in answers:

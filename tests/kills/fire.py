@@ -11,6 +11,15 @@ def started(*words):
     return subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def lines_of(folder):
+    """What a batch has written there so far."""
+    try:
+        with open(os.path.join(folder, "out.jsonl"), "rb") as file:
+            return file.read().splitlines(True)
+    except FileNotFoundError:
+        return []
+
+
 class Fire:
     """Runs of `words` under fire; `seen` tells how many requests their server has had, `chance` draws the moments."""
 

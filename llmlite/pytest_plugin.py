@@ -1,8 +1,4 @@
-"""The fixture `llm_server` for pytest.
-
-pytest imports this module at every start, wherever llmlite is installed. So it stands beside the package and imports
-nothing of it until a test asks: nobody waits for requests, or has sockets loaded before gevent could patch them.
-"""
+"""The fixture `llm_server` for pytest, which finds this module by its entry point; `-p no:llmlite` keeps it out."""
 from __future__ import annotations
 
 import os
@@ -12,8 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from . import client
+
 if TYPE_CHECKING:
-    from llmlite import testing
+    from . import testing
 
 
 @pytest.fixture
@@ -49,9 +47,7 @@ _PASSED = "_llmlite_passed"  # of a test
 
 def _environment(root: str) -> Iterator[Tuple[str, str]]:
     """What sends every provider's calls to a server, for llmlite and for the providers' own packages."""
-    import llmlite
-
-    for name, url, keys in llmlite.providers():
+    for name, url, keys in client.providers():
         path = re.sub(r"[{}]", "", urlsplit(url).path)
         yield f"{name.upper().replace('-', '_')}_BASE_URL", root + path
         yield from ((key, "test") for key in keys.split())
