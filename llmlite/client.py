@@ -4501,8 +4501,9 @@ class _Pace:
     rate that doubles up to the next refusal, which tells the grant: the bucket was empty both times, so what was
     granted in between is what had come in.  The rate stays below that for a while, the longer the dearer a refusal is,
     then grows until one tells the grant anew.  A refusal before it has grown, soon or twice, says that the grant has
-    fallen: the search begins again at half of it, or at what was granted of late: who refuses one in a hundred at
-    random grants the others at any pace.  Where nothing at all is granted, the search goes on from where it was.
+    fallen: to what filled a bucket that was full, if that can be told; else the search begins again at half of it, or
+    at what was granted of late: who refuses one in a hundred at random grants the others at any pace.  Where nothing at
+    all is granted, the search goes on from where it was.
     """
 
     FIRST = 32.0, 100.0  # calls a second after the first refusal, at the least; where it told nothing
@@ -4648,7 +4649,7 @@ class _Pace:
             if self.span.granted <= 1:  # the refused one
                 self.closed = max(self.LEAST, closed / 2 or self.start)
         elif self.used < self.SOON or self.used < self._rest() and self.doubted:
-            self.start, self.grant, self.doubted = max(self.LEAST, self.grant / 2), 0.0, False
+            self.start, self.grant, self.doubted = max(self.LEAST, self.grant / 2), self._come_in(now), False
             self.pool, self.fallen, self.learns = _Span(), now, False
             return
         else:
@@ -4657,6 +4658,13 @@ class _Pace:
         for nth, at in enumerate(self.recent, 1):  # had the bucket been full then
             if now - at >= look:
                 self.least = max(self.least, (sent - nth - self.size()) / (now - at))
+
+    def _come_in(self, now: float) -> float:
+        """Calls a second that filled the bucket from the end of a wait, when it was full, to now; 0 if too few tell."""
+        more = self.span.granted - 1 - self.size()  # the refused one
+        if more < self.TOLD / 2 or self.grant * self.wait < self.size():
+            return 0.0
+        return more / max(now - self.told - self.wait, 1e-3)
 
     def _learn(self) -> None:
         """What the span up to the last refusal tells."""
@@ -4670,7 +4678,7 @@ class _Pace:
                 self.best = max(self.best, self.before)
                 if self.grant < 0.75 * self.before:
                     self.fallen = self.told
-                elif self.grant > 0.8 * self.best:
+                elif self.grant > 0.9 * self.best:
                     self.fallen = -math.inf
         self.rate = self.grant * self.BELOW or self.closed or max(self.start, self.LATE * self._lately())
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests import llmlite, testing
+from tests.benchmarks.__main__ import followed
 from tests.beside import METER, beside, within
 
 Pace = vars(sys.modules[llmlite.Client.__module__])["_Pace"]
@@ -146,6 +147,16 @@ def test_a_grant_that_halves_and_doubles_is_followed(asks, rate, begin, end):
     assert all(world.rate(end + 5, end + 8) > least * rate for world in worlds)
     assert statistics.mean(world.rate(end + 5, end + 11) for world in worlds) > 0.8 * rate
     assert all(len(world.refused) <= 32 + 0.02 * len(world.granted) for world in worlds)
+
+
+@pytest.mark.parametrize("asks", ASKS)
+def test_a_change_is_followed_within_five_seconds_whenever_it_comes(asks):
+    """Whatever the pace was at when the grant of 50 a second changed: two seconds within a fifth of it end by then."""
+    for step in range(12):
+        begin, end = 6 + step * 1.7, 14 + step * 2.3
+        world = World(Bucket(50, 10), asks, int(50 * (end + 7)), 32, 0.02, ((begin, 25), (end, 50)), step)
+        assert followed(world.granted, begin, end, 25) <= 5, begin
+        assert followed(world.granted, end, end + 8, 50) <= 5, end
 
 
 SERVERS = [*itertools.product([0.5, 2, 10, 50, 300], [1, 5, 20, 100])]
