@@ -9326,8 +9326,8 @@ class _Responses(_Dialect):
     lacks = ("stop", "seed", "top_k")
     task = "responses"
     done_ends = False  # which only routers send, and after the end
-    alone = "(?!)"  # models that are served here only
-    alone_with_effort = "(?!)"  # models that are when they are given tools and an effort
+    alone = ""  # models that are served here only, if there are any
+    alone_with_effort = ""  # models that are when they are given tools and an effort
     counts_calls = False  # whether the ids of calls begin anew with each response
     sealing = ""  # models that seal their reasoning, if they are asked to
     wanted: Tuple[str, ...] = ("content", "summary", "encrypted_content")  # reasoning without one is not taken back
@@ -9335,8 +9335,10 @@ class _Responses(_Dialect):
 
     def serves_alone(self, model: str, asked: JSON) -> bool:
         """Whether no chat completion does what is asked of a model."""
-        both = asked.get("tools") and asked.get("reasoning_effort") not in (None, "none")
-        return bool(re.search(self.alone, model) or both and re.search(self.alone_with_effort, model))
+        if self.alone and re.search(self.alone, model):
+            return True
+        both = self.alone_with_effort and asked.get("tools") and asked.get("reasoning_effort") not in (None, "none")
+        return bool(both and re.search(self.alone_with_effort, model))
 
     def request(self, model: str, asked: JSON, stream: bool) -> _Request:
         more = _dict(asked.get("extra")).get("include")
