@@ -882,29 +882,29 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
     return {**message, "is_error": True} if is_error else message
 
 
-def _checked_messages(messages: Messages) -> List[JSON]:
+def _checked_messages(messages: Messages, name: str = "messages") -> List[JSON]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages)
+    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages, name)
     if not checked:
-        raise ConfigurationError("messages is empty: give at least one message")
+        raise ConfigurationError(f"{name} is empty: give at least one message")
     for at, message in enumerate(checked):
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(role, str) or role not in _ROLES:
-            message = checked[at] = _as_message(message, f"messages[{at}]")
+            message = checked[at] = _as_message(message, f"{name}[{at}]")
         if "tool_calls" in message or type(message.get("content")) is not str:
-            _check_parts(message, f"messages[{at}]")
+            _check_parts(message, f"{name}[{at}]")
     return checked
 
 
-def _as_messages(given: Any) -> List[Any]:
+def _as_messages(given: Any, name: str) -> List[Any]:
     """The messages of what is neither a str nor a list: one message, or anything that yields some."""
     is_dict = isinstance(given, abc.Mapping)
     if isinstance(given, Response) or hasattr(given, "model_dump") or is_dict and "role" in given:
         return [given]
-    what, form = f"messages is a {type(given).__name__}", "give a str or a list of message dicts"
+    what, form = f"{name} is a {type(given).__name__}", "give a str or a list of message dicts"
     if given is None or isinstance(given, float) or type(given).__name__ == "NAType":  # None and NaN are pandas' too
-        raise ConfigurationError(f"messages is {given!r}: {form}", hint=_MISSING)
+        raise ConfigurationError(f"{name} is {given!r}: {form}", hint=_MISSING)
     if is_dict:
         raise ConfigurationError(f"{what} without a role: {form}", hint=_ROLE_FORM)
     if isinstance(given, abc.Iterable) and not isinstance(given, (*_TO_STR, set, frozenset)):
@@ -2277,13 +2277,14 @@ class Conversation:
         _check_names("conversation", self.options, _TURN_OPTIONS | {"compact_at"})
         _check_turn(client, {**options, "tools": tools})
         self.client: Client = client
-        self.tools: Tools = [] if tools is None else tools
+        self.tools: Tools = list(tools or ())
         self.usage: Usage = _NO_USAGE
         self._running: Dict[object, object] = {}  # the turn under way, by process
         self._begin_with(system, messages, compact_at)
 
     def _begin_with(self, system: Any, messages: Any, compact_at: Any) -> None:
-        history = [] if messages in (None, [], ()) else _checked_messages(messages)
+        none = messages is None or isinstance(messages, (list, tuple)) and not messages
+        history = [] if none else _checked_messages(messages)
         if system is None and history and history[0]["role"] == "system":
             system = history.pop(0).get("content")
         _check_dicts("system", system, (str,), '{"type": "text", "text": "..."}')
@@ -2407,18 +2408,20 @@ class Conversation:
             ConfigurationError: a message is none, or holds what JSON does not, bytes say.
             OSError: the file cannot be written.
         """
+        call = _call_of_turn(self.client, self.options)
         saved = {"llmlite": __version__, "conversation": _SAVED, "provider": self.client._provider.name,
-                 "model": self.client.model, "system": self.system, "messages": self._told(),
+                 "model": call.model, "system": self.system, "messages": self._told(),
                  "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
         try:
-            mask = self.client._call(self.client._chat).mask()  # a server may have echoed the key
-            text = json.dumps(mask.of(saved), indent=1, default=_plain)
+            text = json.dumps(call.mask().of(saved), indent=1, default=_plain)  # a server may have echoed the key
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
         _write_own(os.fsdecode(path), text)
 
     def _told(self) -> List[JSON]:
-        """The history, which anybody may have changed; ConfigurationError if it is none."""
+        """The history, which anybody may have changed, as the usage; ConfigurationError if it is none."""
+        if not isinstance(self.usage, Usage):
+            raise ConfigurationError(f"usage is a {type(self.usage).__name__}: give a Usage")
         if not isinstance(self.messages, list):
             raise ConfigurationError(f"messages is a {type(self.messages).__name__}: give a list of message dicts")
         return _checked_messages(self.messages) if self.messages else []
@@ -2436,10 +2439,12 @@ class Conversation:
                          saved.get("compact_at") if self.compact_at is None else self.compact_at)
 
     def __getstate__(self) -> JSON:
-        return {**self.__dict__, "messages": list(self.messages), "options": dict(self.options), "_running": {}}
+        return {**self.__dict__, "messages": list(self.messages), "tools": list(self.tools or ()),
+                "options": dict(self.options), "_running": {}}
 
     def __repr__(self) -> str:
-        return (f"<Conversation with {self.client._provider.name}/{self.client.model}, {len(self.messages)} messages, "
+        model = self.options.get("model") or self.client.model
+        return (f"<Conversation with {self.client._provider.name}/{model}, {len(self.messages)} messages, "
                 f"{self.usage.total_tokens} tokens>")
 
 
@@ -2465,10 +2470,14 @@ def _with_schema(options: Mapping[str, Any], schema: Any) -> JSON:
 
 def _check_turn(client: Client, options: JSON) -> None:
     """Raise for options that no turn can take; what a provider does not take is said when it is asked."""
-    terms = {name: options[name] for name in ("model", "timeout", "deadline", "headers") if name in options}
-    client._call(client._chat, **terms)
+    _call_of_turn(client, options)
     _checked_rounds(options.get("max_rounds", 10))
     _checked_asked(options)
+
+
+def _call_of_turn(client: Client, options: JSON) -> _Call:
+    terms = {name: options[name] for name in ("model", "timeout", "deadline", "headers") if name in options}
+    return client._call(client._chat, **terms)
 
 
 def _is_summary(message: JSON) -> bool:
@@ -2568,7 +2577,7 @@ class _Turn:
     def __init__(self, conversation: Conversation, method: str, content: Any, options: JSON) -> None:
         _check_names(method, options, _TURN_OPTIONS)
         asked = {"system": conversation.system, "tools": conversation.tools, **conversation.options, **options}
-        given = _checked_messages([content] if isinstance(content, dict) else content)
+        given = _checked_messages(content, "content")
         self.conversation, self.asked = conversation, [dict(message) for message in given]
         sent = _alternating([*conversation._told(), *self.asked])
         self.rounds = _Rounds(conversation.client, sent, asked.pop("tools") or (), asked.pop("max_rounds", 10),
@@ -7557,6 +7566,8 @@ _INSTEAD = {  # of chat and its like: an argument of another client -> what to g
     "function_call": "give tool_choice=", "stop_sequences": "give stop=", "system_prompt": "give system=",
     "instructions": "give system=", "system_instruction": "give system=", "prompt": "it comes first, as messages",
     "input": "it comes first", "contents": "it comes first, as messages", "model_name": "give model=",
+    **dict.fromkeys(("image", "images"), "put it into the message: user(text, images=...)"),
+    **dict.fromkeys(("file", "files", "attachments"), "put it into the message: user(text, files=...)"),
     "engine": "give model=", "deployment_id": "give model=", "reasoning": "give reasoning_effort=",
     "thinking": "give reasoning_effort=", "thinking_budget": "give reasoning_effort=",
     "top_logprobs": "give logprobs=, the number", "extra_body": "give extra=", "extra_headers": "give headers=",
@@ -7939,6 +7950,8 @@ def _write_own(path: str, text: str) -> None:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(part, path)
+    except OSError as error:  # it tells of the file that was asked for
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
             os.unlink(part)
