@@ -676,7 +676,7 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
     if type(value) not in (bool, int, float):
         import numbers  # here: only what other libraries make their own needs it
         try:
-            value = value.item() if getattr(value, "shape", None) == () else value  # of NumPy, torch and their like
+            value = _unboxed(value)
             if isinstance(value, numbers.Number) and not isinstance(value, bool):
                 made: Any = value
                 value = int(made) if isinstance(value, numbers.Integral) else float(made)
@@ -684,6 +684,11 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
             return None
     fits = type(value) is kind or (kind is float and type(value) is int)
     return value if fits and least <= value <= _LARGEST else None
+
+
+def _unboxed(value: Any) -> Any:
+    """What NumPy, torch and their like hold in an array of no dimension."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
@@ -840,7 +845,7 @@ def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
 
     Args:
         text: what is said.
-        images: PNG, JPEG, GIF or WebP.
+        images: PNG, JPEG, GIF or WebP; what is in a reply's `files` too.
         files: these, PDF, text in UTF-8, WAV or MP3, told apart by their bytes (by its name what has a URL).  A text
             goes out as text to who takes no text files.
 
@@ -902,14 +907,14 @@ def _as_messages(given: Any, name: str) -> List[Any]:
     is_dict = isinstance(given, abc.Mapping)
     if isinstance(given, Response) or hasattr(given, "model_dump") or is_dict and "role" in given:
         return [given]
-    what, form = f"{name} is a {type(given).__name__}", "give a str or a list of message dicts"
-    if given is None or isinstance(given, float) or type(given).__name__ == "NAType":  # None and NaN are pandas' too
-        raise ConfigurationError(f"{name} is {given!r}: {form}", hint=_MISSING)
+    what = repr(given) if _is_missing(given) else f"a {type(given).__name__}"
+    form = "give a str or a list of message dicts"
     if is_dict:
-        raise ConfigurationError(f"{what} without a role: {form}", hint=_ROLE_FORM)
-    if isinstance(given, abc.Iterable) and not isinstance(given, (*_TO_STR, set, frozenset)):
-        return list(given)
-    raise ConfigurationError(f"{what}: {form}", hint=_hint_to_str(given))
+        raise ConfigurationError(f"{name} is {what} without a role: {form}", hint=_ROLE_FORM)
+    items = None if hasattr(given, "read") else _listed_items(given)
+    if items is None:
+        raise ConfigurationError(f"{name} is {what}: {form}", hint=_hint_to_str(given))
+    return items
 
 
 def _as_message(given: Any, where: str) -> JSON:
@@ -941,8 +946,17 @@ _MISSING = "is a value missing where it is from?"
 _TO_STR = (bytes, bytearray, memoryview, os.PathLike)
 
 
+def _is_missing(given: Any) -> bool:
+    """Whether it is what stands where a text is missing: None and NaN are pandas' too."""
+    return given is None or isinstance(given, float) and math.isnan(given) or type(given).__name__ == "NAType"
+
+
 def _hint_to_str(given: Any) -> str:
     """How to make a str of what is none, if that is easy."""
+    if _is_missing(given):
+        return _MISSING
+    if hasattr(given, "read"):
+        return ".read() has its text"
     if isinstance(given, os.PathLike):
         return 'its text is Path(...).read_text(encoding="utf-8"); user(text, files=[path]) attaches the file'
     return ".decode() makes a str of it" if isinstance(given, (bytes, bytearray)) else ""
@@ -951,31 +965,35 @@ def _hint_to_str(given: Any) -> str:
 def _checked_prompt(prompt: Any) -> Any:
     if isinstance(prompt, str) and prompt:
         return prompt
-    ids = [] if isinstance(prompt, (str, *_TO_STR)) else [_finite(item, int) for item in _listed_items(prompt)]
+    ids = [_finite(item, int) for item in _listed_items(prompt) or ()]
     if not ids or None in ids:
         raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty",
                                  why=f"it is a {type(prompt).__name__}", hint=_hint_to_str(prompt))
     return ids
 
 
-def _listed_items(given: Any) -> List[Any]:
-    """The items of a list, an array or an iterator of them, in order; none of what has no order, or none."""
-    unordered = isinstance(given, (abc.Mapping, set, frozenset)) or hasattr(given, "columns")  # a DataFrame's
-    if unordered or not isinstance(given, abc.Iterable):
-        return []
+def _listed_items(given: Any) -> Optional[List[Any]]:
+    """The items of a list, an array or an iterator of them, in order; None for what has no order, or none."""
+    if isinstance(given, (str, *_TO_STR, abc.Mapping, set, frozenset)) or not _is_iterable(given):
+        return None
     return list(given.tolist() if hasattr(given, "tolist") else given)
+
+
+def _is_iterable(given: Any) -> bool:
+    """Whether its items are what is meant: not the columns' names of a DataFrame, nor an array of no dimension."""
+    return isinstance(given, abc.Iterable) and not hasattr(given, "columns") and getattr(given, "shape", None) != ()
 
 
 def _checked_texts(texts: Any) -> List[str]:
     """What embed() is given, as a list."""
     if isinstance(texts, str) and texts:
         return [texts]
-    items = [] if isinstance(texts, (str, *_TO_STR)) else _listed_items(texts)
+    items = _listed_items(texts) or []
     odd = next((at for at, text in enumerate(items) if not isinstance(text, str) or not text), None)
     if items and odd is None:
         return items
     what = f"texts is a {type(texts).__name__}" if odd is None else f"texts[{odd}] is " + (
-        f"a {type(items[odd]).__name__}" if items[odd] != "" else "empty")
+        "empty" if isinstance(items[odd], str) else f"a {type(items[odd]).__name__}")
     hint = _hint_to_str(texts if odd is None else items[odd])
     if hasattr(texts, "columns"):
         hint = 'give a column, texts["name"]'
@@ -1013,6 +1031,10 @@ def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> N
     for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
         if not isinstance(item, dict):
             raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
+        text = item.get("text", "")
+        if item.get("type") == "text" and not isinstance(text, str):
+            raise ConfigurationError(f"{where}[{at}].text is a {type(text).__name__}: give a str",
+                                     hint=_hint_to_str(text))
 
 
 _MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
@@ -1027,9 +1049,10 @@ _NO_TEXT = r"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
 
 
 def _one_or_more(given: Any) -> List[Any]:
-    one = isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(
-        given, "read") or not isinstance(given, abc.Iterable)
-    return [given] if one and given is not None else list(given or ())
+    if given is None:
+        return []
+    one = isinstance(given, (str, *_TO_STR, File, abc.Mapping)) or hasattr(given, "read") or not _is_iterable(given)
+    return [given] if one else list(given)
 
 
 def _contents(what: str, given: Any) -> Tuple[str, bytes, str]:
@@ -1043,6 +1066,8 @@ def _contents(what: str, given: Any) -> Tuple[str, bytes, str]:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"{name}: {why}: give a path, a URL or bytes") from error
+    elif isinstance(given, File):
+        data = given.data
     elif hasattr(given, "read"):
         data = given.read()
         data = data.encode() if isinstance(data, str) else data
@@ -1583,8 +1608,8 @@ class Client:
             ConfigurationError: the provider does not tell.
             LLMError: as `chat` does.
         """
-        listed = ids if isinstance(ids, (str, *_TO_STR)) else _listed_items(ids) or ids
-        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", listed, (list, tuple)))]
+        listed = _checked("ids", _listed_items(ids) or ids, (list, tuple))
+        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(listed)]
         request = self._raw.detokenizing(self._model_for(model), given)
         text: str = self._told(request, self._raw, model, timeout, deadline, headers)
         return text
@@ -1753,10 +1778,9 @@ class Client:
         _checked_workers(workers)
         if errors not in ("return", "raise"):
             raise ConfigurationError(f"errors={errors!r}", hint='give "return" or "raise"')
-        if isinstance(prompts, (str, bytes, abc.Mapping)) or not isinstance(prompts, abc.Iterable):
-            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint="give a list or another iterable")
-        if hasattr(prompts, "columns"):  # a DataFrame yields the names of its columns
-            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint='give a column, prompts["name"]')
+        if isinstance(prompts, (str, bytes, abc.Mapping)) or not _is_iterable(prompts):
+            hint = 'give a column, prompts["name"]' * hasattr(prompts, "columns") or "give a list or another iterable"
+            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint=hint)
         _check_names("map", options, _CHAT_OPTIONS | _MAP_OPTIONS)
         _described(options)
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
@@ -3017,7 +3041,12 @@ def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=_plain_or_text)
+
+
+def _plain_or_text(value: Any) -> Any:
+    plain = _unboxed(value)
+    return plain if isinstance(plain, (int, float)) else str(value)
 
 
 def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
@@ -3578,7 +3607,7 @@ def _pointed(root: Any, parts: List[str]) -> Any:
 
 def _shown(value: Any) -> str:
     """The repr of a value, or how it begins: no more of it is written than is shown."""
-    text = "".join(itertools.islice(_shown_pieces(value), 61))
+    text = " ".join("".join(itertools.islice(_shown_pieces(value), 61)).split("\n"))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -8173,8 +8202,9 @@ def _is_shallow(payload: bytes) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number of another library (NumPy, say) as JSON has it."""
-    number = _finite(value)
+    """A number, or a truth value, of another library (NumPy, say) as JSON has it."""
+    plain = _unboxed(value)
+    number = plain if isinstance(plain, bool) else _finite(plain)
     if number is None:
         raise TypeError(f"{_shown(value)} has no JSON form")
     return number
