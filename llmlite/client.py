@@ -676,7 +676,7 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
     if type(value) not in (bool, int, float):
         import numbers  # here: only what other libraries make their own needs it
         try:
-            value = value.item() if getattr(value, "shape", None) == () else value  # of NumPy, torch and their like
+            value = _unboxed(value)
             if isinstance(value, numbers.Number) and not isinstance(value, bool):
                 made: Any = value
                 value = int(made) if isinstance(value, numbers.Integral) else float(made)
@@ -684,6 +684,11 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
             return None
     fits = type(value) is kind or (kind is float and type(value) is int)
     return value if fits and least <= value <= _LARGEST else None
+
+
+def _unboxed(value: Any) -> Any:
+    """What NumPy, torch and their like hold in an array of no dimension."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
@@ -840,7 +845,7 @@ def user(text: str, *, images: Any = (), files: Any = ()) -> JSON:
 
     Args:
         text: what is said.
-        images: PNG, JPEG, GIF or WebP.
+        images: PNG, JPEG, GIF or WebP; what is in a reply's `files` too.
         files: these, PDF, text in UTF-8, WAV or MP3, told apart by their bytes (by its name what has a URL).  A text
             goes out as text to who takes no text files.
 
@@ -882,34 +887,34 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
     return {**message, "is_error": True} if is_error else message
 
 
-def _checked_messages(messages: Messages) -> List[JSON]:
+def _checked_messages(messages: Messages, name: str = "messages") -> List[JSON]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages)
+    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages, name)
     if not checked:
-        raise ConfigurationError("messages is empty: give at least one message")
+        raise ConfigurationError(f"{name} is empty: give at least one message")
     for at, message in enumerate(checked):
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(role, str) or role not in _ROLES:
-            message = checked[at] = _as_message(message, f"messages[{at}]")
+            message = checked[at] = _as_message(message, f"{name}[{at}]")
         if "tool_calls" in message or type(message.get("content")) is not str:
-            _check_parts(message, f"messages[{at}]")
+            _check_parts(message, f"{name}[{at}]")
     return checked
 
 
-def _as_messages(given: Any) -> List[Any]:
+def _as_messages(given: Any, name: str) -> List[Any]:
     """The messages of what is neither a str nor a list: one message, or anything that yields some."""
     is_dict = isinstance(given, abc.Mapping)
     if isinstance(given, Response) or hasattr(given, "model_dump") or is_dict and "role" in given:
         return [given]
-    what, form = f"messages is a {type(given).__name__}", "give a str or a list of message dicts"
-    if given is None or isinstance(given, float) or type(given).__name__ == "NAType":  # None and NaN are pandas' too
-        raise ConfigurationError(f"messages is {given!r}: {form}", hint=_MISSING)
+    what = repr(given) if _is_missing(given) else f"a {type(given).__name__}"
+    form = "give a str or a list of message dicts"
     if is_dict:
-        raise ConfigurationError(f"{what} without a role: {form}", hint=_ROLE_FORM)
-    if isinstance(given, abc.Iterable) and not isinstance(given, (*_TO_STR, set, frozenset)):
-        return list(given)
-    raise ConfigurationError(f"{what}: {form}", hint=_hint_to_str(given))
+        raise ConfigurationError(f"{name} is {what} without a role: {form}", hint=_ROLE_FORM)
+    items = None if hasattr(given, "read") else _listed_items(given)
+    if items is None:
+        raise ConfigurationError(f"{name} is {what}: {form}", hint=_hint_to_str(given))
+    return items
 
 
 def _as_message(given: Any, where: str) -> JSON:
@@ -941,8 +946,17 @@ _MISSING = "is a value missing where it is from?"
 _TO_STR = (bytes, bytearray, memoryview, os.PathLike)
 
 
+def _is_missing(given: Any) -> bool:
+    """Whether it is what stands where a text is missing: None and NaN are pandas' too."""
+    return given is None or isinstance(given, float) and math.isnan(given) or type(given).__name__ == "NAType"
+
+
 def _hint_to_str(given: Any) -> str:
     """How to make a str of what is none, if that is easy."""
+    if _is_missing(given):
+        return _MISSING
+    if hasattr(given, "read"):
+        return ".read() has its text"
     if isinstance(given, os.PathLike):
         return 'its text is Path(...).read_text(encoding="utf-8"); user(text, files=[path]) attaches the file'
     return ".decode() makes a str of it" if isinstance(given, (bytes, bytearray)) else ""
@@ -951,31 +965,35 @@ def _hint_to_str(given: Any) -> str:
 def _checked_prompt(prompt: Any) -> Any:
     if isinstance(prompt, str) and prompt:
         return prompt
-    ids = [] if isinstance(prompt, (str, *_TO_STR)) else [_finite(item, int) for item in _listed_items(prompt)]
+    ids = [_finite(item, int) for item in _listed_items(prompt) or ()]
     if not ids or None in ids:
         raise ConfigurationError("prompt is not what complete() takes: give a str or a list of token ids, not empty",
                                  why=f"it is a {type(prompt).__name__}", hint=_hint_to_str(prompt))
     return ids
 
 
-def _listed_items(given: Any) -> List[Any]:
-    """The items of a list, an array or an iterator of them, in order; none of what has no order, or none."""
-    unordered = isinstance(given, (abc.Mapping, set, frozenset)) or hasattr(given, "columns")  # a DataFrame's
-    if unordered or not isinstance(given, abc.Iterable):
-        return []
+def _listed_items(given: Any) -> Optional[List[Any]]:
+    """The items of a list, an array or an iterator of them, in order; None for what has no order, or none."""
+    if isinstance(given, (str, *_TO_STR, abc.Mapping, set, frozenset)) or not _is_iterable(given):
+        return None
     return list(given.tolist() if hasattr(given, "tolist") else given)
+
+
+def _is_iterable(given: Any) -> bool:
+    """Whether its items are what is meant: not the columns' names of a DataFrame, nor an array of no dimension."""
+    return isinstance(given, abc.Iterable) and not hasattr(given, "columns") and getattr(given, "shape", None) != ()
 
 
 def _checked_texts(texts: Any) -> List[str]:
     """What embed() is given, as a list."""
     if isinstance(texts, str) and texts:
         return [texts]
-    items = [] if isinstance(texts, (str, *_TO_STR)) else _listed_items(texts)
+    items = _listed_items(texts) or []
     odd = next((at for at, text in enumerate(items) if not isinstance(text, str) or not text), None)
     if items and odd is None:
         return items
     what = f"texts is a {type(texts).__name__}" if odd is None else f"texts[{odd}] is " + (
-        f"a {type(items[odd]).__name__}" if items[odd] != "" else "empty")
+        "empty" if isinstance(items[odd], str) else f"a {type(items[odd]).__name__}")
     hint = _hint_to_str(texts if odd is None else items[odd])
     if hasattr(texts, "columns"):
         hint = 'give a column, texts["name"]'
@@ -1013,6 +1031,10 @@ def _check_dicts(where: str, items: Any, also: Tuple[type, ...], form: str) -> N
     for at, item in enumerate(items if isinstance(items, (list, tuple)) else ()):
         if not isinstance(item, dict):
             raise ConfigurationError(f"{where}[{at}] is a {type(item).__name__}: give a dict", hint=form)
+        text = item.get("text", "")
+        if item.get("type") == "text" and not isinstance(text, str):
+            raise ConfigurationError(f"{where}[{at}].text is a {type(text).__name__}: give a str",
+                                     hint=_hint_to_str(text))
 
 
 _MARKS = (  # how files begin; a name in capitals is nothing that models take as an image
@@ -1027,9 +1049,10 @@ _NO_TEXT = r"[\x00-\x08\x0e-\x1a\x1c-\x1f]"
 
 
 def _one_or_more(given: Any) -> List[Any]:
-    one = isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(
-        given, "read") or not isinstance(given, abc.Iterable)
-    return [given] if one and given is not None else list(given or ())
+    if given is None:
+        return []
+    one = isinstance(given, (str, *_TO_STR, File, abc.Mapping)) or hasattr(given, "read") or not _is_iterable(given)
+    return [given] if one else list(given)
 
 
 def _contents(what: str, given: Any) -> Tuple[str, bytes, str]:
@@ -1043,6 +1066,8 @@ def _contents(what: str, given: Any) -> Tuple[str, bytes, str]:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"{name}: {why}: give a path, a URL or bytes") from error
+    elif isinstance(given, File):
+        data = given.data
     elif hasattr(given, "read"):
         data = given.read()
         data = data.encode() if isinstance(data, str) else data
@@ -1583,8 +1608,8 @@ class Client:
             ConfigurationError: the provider does not tell.
             LLMError: as `chat` does.
         """
-        listed = ids if isinstance(ids, (str, *_TO_STR)) else _listed_items(ids) or ids
-        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(_checked("ids", listed, (list, tuple)))]
+        listed = _checked("ids", _listed_items(ids) or ids, (list, tuple))
+        given = [_checked(f"ids[{at}]", id, (int,), 0) for at, id in enumerate(listed)]
         request = self._raw.detokenizing(self._model_for(model), given)
         text: str = self._told(request, self._raw, model, timeout, deadline, headers)
         return text
@@ -1753,10 +1778,9 @@ class Client:
         _checked_workers(workers)
         if errors not in ("return", "raise"):
             raise ConfigurationError(f"errors={errors!r}", hint='give "return" or "raise"')
-        if isinstance(prompts, (str, bytes, abc.Mapping)) or not isinstance(prompts, abc.Iterable):
-            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint="give a list or another iterable")
-        if hasattr(prompts, "columns"):  # a DataFrame yields the names of its columns
-            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint='give a column, prompts["name"]')
+        if isinstance(prompts, (str, bytes, abc.Mapping)) or not _is_iterable(prompts):
+            hint = 'give a column, prompts["name"]' * hasattr(prompts, "columns") or "give a list or another iterable"
+            raise ConfigurationError(f"prompts is a {type(prompts).__name__}", hint=hint)
         _check_names("map", options, _CHAT_OPTIONS | _MAP_OPTIONS)
         _described(options)
         crew = _Threads(self, options, workers) if executor is None else _Executed(self, options, workers, executor)
@@ -2277,13 +2301,14 @@ class Conversation:
         _check_names("conversation", self.options, _TURN_OPTIONS | {"compact_at"})
         _check_turn(client, {**options, "tools": tools})
         self.client: Client = client
-        self.tools: Tools = [] if tools is None else tools
+        self.tools: Tools = list(tools or ())
         self.usage: Usage = _NO_USAGE
         self._running: Dict[object, object] = {}  # the turn under way, by process
         self._begin_with(system, messages, compact_at)
 
     def _begin_with(self, system: Any, messages: Any, compact_at: Any) -> None:
-        history = [] if messages in (None, [], ()) else _checked_messages(messages)
+        none = messages is None or isinstance(messages, (list, tuple)) and not messages
+        history = [] if none else _checked_messages(messages)
         if system is None and history and history[0]["role"] == "system":
             system = history.pop(0).get("content")
         _check_dicts("system", system, (str,), '{"type": "text", "text": "..."}')
@@ -2407,18 +2432,20 @@ class Conversation:
             ConfigurationError: a message is none, or holds what JSON does not, bytes say.
             OSError: the file cannot be written.
         """
+        call = _call_of_turn(self.client, self.options)
         saved = {"llmlite": __version__, "conversation": _SAVED, "provider": self.client._provider.name,
-                 "model": self.client.model, "system": self.system, "messages": self._told(),
+                 "model": call.model, "system": self.system, "messages": self._told(),
                  "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
         try:
-            mask = self.client._call(self.client._chat).mask()  # a server may have echoed the key
-            text = json.dumps(mask.of(saved), indent=1, default=_plain)
+            text = json.dumps(call.mask().of(saved), indent=1, default=_plain)  # a server may have echoed the key
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
         _write_own(os.fsdecode(path), text)
 
     def _told(self) -> List[JSON]:
-        """The history, which anybody may have changed; ConfigurationError if it is none."""
+        """The history, which anybody may have changed, as the usage; ConfigurationError if it is none."""
+        if not isinstance(self.usage, Usage):
+            raise ConfigurationError(f"usage is a {type(self.usage).__name__}: give a Usage")
         if not isinstance(self.messages, list):
             raise ConfigurationError(f"messages is a {type(self.messages).__name__}: give a list of message dicts")
         return _checked_messages(self.messages) if self.messages else []
@@ -2436,10 +2463,12 @@ class Conversation:
                          saved.get("compact_at") if self.compact_at is None else self.compact_at)
 
     def __getstate__(self) -> JSON:
-        return {**self.__dict__, "messages": list(self.messages), "options": dict(self.options), "_running": {}}
+        return {**self.__dict__, "messages": list(self.messages), "tools": list(self.tools or ()),
+                "options": dict(self.options), "_running": {}}
 
     def __repr__(self) -> str:
-        return (f"<Conversation with {self.client._provider.name}/{self.client.model}, {len(self.messages)} messages, "
+        model = self.options.get("model") or self.client.model
+        return (f"<Conversation with {self.client._provider.name}/{model}, {len(self.messages)} messages, "
                 f"{self.usage.total_tokens} tokens>")
 
 
@@ -2465,10 +2494,14 @@ def _with_schema(options: Mapping[str, Any], schema: Any) -> JSON:
 
 def _check_turn(client: Client, options: JSON) -> None:
     """Raise for options that no turn can take; what a provider does not take is said when it is asked."""
-    terms = {name: options[name] for name in ("model", "timeout", "deadline", "headers") if name in options}
-    client._call(client._chat, **terms)
+    _call_of_turn(client, options)
     _checked_rounds(options.get("max_rounds", 10))
     _checked_asked(options)
+
+
+def _call_of_turn(client: Client, options: JSON) -> _Call:
+    terms = {name: options[name] for name in ("model", "timeout", "deadline", "headers") if name in options}
+    return client._call(client._chat, **terms)
 
 
 def _is_summary(message: JSON) -> bool:
@@ -2568,7 +2601,7 @@ class _Turn:
     def __init__(self, conversation: Conversation, method: str, content: Any, options: JSON) -> None:
         _check_names(method, options, _TURN_OPTIONS)
         asked = {"system": conversation.system, "tools": conversation.tools, **conversation.options, **options}
-        given = _checked_messages([content] if isinstance(content, dict) else content)
+        given = _checked_messages(content, "content")
         self.conversation, self.asked = conversation, [dict(message) for message in given]
         sent = _alternating([*conversation._told(), *self.asked])
         self.rounds = _Rounds(conversation.client, sent, asked.pop("tools") or (), asked.pop("max_rounds", 10),
@@ -3008,7 +3041,12 @@ def _tool_call(id: Any, name: Any, arguments: Any) -> ToolCall:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=_plain_or_text)
+
+
+def _plain_or_text(value: Any) -> Any:
+    plain = _unboxed(value)
+    return plain if isinstance(plain, (int, float)) else str(value)
 
 
 def _decode_arguments(raw: str) -> Tuple[JSON, Optional[str]]:
@@ -3569,7 +3607,7 @@ def _pointed(root: Any, parts: List[str]) -> Any:
 
 def _shown(value: Any) -> str:
     """The repr of a value, or how it begins: no more of it is written than is shown."""
-    text = "".join(itertools.islice(_shown_pieces(value), 61))
+    text = " ".join("".join(itertools.islice(_shown_pieces(value), 61)).split("\n"))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -7565,6 +7603,8 @@ _INSTEAD = {  # of chat and its like: an argument of another client -> what to g
     "function_call": "give tool_choice=", "stop_sequences": "give stop=", "system_prompt": "give system=",
     "instructions": "give system=", "system_instruction": "give system=", "prompt": "it comes first, as messages",
     "input": "it comes first", "contents": "it comes first, as messages", "model_name": "give model=",
+    **dict.fromkeys(("image", "images"), "put it into the message: user(text, images=...)"),
+    **dict.fromkeys(("file", "files", "attachments"), "put it into the message: user(text, files=...)"),
     "engine": "give model=", "deployment_id": "give model=", "reasoning": "give reasoning_effort=",
     "thinking": "give reasoning_effort=", "thinking_budget": "give reasoning_effort=",
     "top_logprobs": "give logprobs=, the number", "extra_body": "give extra=", "extra_headers": "give headers=",
@@ -7947,6 +7987,8 @@ def _write_own(path: str, text: str) -> None:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(part, path)
+    except OSError as error:  # it tells of the file that was asked for
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         with contextlib.suppress(OSError, ValueError):  # gone where all went well, or never begun
             os.unlink(part)
@@ -8168,8 +8210,9 @@ def _is_shallow(payload: bytes) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number of another library (NumPy, say) as JSON has it."""
-    number = _finite(value)
+    """A number, or a truth value, of another library (NumPy, say) as JSON has it."""
+    plain = _unboxed(value)
+    number = plain if isinstance(plain, bool) else _finite(plain)
     if number is None:
         raise TypeError(f"{_shown(value)} has no JSON form")
     return number

@@ -5,6 +5,7 @@ Other libraries are stood in for, by classes with what of them is used; where th
 import collections
 import decimal
 import fractions
+import io
 import json
 import pathlib
 import types
@@ -16,6 +17,7 @@ from tests.stand_ins import Whole
 
 USER = {"role": "user", "content": "hi"}
 HELLO = {"role": "assistant", "content": "Hello"}
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Scalar:
@@ -29,12 +31,24 @@ class Scalar:
     def item(self):
         return self.value
 
+    def __str__(self):
+        return str(self.value)
+
 
 class Array:
-    """An array of numbers or texts."""
+    """An array of numbers or texts; like those of NumPy neither true nor false."""
 
     def __init__(self, *items):
         self.items = items
+
+    def __bool__(self):
+        raise ValueError("the truth value of an array is ambiguous")
+
+    def __eq__(self, other):
+        return self
+
+    def __repr__(self):
+        return "\n".join(map(repr, self.items))
 
     def __iter__(self):
         return iter(map(Scalar, self.items))
@@ -43,11 +57,23 @@ class Array:
         return list(self.items)
 
 
-class Series:
-    """A column of pandas."""
+class Single(Array):
+    """An array of no dimension."""
 
-    def __init__(self, *items):
-        self.items = items
+    shape = ()
+
+    def __iter__(self):
+        raise TypeError("iteration over a 0-d array")
+
+    def __len__(self):
+        raise TypeError("len() of unsized object")
+
+    def tolist(self):
+        return self.items[0]
+
+
+class Series(Array):
+    """A column of pandas."""
 
     def __iter__(self):
         return iter(self.items)
@@ -74,6 +100,12 @@ class Dumped:
 
 class NAType:
     """The missing value of pandas."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __ne__(self, other):
+        return self
 
     def __repr__(self):
         return "<NA>"
@@ -102,8 +134,8 @@ def sent(server):
 def test_real_numbers(server, llm, given, meant):
     """A real number of any library is sent as JSON's own."""
     server.reply("ok")
-    llm.chat("hi", temperature=given, extra={"penalty": given}, deadline=Scalar(5.0))
-    assert (sent(server)["temperature"], sent(server)["penalty"]) == (meant, meant)
+    llm.chat("hi", temperature=given, extra={"penalty": given, "beams": Scalar(True)}, deadline=Scalar(5.0))
+    assert (sent(server)["temperature"], sent(server)["penalty"], sent(server)["beams"]) == (meant, meant, True)
 
 
 def test_whole_numbers(server, llm):
@@ -111,6 +143,14 @@ def test_whole_numbers(server, llm):
     server.reply("ok")
     llm.chat("hi", max_tokens=Scalar(5), seed=Whole(7))
     assert server.requests[0].body.count(b'"max_tokens":5') == server.requests[0].body.count(b'"seed":7') == 1
+
+
+@pytest.mark.parametrize("given, meant", [
+    (Scalar(5), "5"), ({"sum": Scalar(0.5)}, '{"sum": 0.5}'), (decimal.Decimal("0.1"), '"0.1"'),
+    (Scalar(decimal), json.dumps(str(decimal)))], ids=named)
+def test_numbers_in_results(given, meant):
+    """A number of NumPy's is one to the model too; what has more digits than a float stays text."""
+    assert llmlite.tool_result("c", given)["content"] == meant
 
 
 @pytest.mark.parametrize("name, value", [
@@ -192,6 +232,9 @@ def test_an_iterator_is_read_once(server, method, given, name):
     (float("nan"), "messages is nan: give"),
     (NAType(), "messages is <NA>: give"),
     (5, "messages is a int: give a str or a list"),
+    (Single("hi"), "messages is a Single: give a str or a list"),
+    (DataFrame(), "messages is a DataFrame: give a str or a list"),
+    (io.StringIO("hi"), "messages is a StringIO: give a str or a list of message dicts (.read() has its text)"),
     ({"messages": [USER]}, 'messages is a dict without a role: give a str or a list of message dicts ({"role": "user"'),
     ({"a"}, "messages is a set: give"),
     (iter(()), "messages is empty"),
@@ -210,6 +253,10 @@ def test_an_iterator_is_read_once(server, method, given, name):
     ([{"role": "user"}], "messages[0].content is None: give a str"),
     ([{"role": "user", "content": b"a"}], "[0].content is a bytes: give a str or a list of dicts (.decode()"),
     ([{"role": "user", "content": pathlib.Path("a")}], "Path(...).read_text"),
+    ([{"role": "user", "content": float("nan")}], "[0].content is a float: give a str or a list of dicts (is a v"),
+    ([None], "messages[0] is a NoneType: give a dict (is a value missing"),
+    ([llmlite.user(None, images=PNG)], "messages[0].content[0].text is a NoneType: give a str (is a value missing"),
+    ([llmlite.user(b"hi", images=PNG)], "messages[0].content[0].text is a bytes: give a str (.decode() makes a str"),
 ], ids=named)  # fmt: skip
 def test_messages_that_cannot_be_meant(server, llm, given, words):
     """What is no message is refused by its type, with what to give."""
@@ -240,7 +287,8 @@ def test_token_ids_of_any_kind(server, llm, given, meant):
 
 @pytest.mark.parametrize("given, words", [
     (b"hi", "it is a bytes (.decode() makes a str of it)"), (pathlib.Path("a"), "Path(...).read_text"),
-    (None, "it is a NoneType"), (Array([1, 2]), "it is a Array"), ({1: 2}, "it is a dict"), ([1.5], "it is a list"),
+    (None, "it is a NoneType (is a value missing"), (Array([1, 2]), "it is a Array"), (Single(5), "it is a Single"),
+    (Single(b"hi"), "it is a Single"), ({1: 2}, "it is a dict"), ([1.5], "it is a list"),
     ("", "it is a str"), ({1, 2}, "it is a set"), (DataFrame("prompt"), "it is a DataFrame")], ids=named)
 def test_prompts_that_cannot_be_meant(server, llm, given, words):
     """What is no prompt is refused by its type."""
@@ -270,7 +318,8 @@ def test_texts_of_any_kind(server, llm, make):
 
 @pytest.mark.parametrize("given, words", [
     (b"hi", "texts is a bytes (.decode() makes a str of it)"), (pathlib.Path("a"), "Path(...).read_text"),
-    (["a", None], "texts[1] is a NoneType"), (["a", float("nan")], "texts[1] is a float"),
+    (["a", None], "texts[1] is a NoneType (is a value missing"), (["a", float("nan")], "texts[1] is a float (is a va"),
+    (Series("a", NAType()), "texts[1] is a NAType (is a value missing"), (Single("a text"), "texts is a Single"),
     (["a", ""], "texts[1] is empty"),
     ([b"a"], "texts[0] is a bytes (.decode() makes a str of it)"), ([], "texts is a list"), ("", "texts is a str"),
     ({"a": "b"}, "texts is a dict"), ({"a"}, "vectors come in the order of the texts: give list(texts)"), (5, "a int"),
@@ -304,6 +353,7 @@ def test_messages_among_the_prompts(server, llm):
 def test_a_table_of_prompts(llm):
     """A table yields the names of its columns: it is refused."""
     refused('prompts is a DataFrame (give a column, prompts["name"])', llm.map, DataFrame("prompt"))
+    refused("prompts is a Single", llm.map, Single("a"))
 
 
 # --------------------------------------------------------------------------------------------------------- files, paths
@@ -312,11 +362,31 @@ def test_a_table_of_prompts(llm):
 def test_one_file_or_several(server, llm, tmp_path):
     """A path, a str and bytes are files, alone or in a list."""
     path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    path.write_bytes(PNG)
+    made = llmlite.File("image/png", PNG)
     parts = [llmlite.user("What is it?", images=given)["content"][1:] for given in (
-        path, str(path), path.read_bytes(), [path], (one for one in [path]))]
-    assert parts[0] and parts == [parts[0]] * 5
+        path, str(path), path.read_bytes(), [path], (one for one in [path]), Series(path), made, [made])]
+    assert parts[0] and parts == [parts[0]] * 8
     assert llmlite.user("What is it?", files=path)["content"][1:] == parts[0]
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"a": "b"}, "image is a dict: give a path, a URL or bytes"), (DataFrame("a"), "image is a DataFrame: give a path"),
+    (Series([1]), "image is a list"), (5, "image is a int")], ids=named)
+def test_what_is_no_file(given, words):
+    """It is refused by its type, not by a name in it."""
+    refused(words, llmlite.user, "What is it?", images=given)
+
+
+@pytest.mark.parametrize("messages", [Series(USER), Array(USER), iter([USER])], ids=named)
+def test_a_history_of_any_kind(llm, messages):
+    """A conversation takes what a chat takes."""
+    assert llm.conversation(messages=messages).messages == [USER]
+
+
+def test_values_of_several_lines(llm):
+    """What an error shows of them is one line."""
+    refused("stop=1 2: give a str or a list", llm.chat, "hi", stop=Array(1, 2))
 
 
 # -------------------------------------------------------------------------------------------------- the libraries' own
@@ -334,6 +404,8 @@ def test_numpy(server, llm):
     refused("temperature=", llm.chat, "hi", temperature=numpy.bool_(True))
     refused("prompt is not", llm.complete, numpy.array([[1], [2]]))
     refused("messages[0] is a ", llm.chat, numpy.array(["a", "b"]))
+    refused("messages is a ndarray", llm.chat, numpy.array("a"))
+    refused("texts is a ndarray", llm.embed, numpy.array("a text"))
 
 
 def test_pandas(server, llm):
@@ -346,6 +418,9 @@ def test_pandas(server, llm):
     refused("give a column", llm.embed, table)
     refused("give a column", llm.map, table)
     refused("messages is <NA>", llm.chat, pandas.NA)
+    refused("texts[1] is a NAType", llm.embed, pandas.Series(["a", None], dtype="string"))
+    assert llm.conversation(messages=pandas.Series([USER])).messages == [USER]
+    assert llmlite.user("hi", images=pandas.Series([PNG])) == llmlite.user("hi", images=PNG)
 
 
 def test_pydantic(server, llm):

@@ -100,8 +100,10 @@ def test_a_call_wins_over_the_conversation(server, llm, how):
     talk = llm.conversation(system="a", tools=[add], temperature=0, model="one")
     say(talk, how, "hi", system="b", tools=[mul], model="two")
     say(talk, how, "hi", system=None, tools=None, temperature=None, max_rounds=1)
+    assert repr(talk).startswith("<Conversation with compatible/one,")
     talk.system, talk.tools, talk.options = "c", None, {}
     say(talk, how, "hi")
+    assert repr(copy.copy(talk)).startswith("<Conversation with compatible/test,")
     bodies = [request.json for request in server.requests]
     assert [body["messages"][0] for body in bodies] == [llmlite.system("b"), HI, llmlite.system("c")]
     assert [[tool["function"]["name"] for tool in body.get("tools", [])] for body in bodies] == [["mul"], [], []]
@@ -156,8 +158,14 @@ def test_several_messages_at_once(server, llm):
     (lambda llm: llm.conversation(messages=[{"role": "x"}]), llmlite.ConfigurationError, "messages[0] has role 'x'"),
     (lambda llm: llm.conversation(compact_at=0), llmlite.ConfigurationError, "compact_at=0: give a whole number"),
     (lambda llm: llm.conversation(compact_at="9"), llmlite.ConfigurationError, "compact_at='9'"),
-    (lambda llm: llm.conversation().send(5), llmlite.ConfigurationError, "messages is a int"),
-    (lambda llm: llm.conversation().send([]), llmlite.ConfigurationError, "messages is empty"),
+    (lambda llm: llm.conversation().send(5), llmlite.ConfigurationError, "content is a int: give a str or a list"),
+    (lambda llm: llm.conversation().send([]), llmlite.ConfigurationError, "content is empty"),
+    (lambda llm: llm.conversation().send([HI, 5]), llmlite.ConfigurationError, "content[1] is a int: give a dict"),
+    (lambda llm: llm.conversation().stream({"role": "x"}), llmlite.ConfigurationError, "content[0] has role 'x': give"),
+    (lambda llm: llm.conversation().stream({}), llmlite.ConfigurationError, "content is a dict without a role: give"),
+    (lambda llm: llm.conversation().send({"role": "user"}), llmlite.ConfigurationError, "content[0].content is None"),
+    (lambda llm: llm.conversation().send("hi", images="a.png"), TypeError,
+     "send() got an unexpected keyword argument 'images': put it into the message: user(text, images=...)"),
     (lambda llm: llm.conversation().send("hi", max_rounds=0), llmlite.ConfigurationError, "max_rounds=0"),
     (lambda llm: llm.conversation().stream("hi", keep_partial=1), llmlite.ConfigurationError, "keep_partial=1"),
     (lambda llm: llm.conversation().compact(-1), llmlite.ConfigurationError, "keep=-1: give a whole number, 0 or more"),
@@ -632,7 +640,8 @@ def test_a_forked_child_goes_on_by_itself(server, llm):
 def test_copies(server, llm, copied):
     """A copy goes on by itself: system, tools, options and usage go along."""
     server.handle(answer)
-    talk = llm.conversation(system="s", tools=[add], temperature=0, compact_at=9)
+    given = [add]
+    talk = llm.conversation(system="s", tools=given, temperature=0, compact_at=9)
     talk.send("hi")
     other = copied(talk)
     other.send("and?")
@@ -640,7 +649,8 @@ def test_copies(server, llm, copied):
     body = server.requests[1].json
     assert (body["temperature"], body["messages"][0]["content"], len(body["tools"])) == (0, "s", 1)
     other.options["temperature"] = 1
-    assert talk.options == {"temperature": 0}
+    other.tools.append(MUL)
+    assert (talk.options, len(talk.tools), len(given)) == ({"temperature": 0}, 1, 1)
 
 
 # -------------------------------------------------------------------------------------------------- compaction and undo
@@ -769,6 +779,18 @@ def test_undo(llm, messages, left):
     assert talk.undo() == messages[left:] and talk.messages == messages[:left] and talk.messages is history
 
 
+@pytest.mark.parametrize("usage", [None, (1, 2, 3, 4, 5)], ids=named)
+@pytest.mark.parametrize("act", ["send", "stream", "compact", "undo", "save"])
+def test_a_usage_that_is_none(server, llm, tmp_path, usage, act):
+    """It is said before a reply is paid for that could not be added to it."""
+    talk = llm.conversation(messages=turns("a"))
+    talk.usage = usage
+    given = {"send": ["hi"], "stream": ["hi"], "compact": [0], "undo": [], "save": [tmp_path / "talk.json"]}
+    with pytest.raises(llmlite.ConfigurationError, match=f"^usage is a {type(usage).__name__}: give a Usage"):
+        getattr(talk, act)(*given[act])
+    assert server.requests == [] and talk.messages == turns("a") and os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("history, words", [
     (None, "messages is a NoneType: give a list of message dicts"), ((HI,), "messages is a tuple: give a list"),
     ([HI, llmlite.Response()], "messages[1], a Response, has role None"), ([HI, "hi"], "messages[1] is a str: give a"),
@@ -820,14 +842,14 @@ def test_a_conversation_as_a_file(server, llm, tmp_path):
     path = tmp_path / "talk.json"
     path.write_text("old")
     with llmlite.Client("m", base_url=server.url, api_key="sk-0123456789", retry=None) as client:
-        talk = client.conversation(system="s", compact_at=99, tools=[add], temperature=0)
+        talk = client.conversation(system="s", compact_at=99, tools=[add], temperature=0, model="n")
         talk.send(llmlite.user("look \u03c9\ud83d", images=[b"\x89PNG\r\n\x1a\n"]))
         talk.save(path)
     assert os.listdir(tmp_path) == ["talk.json"] and "sk-0123456789" not in path.read_text()
     assert sys.platform == "win32" or stat.S_IMODE(path.stat().st_mode) == 0o600
     saved = json.loads(path.read_text())
     assert {name: saved[name] for name in ("model", "provider", "system", "compact_at", "conversation")} == {
-        "model": "m", "provider": "compatible", "system": "s", "compact_at": 99, "conversation": 1}
+        "model": "n", "provider": "compatible", "system": "s", "compact_at": 99, "conversation": 1}
     assert saved["messages"] == talk.messages and saved["usage"]["input_tokens"] == talk.usage.input_tokens
     again = llm.load_conversation(str(path))
     assert (again.messages, again.system, again.usage, again.compact_at) == (
@@ -843,17 +865,17 @@ def test_a_conversation_as_a_file(server, llm, tmp_path):
 
 def test_no_key_in_the_file(server, tmp_path):
     """A key that somebody said, or a server echoed, is masked there, and a token in a header; the history keeps it."""
-    key, token = "sk-0123456789abcdef", "tok-0123456789abcdef"
-    server.reply(f"your key is {key}, your token {token}")
+    key, token, other = (f"{name}-0123456789abcdef" for name in ("sk", "tok", "oth"))
+    server.reply(f"your key is {key}, your tokens {token} {other}")
     path = tmp_path / "talk.json"
     with llmlite.Client("test", base_url=server.url, api_key=key, headers={"X-Token": token}) as llm:
-        talk = llm.conversation(system=f"The key is {key}.")
+        talk = llm.conversation(system=f"The key is {key}.", headers={"X-Other-Token": other})
         talk.send(f"Is it {key}?")
         talk.save(path)
         again = llm.load_conversation(path)
-    assert key not in path.read_text() and token not in path.read_text()
+    assert "0123456789abcdef" not in path.read_text()
     assert again.system == "The key is ***."
-    assert again.messages == [llmlite.user("Is it ***?"), llmlite.assistant("your key is ***, your token ***")]
+    assert again.messages == [llmlite.user("Is it ***?"), llmlite.assistant("your key is ***, your tokens *** ***")]
     assert talk.messages[0] == llmlite.user(f"Is it {key}?")
 
 
@@ -868,9 +890,12 @@ def test_what_cannot_be_saved(llm, tmp_path, content):
     with pytest.raises(llmlite.ConfigurationError, match="the conversation cannot be written as JSON"):
         talk.save(path)
     assert path.read_bytes() == before
-    with pytest.raises(OSError):
-        llm.conversation().save(tmp_path / "none" / "talk.json")
-    assert os.listdir(tmp_path) == ["talk.json"]
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "none" / "talk.json", tmp_path / "folder"):  # what it names is what was asked for
+        with pytest.raises(OSError) as caught:
+            llm.conversation().save(place)
+        assert caught.value.filename == str(place) and str(caught.value).endswith(f": {str(place)!r}")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "talk.json"]
 
 
 GOOD = {"conversation": 1, "system": None, "messages": turns("a"), "usage": {"input_tokens": 3}, "compact_at": None}
