@@ -111,9 +111,8 @@ class Repl:
     def _command(self, name: str, argument: str) -> None:
         command = _COMMANDS.get(name)
         if command is None:
-            near = [known for known in _COMMANDS if name and known.startswith(name)] or difflib.get_close_matches(
-                name, _COMMANDS, 3, 0.5)
-            asks = f": {' or '.join(f'/{known}' for known in near)}?" if near else ""
+            near = " or ".join(f"/{known}" for known in _near(name.lower()))
+            asks = f": {near}?" if near else ""
             self._fail(f"there is no /{name}{asks} (/help lists them; a space before it sends it)")
         elif argument and not command.argument:
             self._fail(f"/{name} stands alone")
@@ -616,6 +615,13 @@ def _call(call: client.ToolCall) -> str:
     """A tool call as it would stand in Python."""
     given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items())
     return _shortened(f"{call.name}({given})", 200)
+
+
+def _near(word: str) -> List[str]:
+    """The commands that somebody may have meant: they begin so, or are nearly so, or their help has the word."""
+    return [name for name in _COMMANDS if word and name.startswith(word)] or difflib.get_close_matches(
+        word, _COMMANDS, 3, 0.6) or [name for name, command in _COMMANDS.items()
+                                     if len(word) > 2 and word in re.findall(r"\w+", command.help)]
 
 
 def _path(word: str) -> str:

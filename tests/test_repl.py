@@ -101,6 +101,10 @@ def test_blank_messages_are_not_sent(say, server):
 @pytest.mark.parametrize("typed, says", [
     ("/modle", "there is no /modle: /model? (/help lists them; a space before it sends it)"),
     ("/co", "there is no /co: /compact or /copy-last? (/help"),
+    ("/HLEP", "there is no /HLEP: /help? (/help"),
+    ("/exit", "there is no /exit: /quit? (/help"),
+    ("/nope", "there is no /nope (/help"),
+    ("/to", "there is no /to (/help"),
     ("/xyzzy now", "there is no /xyzzy (/help"),
     ("/", "there is no / (/help"),
     ("/undo it", "/undo stands alone"),
