@@ -33,7 +33,7 @@ _log = logging.getLogger("llmlite")
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line with these words (default: those of the process) and return the exit code."""
-    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         with contextlib.suppress(io.UnsupportedOperation):  # a stdin that a program has begun to read
             if hasattr(stream, "reconfigure"):  # half a surrogate pair must not stop the rest
                 stream.reconfigure(encoding="utf-8", errors=errors)
@@ -349,14 +349,9 @@ def _piped() -> Tuple[str, List[Dict[str, Any]]]:
     if not hasattr(sys.stdin, "buffer"):  # a program's own
         return sys.stdin.read().rstrip(), []
     data = sys.stdin.buffer.read()
-    text = data.decode("utf-8-sig", "replace")
-    kind = client._contents("stdin", data)[2]
-    if kind in _ATTACHED:
+    if client._contents("stdin", data)[2] in _ATTACHED:
         return "", [client._file_part(data)]
-    if "\0" in text or "\ufffd" in text and re.search(client._NO_TEXT, text):
-        raise client.ConfigurationError(f"stdin is {kind}: models take PDF, text in UTF-8, images (PNG, JPEG, GIF, "
-                                        "WebP), WAV and MP3")
-    return text.rstrip(), []
+    return options.piped_text(data, "models take text in UTF-8, PNG, JPEG, GIF, WebP, PDF, WAV and MP3").rstrip(), []
 
 
 _ATTACHED = {*client._IMAGES, "PDF", "WAV", "MP3"}

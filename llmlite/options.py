@@ -96,6 +96,18 @@ def utf8(word: str) -> str:
         return word
 
 
+def piped_text(data: bytes, hint: str) -> str:
+    """The text that stdin holds. Raises ConfigurationError where a model would not be told what was written."""
+    try:
+        if b"\0" not in data:
+            return data.decode("utf-8-sig")
+        at = data.index(b"\0")
+    except UnicodeDecodeError as error:
+        at = error.start
+    kind = client._contents("stdin", data)[2]
+    raise client.ConfigurationError(f"stdin is {kind}", why=f"byte {at + 1} is no text in UTF-8", hint=hint)
+
+
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
     """A file that cannot be read or written is an error that names it (main() takes a bare OSError for a lost pipe)."""

@@ -21,7 +21,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 from urllib.parse import urlsplit
 
-from . import client
+from . import client, options
 
 _JSON = Dict[str, Any]
 _QUOTES = '"""'
@@ -395,6 +395,10 @@ class _Lines:
             except EOFError:
                 self.screen.hint("")
                 raise
+            except client.ConfigurationError as error:  # no text: of a file the rest is none either
+                if not self.screen.is_terminal:
+                    raise
+                self.screen.note(str(error), _RED)
             except KeyboardInterrupt:
                 if not self.screen.is_terminal:
                     raise
@@ -437,8 +441,11 @@ class _Lines:
         return None
 
     def _line(self, prompt: str) -> str:
-        if self.screen.is_terminal:
-            return self._typed(prompt)
+        line = self._typed(prompt) if self.screen.is_terminal else self._piped(prompt)
+        return options.piped_text(line.encode("utf-8", "surrogateescape"), "/file takes images, PDF and sound")
+
+    @staticmethod
+    def _piped(prompt: str) -> str:
         if _is_tty(sys.stdin) and sys.stderr is not None:  # and stdout is a file
             print(prompt, end="", file=sys.stderr, flush=True)
         line = "" if sys.stdin is None else sys.stdin.readline()
