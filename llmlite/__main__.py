@@ -390,14 +390,22 @@ def _tool(word: str) -> Callable[..., Any]:
             found = getattr(found, step)
     except (Exception, SystemExit) as error:  # whatever the module does as it is imported
         why = f"{type(error).__name__}: {error}" if path else ""
-        raise client.ConfigurationError(f"--tool {word}: no such function", why=why, hint="give MODULE:FUNCTION, of a "
-                                        "module in this folder or an installed one") from None
+        raise client.ConfigurationError(f"--tool {word}: no such function", why=why, hint=_tool_form(
+            name, path)) from None
     try:
         client._tool_dicts([found])
     except TypeError as error:  # it cannot be described to a model
         what = str(error).replace("tools has ", "").replace(" or a tool dict", "")
         raise client.ConfigurationError(f"--tool {word}: {what}") from None
     return found  # type: ignore[no-any-return]
+
+
+def _tool_form(name: str, path: str) -> str:
+    """What to write for a --tool that is none: it may be a file's path."""
+    steps = re.split(r"[/\\]", os.path.normpath(re.sub(r"\.py$", "", name)))
+    if steps == [name] or not all(map(str.isidentifier, steps)):
+        return "give MODULE:FUNCTION, of a module in this folder or an installed one"
+    return f"write {'.'.join(steps)}:{path or 'FUNCTION'}"
 
 
 def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any], **options: Any) -> client.Conversation:
