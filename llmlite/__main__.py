@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import importlib
 import io
@@ -66,6 +67,7 @@ def _fail(error: Exception) -> int:
 def _in_flags(error: Exception) -> str:
     """An error's line, in which what we say names flags where the client says arguments; others' words stay."""
     if isinstance(error, client.LLMError):
+        error = copy.copy(error)  # the log's are on their way to others
         error.args = (_flagged(str(error.args[0])), *error.args[1:])
         error.hint = _flagged(error.hint)
     return str(error)
@@ -86,13 +88,16 @@ def _flag_of(found: Match[str]) -> str:
 _FLAGS = {"model": "-m", "provider": "-p", "base_url": "--base-url", "deadline": "--deadline", "system": "-s",
           "schema": "--schema", "cache": "--cache", "files": "-f", "images": "-f", "tools": "--tool"}
 _WORDINGS = (  # how else a line of the client's is worded here
-    (r",? or give api_key=", ""),
+    (r",? or give api_key=|\bgive api_key=, or |, or let user\(files=\) write it", ""),
+    (r"\bgiven as api_key=", "that was sent"),
     (r"^give api_key=(?=: a file)", "set its provider's ..._BASE_URL to it if it is yours"),
     (r"^api_key is not a str fit", "the key is not fit"),
     (r": strip\(\) it$", ""),
     (r"\bover retry_after_max=(\S+)", r"over the \1 s that are waited here"),
     (r"Client\(skip_bad_events=True\) goes on without it", "--no-stream asks for the answer in one piece"),
     (r"ask Client\(.+?\); Client\(\.\.\., provider='(.+?)'\) sends", r"-p \1 sends"),
+    (r'\bClient\("(.+?)"\)', r"-m \1"),
+    (r'\bextra=\{"(\w+)": \.\.\.\}', r"-o \1=..."),
     (r" or session\.verify names it", " names it"),
     (r"^(?:file|image) (?=['\"])", "-f "),
     (r"give a path, a URL or bytes", "give a path or a URL"),
@@ -196,6 +201,15 @@ def _logging_to(handler: logging.Handler) -> Iterator[None]:
         _log.removeHandler(handler)
 
 
+class _Notices(logging.StreamHandler):  # type: ignore[type-arg]  # which it takes at run time from Python 3.11 on
+    """The log on stderr, its errors in the command line's words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)
+        record.args = tuple(_in_flags(arg) if isinstance(arg, client.LLMError) else arg for arg in record.args or ())
+        return super().format(record)
+
+
 def _notices(shown: bool = True, always: bool = False) -> ContextManager[None]:
     """The log's warnings (retries, skipped events) on a terminal; elsewhere a failed call leaves its one line alone.
 
@@ -203,7 +217,7 @@ def _notices(shown: bool = True, always: bool = False) -> ContextManager[None]:
     """
     if _log.handlers:  # LLMLITE_DEBUG shows more
         return contextlib.nullcontext()
-    handler = logging.StreamHandler()
+    handler = _Notices()
     if not (always or shown and sys.stderr is not None and sys.stderr.isatty()):
         handler.addFilter(logging.Filter("llmlite.cache"))
     return _logging_to(handler)
