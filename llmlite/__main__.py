@@ -64,19 +64,23 @@ def _fail(error: Exception) -> int:
     return 1
 
 
-def _in_flags(error: Exception) -> str:
-    """An error's line, in which what we say names flags where the client says arguments; others' words stay."""
-    if isinstance(error, client.LLMError):
-        error = copy.copy(error)  # the log's are on their way to others
-        error.args = (_flagged(str(error.args[0])), *error.args[1:])
-        error.hint = _flagged(error.hint)
-    return str(error)
+def _worded(text: str) -> str:
+    for pattern, instead in _WORDINGS:
+        text = re.sub(pattern, instead, text)
+    return text
 
 
 def _flagged(text: str) -> str:
-    for pattern, instead in _WORDINGS:
-        text = re.sub(pattern, instead, text)
-    return re.sub(r"(?<![\w.?&/'\"-])(\w+)=(?=(['\"\w])?)", _flag_of, text)
+    return re.sub(r"(?<![\w.?&/'\"-])(\w+)=(?=(['\"\w])?)", _flag_of, _worded(text))
+
+
+def _in_flags(error: Exception, words: Callable[[str], str] = _flagged) -> str:
+    """An error's line, in which what we say names flags where the client says arguments; others' words stay."""
+    if isinstance(error, client.LLMError):
+        error = copy.copy(error)  # the log's are on their way to others
+        error.args = (words(str(error.args[0])), *error.args[1:])
+        error.hint = words(error.hint)
+    return str(error)
 
 
 def _flag_of(found: Match[str]) -> str:
@@ -578,7 +582,7 @@ def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
                 report=args.report, at_provider=args.at_provider, **asked)
         except batch.InputError as error:
-            _say(_in_flags(error))
+            _say(_in_flags(error, _worded))  # what a line of JSON has is no flag
             return 2
         except KeyboardInterrupt:  # before anything was sent
             return 128 + stop.signal

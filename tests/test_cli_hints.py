@@ -69,8 +69,8 @@ def test_every_hint_names_flags():
     ("set X_API_KEY, or give api_key=", "set X_API_KEY"),
     ("no key was sent: give api_key=, or set X_API_KEY", "no key was sent: set X_API_KEY"),
     ('it is a model of groq: Client("groq/a b"); asked', "it is a model of groq: -m groq/a b; asked"),
-    ('give extra={"max_completion_tokens": ...} in place of max_tokens=', "give -o max_completion_tokens=... in place of "
-     "-o max_tokens="),
+    ('give extra={"max_completion_tokens": ...} in place of max_tokens=',
+     "give -o max_completion_tokens=... in place of -o max_tokens="),
     ("give file_id, or let user(files=) write it", "give file_id"),
     ('give api_key="..." or set LLMLITE_API_KEY; api_key="" if that server takes none',
      "set LLMLITE_API_KEY, to any word if that server takes none"),
