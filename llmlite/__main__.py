@@ -304,7 +304,7 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
     texts, parts = options.contents(args.files)
     text, piped = _piped()
     prompt = "\n\n".join(filter(None, (*texts, args.prompt, text)))
-    if not prompt and not parts + piped:
+    if not prompt.strip() and not parts + piped:
         parser.error("nothing to ask: give a prompt, or text on stdin")
     return args, options.message(prompt, parts + piped)
 
@@ -748,19 +748,19 @@ def _models(words: List[str]) -> int:
                 "case is lower case")
     options.add_client_options(parser)
     args = parser.parse_args(words)
+    named = next((f": llmlite models -p {name}" for name, _, _ in client.providers() if name == args.pattern), "")
     if not (args.model or args.provider or args.base_url or os.environ.get("LLMLITE_MODEL")):
-        named = next((f": llmlite models -p {name}" for name, _, _ in client.providers() if name == args.pattern), "")
         raise client.ConfigurationError("no provider", hint=f"give -p NAME, -m PROVIDER/MODEL or --base-url URL{named}")
     with options.made_client(args) as llm, _notices():
         names = llm.models()
-    return _list(names, args.pattern, "models", _write_line)
+    return _list(names, args.pattern, "models", _write_line, named)
 
 
 def _write_line(text: str) -> None:
     _write(text + "\n")
 
 
-def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callable[[str], None]) -> int:
+def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callable[[str], None], hint: str = "") -> int:
     """Show the names that have the pattern in them, or all of which it, a glob, is true; 1 if there is none."""
     import fnmatch  # here, for nothing else needs it
     names, wanted = list(names), (pattern or "").lower()
@@ -769,7 +769,7 @@ def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callabl
     for name in found:
         show(name)
     if not found and pattern:
-        _say(f'none of {len(names)} {what} is like "{pattern}"')
+        _say(f'none of {len(names)} {what} is like "{pattern}"{hint}')
     return 1 if pattern and not found else 0
 
 

@@ -16,7 +16,9 @@ OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the r
     "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float), "max_rounds": (int,)}
 _KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
 _ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
-              "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
+              "cache": "give --cache", "provider": "give -p", "base_url": "give --base-url",
+              "api_key": 'set its variable, which "llmlite providers" names',
+              "messages": "the prompt is what is asked", "stream": "it is no setting"}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -74,7 +76,7 @@ def setting(word: str) -> Tuple[str, Any]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
     if key in _ELSEWHERE:
-        raise argparse.ArgumentTypeError(f"{word!r}: {_ELSEWHERE[key]}")
+        raise argparse.ArgumentTypeError(f"{key}=...: {_ELSEWHERE[key]}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -430,7 +430,7 @@ class _Lines:
         while not text.rstrip().endswith(_QUOTES):
             more = self._more()
             if more is None:
-                return text
+                return text.strip("\n")
             text += "\n" + more
         return text.rstrip()[:-len(_QUOTES)].strip("\n")
 

@@ -78,7 +78,7 @@ def test_each_line_is_a_turn(say, server):
     ('  """\na\n  """  ', "a\n  "),
     ('"""\n/quit\n"""', "/quit"),
     ("a\\", "a\n"),
-    ('"""a\nb', "a\nb"),
+    ('"""\na\nb', "a\nb"),
     (" /quit", " /quit"),
     ("/etc/hosts has what?", "/etc/hosts has what?"),
     ("// why?", "// why?"),
