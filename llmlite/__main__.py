@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import importlib
 import io
@@ -28,13 +29,12 @@ from . import client, options, talks
 if TYPE_CHECKING:
     from . import batch, vendor
 
-_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line with these words (default: those of the process) and return the exit code."""
-    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         with contextlib.suppress(io.UnsupportedOperation):  # a stdin that a program has begun to read
             if hasattr(stream, "reconfigure"):  # half a surrogate pair must not stop the rest
                 stream.reconfigure(encoding="utf-8", errors=errors)
@@ -64,18 +64,23 @@ def _fail(error: Exception) -> int:
     return 1
 
 
-def _in_flags(error: Exception) -> str:
-    """An error's line, in which what we say names flags where the client says arguments; others' words stay."""
-    if isinstance(error, client.LLMError):
-        error.args = (_flagged(str(error.args[0])), *error.args[1:])
-        error.hint = _flagged(error.hint)
-    return str(error)
+def _worded(text: str) -> str:
+    for pattern, instead in _WORDINGS:
+        text = re.sub(pattern, instead, text)
+    return text
 
 
 def _flagged(text: str) -> str:
-    for pattern, instead in _WORDINGS:
-        text = re.sub(pattern, instead, text)
-    return re.sub(r"(?<![\w.?&/'\"-])(\w+)=(?=(['\"\w])?)", _flag_of, text)
+    return re.sub(r"(?<![\w.?&/'\"-])(\w+)=(?=(['\"\w])?)", _flag_of, _worded(text))
+
+
+def _in_flags(error: Exception, words: Callable[[str], str] = _flagged) -> str:
+    """An error's line, in which what we say names flags where the client says arguments; others' words stay."""
+    if isinstance(error, client.LLMError):
+        error = copy.copy(error)  # the log's are on their way to others
+        error.args = (words(str(error.args[0])), *error.args[1:])
+        error.hint = words(error.hint)
+    return str(error)
 
 
 def _flag_of(found: Match[str]) -> str:
@@ -87,13 +92,16 @@ def _flag_of(found: Match[str]) -> str:
 _FLAGS = {"model": "-m", "provider": "-p", "base_url": "--base-url", "deadline": "--deadline", "system": "-s",
           "schema": "--schema", "cache": "--cache", "files": "-f", "images": "-f", "tools": "--tool"}
 _WORDINGS = (  # how else a line of the client's is worded here
-    (r",? or give api_key=", ""),
+    (r",? or give api_key=|\bgive api_key=, or |, or let user\(files=\) write it", ""),
+    (r"\bgiven as api_key=", "that was sent"),
     (r"^give api_key=(?=: a file)", "set its provider's ..._BASE_URL to it if it is yours"),
     (r"^api_key is not a str fit", "the key is not fit"),
     (r": strip\(\) it$", ""),
     (r"\bover retry_after_max=(\S+)", r"over the \1 s that are waited here"),
     (r"Client\(skip_bad_events=True\) goes on without it", "--no-stream asks for the answer in one piece"),
     (r"ask Client\(.+?\); Client\(\.\.\., provider='(.+?)'\) sends", r"-p \1 sends"),
+    (r'\bClient\("(.+?)"\)', r"-m \1"),
+    (r'\bextra=\{"(\w+)": \.\.\.\}', r"-o \1=..."),
     (r" or session\.verify names it", " names it"),
     (r"^(?:file|image) (?=['\"])", "-f "),
     (r"give a path, a URL or bytes", "give a path or a URL"),
@@ -133,7 +141,7 @@ def _say(text: str) -> None:
 def _write(text: str) -> None:
     """Onto stdout at once; a terminal gets no control characters, for what a model says may come from anybody."""
     if sys.stdout is not None and sys.stdout.isatty():
-        text = text.translate(_CONTROLS)
+        text = text.translate(client._CONTROLS)
     print(text, end="", flush=True)
 
 
@@ -178,7 +186,7 @@ class _Screen:
         self.open = whose
 
     def aside(self, text: str) -> None:
-        text = text.translate(_CONTROLS) if sys.stderr.isatty() else text
+        text = text.translate(client._CONTROLS) if sys.stderr.isatty() else text
         print(text, end="", file=sys.stderr, flush=True)
 
 
@@ -197,6 +205,15 @@ def _logging_to(handler: logging.Handler) -> Iterator[None]:
         _log.removeHandler(handler)
 
 
+class _Notices(logging.StreamHandler):  # type: ignore[type-arg]  # which it takes at run time from Python 3.11 on
+    """The log on stderr, its errors in the command line's words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)
+        record.args = tuple(_in_flags(arg) if isinstance(arg, client.LLMError) else arg for arg in record.args or ())
+        return super().format(record)
+
+
 def _notices(shown: bool = True, always: bool = False) -> ContextManager[None]:
     """The log's warnings (retries, skipped events) on a terminal; elsewhere a failed call leaves its one line alone.
 
@@ -204,7 +221,7 @@ def _notices(shown: bool = True, always: bool = False) -> ContextManager[None]:
     """
     if _log.handlers:  # LLMLITE_DEBUG shows more
         return contextlib.nullcontext()
-    handler = logging.StreamHandler()
+    handler = _Notices()
     if not (always or shown and sys.stderr is not None and sys.stderr.isatty()):
         handler.addFilter(logging.Filter("llmlite.cache"))
     return _logging_to(handler)
@@ -287,7 +304,7 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
     texts, parts = options.contents(args.files)
     text, piped = _piped()
     prompt = "\n\n".join(filter(None, (*texts, args.prompt, text)))
-    if not prompt and not parts + piped:
+    if not prompt.strip() and not parts + piped:
         parser.error("nothing to ask: give a prompt, or text on stdin")
     return args, options.message(prompt, parts + piped)
 
@@ -350,14 +367,9 @@ def _piped() -> Tuple[str, List[Dict[str, Any]]]:
     if not hasattr(sys.stdin, "buffer"):  # a program's own
         return sys.stdin.read().rstrip(), []
     data = sys.stdin.buffer.read()
-    text = data.decode("utf-8-sig", "replace")
-    kind = client._contents("stdin", data)[2]
-    if kind in _ATTACHED:
+    if client._contents("stdin", data)[2] in _ATTACHED:
         return "", [client._file_part(data)]
-    if "\0" in text or "\ufffd" in text and re.search(client._NO_TEXT, text):
-        raise client.ConfigurationError(f"stdin is {kind}: models take PDF, text in UTF-8, images (PNG, JPEG, GIF, "
-                                        "WebP), WAV and MP3")
-    return text.rstrip(), []
+    return options.piped_text(data, "models take text in UTF-8, PNG, JPEG, GIF, WebP, PDF, WAV and MP3").rstrip(), []
 
 
 _ATTACHED = {*client._IMAGES, "PDF", "WAV", "MP3"}
@@ -396,14 +408,22 @@ def _tool(word: str) -> Callable[..., Any]:
             found = getattr(found, step)
     except (Exception, SystemExit) as error:  # whatever the module does as it is imported
         why = f"{type(error).__name__}: {error}" if path else ""
-        raise client.ConfigurationError(f"--tool {word}: no such function", why=why, hint="give MODULE:FUNCTION, of a "
-                                        "module in this folder or an installed one") from None
+        raise client.ConfigurationError(f"--tool {word}: no such function", why=why, hint=_tool_form(
+            name, path)) from None
     try:
         client._tool_dicts([found])
     except TypeError as error:  # it cannot be described to a model
         what = str(error).replace("tools has ", "").replace(" or a tool dict", "")
         raise client.ConfigurationError(f"--tool {word}: {what}") from None
     return found  # type: ignore[no-any-return]
+
+
+def _tool_form(name: str, path: str) -> str:
+    """What to write for a --tool that is none: it may be a file's path."""
+    steps = re.split(r"[/\\]", os.path.normpath(re.sub(r"\.py$", "", name)))
+    if steps == [name] or not all(map(str.isidentifier, steps)):
+        return "give MODULE:FUNCTION, of a module in this folder or an installed one"
+    return f"write {'.'.join(steps)}:{path or 'FUNCTION'}"
 
 
 def _talk(llm: client.Client, args: argparse.Namespace, saved: Dict[str, Any], **options: Any) -> client.Conversation:
@@ -562,7 +582,7 @@ def _run_batch(llm: client.Client, args: argparse.Namespace) -> int:
                 retry_failed=args.retry_failed, max_total_tokens=args.max_total_tokens, progress=_is_watched(args),
                 report=args.report, at_provider=args.at_provider, **asked)
         except batch.InputError as error:
-            _say(_in_flags(error))
+            _say(_in_flags(error, _worded))  # what a line of JSON has is no flag
             return 2
         except KeyboardInterrupt:  # before anything was sent
             return 128 + stop.signal
@@ -728,19 +748,19 @@ def _models(words: List[str]) -> int:
                 "case is lower case")
     options.add_client_options(parser)
     args = parser.parse_args(words)
+    named = next((f": llmlite models -p {name}" for name, _, _ in client.providers() if name == args.pattern), "")
     if not (args.model or args.provider or args.base_url or os.environ.get("LLMLITE_MODEL")):
-        named = next((f": llmlite models -p {name}" for name, _, _ in client.providers() if name == args.pattern), "")
         raise client.ConfigurationError("no provider", hint=f"give -p NAME, -m PROVIDER/MODEL or --base-url URL{named}")
     with options.made_client(args) as llm, _notices():
         names = llm.models()
-    return _list(names, args.pattern, "models", _write_line)
+    return _list(names, args.pattern, "models", _write_line, named)
 
 
 def _write_line(text: str) -> None:
     _write(text + "\n")
 
 
-def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callable[[str], None]) -> int:
+def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callable[[str], None], hint: str = "") -> int:
     """Show the names that have the pattern in them, or all of which it, a glob, is true; 1 if there is none."""
     import fnmatch  # here, for nothing else needs it
     names, wanted = list(names), (pattern or "").lower()
@@ -749,7 +769,7 @@ def _list(names: Iterable[str], pattern: Optional[str], what: str, show: Callabl
     for name in found:
         show(name)
     if not found and pattern:
-        _say(f'none of {len(names)} {what} is like "{pattern}"')
+        _say(f'none of {len(names)} {what} is like "{pattern}"{hint}')
     return 1 if pattern and not found else 0
 
 

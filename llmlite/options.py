@@ -16,7 +16,9 @@ OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the r
     "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float), "max_rounds": (int,)}
 _KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
 _ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
-              "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
+              "cache": "give --cache", "provider": "give -p", "base_url": "give --base-url",
+              "api_key": 'set its variable, which "llmlite providers" names',
+              "messages": "the prompt is what is asked", "stream": "it is no setting"}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -74,7 +76,7 @@ def setting(word: str) -> Tuple[str, Any]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
     if key in _ELSEWHERE:
-        raise argparse.ArgumentTypeError(f"{word!r}: {_ELSEWHERE[key]}")
+        raise argparse.ArgumentTypeError(f"{key}=...: {_ELSEWHERE[key]}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -94,6 +96,18 @@ def utf8(word: str) -> str:
         return os.fsencode(word).decode("utf-8", "replace")
     except UnicodeEncodeError:  # the words are a program's own
         return word
+
+
+def piped_text(data: bytes, hint: str) -> str:
+    """The text that stdin holds. Raises ConfigurationError where a model would not be told what was written."""
+    try:
+        if b"\0" not in data:
+            return data.decode("utf-8-sig")
+        at = data.index(b"\0")
+    except UnicodeDecodeError as error:
+        at = error.start
+    kind = client._contents("stdin", data)[2]
+    raise client.ConfigurationError(f"stdin is {kind}", why=f"byte {at + 1} is no text in UTF-8", hint=hint)
 
 
 @contextlib.contextmanager

@@ -21,13 +21,12 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 from urllib.parse import urlsplit
 
-from . import client
+from . import client, options
 
 _JSON = Dict[str, Any]
 _QUOTES = '"""'
 _MOST_KEPT = 1000  # entries of the history's file
 _END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _DIM, _BOLD, _RED, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _REMARKS = {"length": "the answer was cut at the token limit",
             "content_filter": "the answer was cut or withheld by a content filter"}
@@ -112,9 +111,8 @@ class Repl:
     def _command(self, name: str, argument: str) -> None:
         command = _COMMANDS.get(name)
         if command is None:
-            near = [known for known in _COMMANDS if name and known.startswith(name)] or difflib.get_close_matches(
-                name, _COMMANDS, 3, 0.5)
-            asks = f": {' or '.join(f'/{known}' for known in near)}?" if near else ""
+            near = " or ".join(f"/{known}" for known in _near(name.lower()))
+            asks = f": {near}?" if near else ""
             self._fail(f"there is no /{name}{asks} (/help lists them; a space before it sends it)")
         elif argument and not command.argument:
             self._fail(f"/{name} stands alone")
@@ -360,7 +358,7 @@ class _Screen:
 
     def _put(self, text: str, colour: str, stream: Any) -> None:
         if _is_tty(stream):
-            text = text.translate(_CONTROLS)
+            text = text.translate(client._CONTROLS)
         if stream is not None:  # for which print() would take stdout
             print(f"{colour}{text}{_PLAIN}" if colour and self.paints else text, end="", file=stream, flush=True)
 
@@ -397,6 +395,10 @@ class _Lines:
             except EOFError:
                 self.screen.hint("")
                 raise
+            except client.ConfigurationError as error:  # no text: of a file the rest is none either
+                if not self.screen.is_terminal:
+                    raise
+                self.screen.note(str(error), _RED)
             except KeyboardInterrupt:
                 if not self.screen.is_terminal:
                     raise
@@ -428,7 +430,7 @@ class _Lines:
         while not text.rstrip().endswith(_QUOTES):
             more = self._more()
             if more is None:
-                return text
+                return text.strip("\n")
             text += "\n" + more
         return text.rstrip()[:-len(_QUOTES)].strip("\n")
 
@@ -439,8 +441,11 @@ class _Lines:
         return None
 
     def _line(self, prompt: str) -> str:
-        if self.screen.is_terminal:
-            return self._typed(prompt)
+        line = self._typed(prompt) if self.screen.is_terminal else self._piped(prompt)
+        return options.piped_text(line.encode("utf-8", "surrogateescape"), "/file takes images, PDF and sound")
+
+    @staticmethod
+    def _piped(prompt: str) -> str:
         if _is_tty(sys.stdin) and sys.stderr is not None:  # and stdout is a file
             print(prompt, end="", file=sys.stderr, flush=True)
         line = "" if sys.stdin is None else sys.stdin.readline()
@@ -617,6 +622,13 @@ def _call(call: client.ToolCall) -> str:
     """A tool call as it would stand in Python."""
     given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in call.arguments.items())
     return _shortened(f"{call.name}({given})", 200)
+
+
+def _near(word: str) -> List[str]:
+    """The commands that somebody may have meant: they begin so, or are nearly so, or their help has the word."""
+    return [name for name in _COMMANDS if word and name.startswith(word)] or difflib.get_close_matches(
+        word, _COMMANDS, 3, 0.6) or [name for name, command in _COMMANDS.items()
+                                     if len(word) > 2 and word in re.findall(r"\w+", command.help)]
 
 
 def _path(word: str) -> str:

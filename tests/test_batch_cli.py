@@ -108,9 +108,9 @@ def test_a_rate_limit_holds_back(run, files, server):
     ([], 2, "no output: give -o OUT.jsonl"),
     (["-o", ""], 2, "no output: give -o OUT.jsonl"),
     (["-o", "a", "-o", "temperature=hot"], 2, "argument -o: 'temperature=hot': temperature takes a number"),
-    (["-o", "a", "-o", "system=be kind"], 2, "argument -o: 'system=be kind': give -s"),
-    (["-o", "a", "-o", "model=m"], 2, "argument -o: 'model=m': give -m"),
-    (["-o", "a", "-o", "deadline=5"], 2, "argument -o: 'deadline=5': give --deadline"),
+    (["-o", "a", "-o", "system=be kind"], 2, "argument -o: system=...: give -s"),
+    (["-o", "a", "-o", "model=m"], 2, "argument -o: model=...: give -m"),
+    (["-o", "a", "-o", "deadline=5"], 2, "argument -o: deadline=...: give --deadline"),
     (["-o", "a", "-o", "extra=5"], 2, "argument -o: 'extra=5': extra takes a JSON object"),
     (["-o", "a", "--workers", "0"], 2, "argument --workers: '0' is no whole number above zero"),
     (["-o", "a", "--max-total-tokens", "many"], 2, "'many' is no whole number above zero"),
@@ -130,9 +130,11 @@ def test_which_o_is_the_output(run, files, monkeypatch, tmp_path, words, code, w
 def test_a_wrong_input(run, files, server):
     """Exit 2, one line with file and line, nothing sent."""
     source, output = files
-    source.write_text('{"prompt": "a"}\n{"prompt": "a"\n')
-    code, out, err = run(source, "-o", output)
-    assert (code, out) == (2, "") and one_line(err) and f"{source}, line 2: broken JSON" in err
+    for line, what in (("", "broken JSON"), (', "top_p": "x"}', "top_p='x': give a finite number"),
+                       (', "prompt_cache": "x"}', "prompt_cache='x': give true, false or \"1h\"")):
+        source.write_text(f'{{"prompt": "a"}}\n{{"prompt": "a"{line}\n')
+        code, out, err = run(source, "-o", output)
+        assert (code, out) == (2, "") and one_line(err) and f"{source}, line 2: {what}" in err
     code, _, err = run(str(source) + "x", "-o", output)
     assert code == 2 and one_line(err) and "No such file" in err
     assert not server.requests and not output.exists()

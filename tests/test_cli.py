@@ -55,14 +55,6 @@ def test_stdin_is_read(ask, server, words, stdin, prompt):
     assert server.requests[0].json["messages"][0]["content"] == prompt
 
 
-@beside
-def test_stdin_in_an_unknown_encoding(server):
-    """Bytes that do not decode are replaced, the rest is asked all the same."""
-    server.reply("ok")
-    assert finished(*at(server), stdin=b"caf\xe9?", PYTHONIOENCODING="utf-8").code == 0
-    assert server.requests[0].json["messages"][0]["content"] == "caf\ufffd?"
-
-
 def test_options(ask, server):
     """-o takes JSON or text; what chat() knows goes by its name, the rest into the body; -s is the system prompt."""
     server.reply("ok")
@@ -438,6 +430,7 @@ def test_deadline(ask, server):
 
 @pytest.mark.parametrize("words, complaint", [
     ([], "nothing to ask"),
+    ([" "], "nothing to ask"),
     (["-o", "temperature"], "'temperature' is not KEY=VALUE"),
     (["-o", "=1"], "'=1' is not KEY=VALUE"),
     (["-o", "temperature=hot"], "temperature takes a number"),
@@ -445,11 +438,12 @@ def test_deadline(ask, server):
     (["-o", "extra=1"], "'extra=1': extra takes a JSON object"),
     (["-o", 'tools={"a": 1}'], "tools takes a JSON list of objects"),
     (["-o", "tools=[5]"], "tools takes a JSON list of objects"),
-    (["-o", "system=Be brief"], "'system=Be brief': give -s"),
-    (["-o", "model=m"], "'model=m': give -m"),
-    (["-o", "schema={}"], "'schema={}': give --schema"),
-    (["-o", "messages=[]"], "'messages=[]': the prompt is what is asked"),
-    (["-o", "stream=true"], "'stream=true': it is no setting"),
+    (["-o", "system=Be brief"], "system=...: give -s"),
+    (["-o", "model=m"], "model=...: give -m"),
+    (["-o", "api_key=sk-1"], "-o: api_key=...: set its variable, which"),
+    (["-o", "schema={}"], "schema=...: give --schema"),
+    (["-o", "messages=[]"], "messages=...: the prompt is what is asked"),
+    (["-o", "stream=true"], "stream=...: it is no setting"),
     (["--deadline", "soon"], "'soon' is no number of seconds above zero"),
     (["--deadline", "-1"], "'-1' is no number of seconds above zero"),
     (["--deadline", "nan"], "'nan' is no number of seconds above zero"),

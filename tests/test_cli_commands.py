@@ -72,9 +72,10 @@ def test_models_of_a_pattern(ask, server, pattern, found):
 
 def test_no_model_of_a_pattern(ask, server):
     """Exit 1 and one line; a provider that has no models at all is none of that."""
-    server.json({"object": "list", "data": [{"id": "small"}]})
-    server.json({"object": "list", "data": []})
+    for ids in (["small"], ["small"], []):
+        server.json({"object": "list", "data": [{"id": name} for name in ids]})
     assert ask("models", "gpt*") == (1, "", 'llmlite: none of 1 models is like "gpt*"\n')
+    assert ask("models", "xai").err == 'llmlite: none of 1 models is like "xai": llmlite models -p xai\n'
     assert ask("models") == (0, "", "")
 
 

@@ -16,11 +16,12 @@ CLIENT = sys.modules[llmlite.Client.__module__]
 ARGUMENTS = {name for function in (llmlite.Client, llmlite.Client.chat, llmlite.Client.run_tools, llmlite.user,
                                    llmlite.RetryPolicy)
              for name in inspect.signature(function).parameters} - {"self"}
+CALLS = {"Client", "models", "providers", "user"}
 OUT_OF_REACH = {  # of the command line: who meets these words writes Python
     "api": "it has no flag", "errors": "of map()", "workers": "of map(); llmlite batch checks its own",
     "fallbacks": "no flag", "method": "of request()", "path": "of request()", "params": "of request()",
     "session": "no flag", "jitter": "no flag", "prompt_cache": "a flag takes true, false or text",
-    "extra": "of map()"}
+    "extra": "of map()", "user": "for a path among the messages"}
 UNKNOWN = r"give \w+=(?:RetryPolicy\(.*|,.*| to Client)?$"  # what a keyword argument that there is not is told
 
 
@@ -43,10 +44,12 @@ def words_of_errors():
         elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, (ast.Dict, ast.Tuple)):
             yield from (text(item) for item in ast.walk(node.value) if isinstance(item, ast.Constant)
                         and isinstance(item.value, str) and " " in item.value and "(?" not in item.value)
+        elif isinstance(node, ast.FunctionDef) and node.name.startswith("_hint"):
+            yield from (text(item.value) for item in ast.walk(node) if isinstance(item, ast.Return))
 
 
 def test_every_hint_names_flags():
-    """No text of an error names an argument of Python's, but for those that nobody meets who writes no Python."""
+    """No text of an error names an argument or a call of Python's, but for those that only who writes Python meets."""
     from llmlite.__main__ import _flagged
     found = sorted(set(words_of_errors()))
     assert len(found) > 150 and any("give api_key=" in text for text in found)
@@ -55,14 +58,20 @@ def test_every_hint_names_flags():
         shown = _flagged(text)
         if re.match(UNKNOWN, text):
             continue
-        for name in re.findall(r"(?<!-o )\b(\w+)=", shown):
-            if name in ARGUMENTS and name not in OUT_OF_REACH:
+        calls = CALLS.intersection(re.findall(r"\b(\w+)\(", shown))
+        for name in calls.union(ARGUMENTS.intersection(re.findall(r"(?<!-o )\b(\w+)=", shown))):
+            if name not in OUT_OF_REACH:
                 left.setdefault(name, []).append(shown)
     assert left == {}
 
 
 @pytest.mark.parametrize("text, shown", [
     ("set X_API_KEY, or give api_key=", "set X_API_KEY"),
+    ("no key was sent: give api_key=, or set X_API_KEY", "no key was sent: set X_API_KEY"),
+    ('it is a model of groq: Client("groq/a b"); asked', "it is a model of groq: -m groq/a b; asked"),
+    ('give extra={"max_completion_tokens": ...} in place of max_tokens=',
+     "give -o max_completion_tokens=... in place of -o max_tokens="),
+    ("give file_id, or let user(files=) write it", "give file_id"),
     ('give api_key="..." or set LLMLITE_API_KEY; api_key="" if that server takes none',
      "set LLMLITE_API_KEY, to any word if that server takes none"),
     ("check the model: models() lists them", 'check the model: "llmlite models" lists them'),

@@ -79,7 +79,9 @@ def test_several_tools_and_their_json(ask, server, here):
     ("its_watch:now", "--tool its_watch:now: no such function: ModuleNotFoundError: No module named 'its_watch'"),
     ("its_trouble:now", "--tool its_trouble:now: no such function: ValueError: no battery"),
     ("its_script:now", "--tool its_script:now: no such function: SystemExit: 0"),
-    (".:now", "--tool .:now: no such function"),
+    (".:now", "--tool .:now: no such function: "),
+    (":now", "--tool :now: no such function: ValueError: Empty module name (give MODULE:FUNCTION"),
+    ("../its_clock.py:now", "--tool ../its_clock.py:now: no such function: "),
     ("its_clock:number", "--tool its_clock:number: 5: give a function\n"),
     ("its_clock:Zone", "--tool its_clock:Zone: <class 'its_clock.Zone'>: give a function\n"),
     ("its_clock:odd", "--tool its_clock:odd: odd(): "),
@@ -88,6 +90,14 @@ def test_what_is_no_tool(ask, server, here, word, words):
     """A word that leads to no function that a model can call: exit 1, one line that names the flag, nothing is sent."""
     code, out, err = ask("Hi", "--tool", word)
     assert (code, out, server.requests) == (1, "", []) and one_line(err) and err.startswith(f"llmlite: {words}")
+
+
+@pytest.mark.parametrize("word, meant", [
+    ("its_clock.py:now", "its_clock:now"), ("its_clock.py", "its_clock:FUNCTION"), ("./its_clock:now", "its_clock:now"),
+    ("a/its_clock.py:Zone.shift", "a.its_clock:Zone.shift")])
+def test_a_tools_path(ask, here, word, meant):
+    """Who gives a file's path is told what to write."""
+    assert ask("Hi", "--tool", word).err.endswith(f" (write {meant})\n")
 
 
 def test_rounds_that_do_not_end(ask, server, here):
@@ -123,7 +133,8 @@ def test_calls_and_retries_are_shown(ask, server, here):
     server.reply("Five", reasoning="Ah")
     code, out, err = ask("What time is it?", "--tool", "its_clock:now", "--verbose")
     retry, *rest = err.splitlines()
-    assert (code, out) == (0, "Let me see.\nFive\n") and "retry 1 in" in retry
+    assert (code, out) == (0, "Let me see.\nFive\n")
+    assert "retry 1 in" in retry and retry.endswith("(send less: fewer --workers, or --rpm)")
     assert rest == ["Hm", 'now({"place": "Bern"})', "Ah"]
 
 

@@ -78,7 +78,7 @@ def test_each_line_is_a_turn(say, server):
     ('  """\na\n  """  ', "a\n  "),
     ('"""\n/quit\n"""', "/quit"),
     ("a\\", "a\n"),
-    ('"""a\nb', "a\nb"),
+    ('"""\na\nb', "a\nb"),
     (" /quit", " /quit"),
     ("/etc/hosts has what?", "/etc/hosts has what?"),
     ("// why?", "// why?"),
@@ -92,6 +92,16 @@ def test_what_is_a_message(say, server, typed, text):
     assert asked(server) == [text]
 
 
+@pytest.mark.parametrize("data", [b"Hi\n\x89PNG\r\n\x1a\n\0\n", b"Hi\n\\\ncaf\xe9\nHi\n", b"Hi\n\0\nHi\n"])
+def test_what_is_no_text_is_not_sent(say, server, data):
+    """It ends a pipe, with one line: what follows is of the same file."""
+    server.reply("ok", times=None)
+    code, out, err = say(stdin=io.TextIOWrapper(io.BytesIO(data), "ascii"))
+    assert (code, out, asked(server)) == (1, "ok\n", ["Hi"])
+    assert err.startswith("llmlite: stdin is of unknown type (b'") and err.endswith(
+        " is no text in UTF-8 (/file takes images, PDF and sound)\n") and err.count("\n") == 1
+
+
 def test_blank_messages_are_not_sent(say, server):
     """Quotes around nothing are nothing."""
     assert say('""""""', '"""', '"""', "\\", "") == (0, "", "")
@@ -101,6 +111,10 @@ def test_blank_messages_are_not_sent(say, server):
 @pytest.mark.parametrize("typed, says", [
     ("/modle", "there is no /modle: /model? (/help lists them; a space before it sends it)"),
     ("/co", "there is no /co: /compact or /copy-last? (/help"),
+    ("/HLEP", "there is no /HLEP: /help? (/help"),
+    ("/exit", "there is no /exit: /quit? (/help"),
+    ("/nope", "there is no /nope (/help"),
+    ("/to", "there is no /to (/help"),
     ("/xyzzy now", "there is no /xyzzy (/help"),
     ("/", "there is no / (/help"),
     ("/undo it", "/undo stands alone"),
@@ -779,6 +793,8 @@ def test_without_readline(server):
         shown.enter("exit", "\n")
         assert shown.end() == 0
     with terminal(server, before=no_readline, NO_COLOR="1") as shown:
+        os.write(shown.ours, b"caf\xe9\r")  # which readline would drop
+        shown.wait_for("byte 4 is no text in UTF-8 (/file takes images, PDF and sound)\n\n> ")
         shown.enter("a")
         assert b"\x1b" not in shown.bytes
         shown.interrupt("Ctrl-C again, or Ctrl-D, ends this\n\n> ")
