@@ -74,7 +74,7 @@ from typing import MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, T
 
 # isort: split
 from typing import get_type_hints
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -6173,14 +6173,16 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 _CertificateError: Any = getattr(urllib3.connection, "CertificateError", ssl.SSLCertVerificationError)
 _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
-    ("mismatch|doesn't match", "it is for another host: check base_url"),
+    ("mismatch|doesn't match", "it is for another host: check the base URL"),
     ("self.signed|unable to get local issuer", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file with the authorities "
      "to trust: the server's own, or those of your company's proxy"),
     ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
 
 
-def _hint_of_host(call: _Call, said: str) -> str:
-    host = urlsplit(call.url).hostname or ""
+def _hint_of_host(attempt: _Attempt, said: str) -> str:
+    host = urlsplit(attempt.call.url).hostname or ""
+    if re.match("Failed to parse|Proxy URL", said) and _proxy_of(attempt.call.url)[0]:
+        return _hint_of_proxy(attempt.call, said)
     known = (urlsplit(row.base_url).hostname or "" for row in _PROVIDERS.values() if "{" not in row.base_url)
     near = _near(host, known, least=0.8)
     if near and near[0] != host:
@@ -6188,24 +6190,62 @@ def _hint_of_host(call: _Call, said: str) -> str:
     return "check the host name, the network and any proxy"
 
 
-def _hint_of_tls(call: _Call, said: str) -> str:
-    plain = f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
-    return _CERTIFICATE_HINTS[-1][1] if "certificate verify failed" in said else plain
+def _hint_of_tls(attempt: _Attempt, said: str) -> str:
+    """What may be wrong where TLS does not begin; http:// is no cure where the address is known to be right."""
+    call = attempt.call
+    if "certificate verify failed" in said:
+        return _CERTIFICATE_HINTS[-1][1]
+    if re.search(r"\[X509|PEM", said):
+        return "no certificate is in the file that REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE names"
+    if _proxy_of(call.url)[0]:
+        return _hint_of_proxy(call, said)
+    if not call.url.startswith("https:") or _is_host(urlsplit(call.url).hostname, call.provider) and not _is_local(
+            call.url):
+        return "check the network, the firewall and any proxy"
+    return f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
+
+
+def _hint_of_loss(attempt: _Attempt, said: str) -> str:
+    """What a server does that is spoken to in the wrong way: it hangs up before one byte of HTTP."""
+    call = attempt.call
+    if attempt.sent is False and call.url.startswith("https:"):
+        return _hint_of_tls(attempt, said)
+    if not call.url.startswith("http:") or attempt.wire is not None and attempt.wire.received > _ALERT:
+        return ""
+    return f"has the server fallen over? or does it want https{_without_userinfo(call.base_url)[4:]}?"
+
+
+_ALERT = 7  # bytes that TLS's own word of an error takes
+
+
+def _hint_of_silence(attempt: _Attempt, said: str) -> str:
+    is_early = "handshake" in said or attempt.sent is False  # what is sent to a proxy does not count
+    return _hint_of_tls(attempt, said) if is_early else "raise timeout=, or stream the answer"
+
+
+def _proxy_of(url: str) -> Tuple[str, str]:
+    """The variable that names the proxy of a URL, and what it says, less the password; nothing if none does."""
+    names = (f"{urlsplit(url).scheme.upper()}_PROXY", "ALL_PROXY")
+    name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
+    if not name or requests.utils.should_bypass_proxies(url, None):
+        return "", ""
+    return name, re.sub(r"^(\w+://)?.*@", r"\1", os.environ[name])
 
 
 def _hint_of_proxy(call: _Call, said: str) -> str:
     """Which variable names the proxy; of what it wants, what to write there."""
-    scheme, host = urlsplit(call.url).scheme, urlsplit(call.url).hostname
-    names = (f"{scheme.upper()}_PROXY", "ALL_PROXY")
-    name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
+    name, proxy = _proxy_of(call.url)
+    if "407" in said:
+        return f"the proxy wants a user: {name or 'HTTPS_PROXY'}=http://user:password@host:port"
     if not name:
         return "check HTTPS_PROXY and NO_PROXY"
-    if "407" in said:
-        return f"it wants a user: {name}=http://user:password@host:port"
-    return f"{name} names it; NO_PROXY={host} goes past it"
+    if proxy[:8].lower() == "https://" and re.search("(?i)ssl", said):
+        return f"does the proxy itself speak TLS? most want {name}=http://..."
+    return f"{name} names {_quoted(proxy)}; NO_PROXY={urlsplit(call.url).hostname} goes past it"
 
 
-def _hint_of_refusal(call: _Call, said: str) -> str:
+def _hint_of_refusal(attempt: _Attempt, said: str) -> str:
+    call = attempt.call
     port = _PORTS.get(call.provider.name) or (urlsplit(call.url).port if _is_local(call.url) else None)
     command = _STARTED_BY.get(port or 0)
     return "is the server running there?" + (f" start it: {command}" if command else "")
@@ -6222,26 +6262,27 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     (_CUT, APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
-    ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
-     _hint_of_host, ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      _CERTIFICATE_HINTS, ""),
-    ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
+    ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", _hint_of_loss, "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError), APIConnectionError, "TLS failed",
      _hint_of_tls, ""),
     ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
-     _hint_of_proxy, ""),
+     lambda attempt, said: _hint_of_proxy(attempt.call, said), ""),
+    ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
+     _hint_of_host, ""),
     ((ConnectionRefusedError,), APIConnectionError, "connection refused", _hint_of_refusal, ""),
     ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "check the network and the VPN",
      ""),
     ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError, "connect timed out",
      "check the address, the firewall and the VPN; timeout=(connect, read) says how long to wait", ""),
     ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError, "read timed out",
-     "raise timeout=, or stream the answer", "normal"),
-    ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", "", "normal"),
+     _hint_of_silence, "normal"),
+    ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", _hint_of_loss,
+     "normal"),
     ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
      "answer is not HTTP", "", "normal"),
-    ((ConnectionError,), APIConnectionError, "connection lost", "", "normal"),
+    ((ConnectionError,), APIConnectionError, "connection lost", _hint_of_loss, "normal"),
     ((BaseException,), APIConnectionError, "connection failed", "", "normal"))
 
 
@@ -6260,21 +6301,27 @@ def _chain(error: BaseException) -> List[BaseException]:
 def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMError:
     """The one place that turns what requests, urllib3, http.client and the socket raise into our errors."""
     chain = _chain(caught)
-    where = f"{call.method} {_without_userinfo(call.url)}"
+    where, in_handshake = f"{call.method} {_shown_url(call)}", "handshake" in str(chain[-1])
     if _now() + _EPSILON >= attempt.deadline_at:
-        return call.deadline.error(where, last_error=call.last_error)
-    if _now() + _EPSILON >= attempt.idle_at:
+        late = call.deadline.error(where, last_error=call.last_error)
+        late.hint = _hint_of_tls(attempt, "") if in_handshake else late.hint
+        return late
+    if _now() + _EPSILON >= attempt.idle_at and not in_handshake:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, hint="raise idle_timeout=",
                                _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
+    if isinstance(cause, (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)):
+        cause = next(item for item in reversed(chain) if str(item))  # urllib3 shows what it wraps as Python would
+    said = str(cause.args[-1] if len(cause.args) > 1 and isinstance(cause, urllib3.exceptions.HTTPError) else cause)
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
     if callable(hint):
-        hint = hint(call, str(cause))
+        hint = hint(attempt, said)
     elif isinstance(hint, tuple):
-        hint = next(advice for words, advice in hint if re.search(words, str(cause)))
-    return error(what, why=f"{where}: {call.quoted(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
+        hint = next(advice for words, advice in hint if re.search(words, said))
+    shown = call.quoted(re.sub("//.*@", "//", said)) or type(cause).__name__  # a proxy's address may have a password
+    return error(what, why=f"{where}: {shown}", hint=hint, _kind=retry)
 
 
 # -------------------------------------------------------------------------------------------------------- connections
@@ -6786,8 +6833,8 @@ _HINTS: Dict[Type[APIError], str] = {
     OverloadedError: "try later, or name fallbacks=",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
 _HINTS_BY_WORDS = (  # status, what the server says -> what to try
-    ("3..", "", "if that is the address, give it as base_url="),
-    ("400", r"(?i)plain HTTP request was sent to HTTPS port|to an HTTPS server", "write the base URL with https://"),
+    ("400", r"(?i)plain HTTP request was sent to HTTPS port|to an HTTPS server|HTTP to an SSL-enabled",
+     "write the base URL with https://"),
     ("40[04]", r"(?i)try pulling it first|ollama pull", "ollama pull {model}"),
     ("400", "(?i)max_tokens.{0,60}max_completion_tokens",
      'give extra={{"max_completion_tokens": ...}} in place of max_tokens='),
@@ -6796,7 +6843,6 @@ _HINTS_BY_WORDS = (  # status, what the server says -> what to try
      r"name|option|key)\w*[^\w'\"`]{1,3}['\"`](?P<n>[\w.]{1,40})['\"`]", "leave {n} out"),
     ("400|422", r"^(?P<n>[\w.]{1,40}): Extra inputs are not permitted", "leave {n} out"),
     ("403|451", r"(?i)\b(?:country|region|territory|location)\b", "the provider does not serve this place"),
-    ("407", "", "the proxy wants a user: HTTPS_PROXY=http://user:password@host:port"),
     ("408|504", "", "try later, with a shorter request, or stream the answer"),
     ("413", "", "send less: a file by its URL or id takes no room"),
     ("422", "", "a field is not what this server takes: error.body says which"),
@@ -6812,17 +6858,39 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
         return _hint_of_length(message, *trouble.size)
     if isinstance(error, AuthenticationError):
         return _hint_of_key(call)
+    if status < 400:
+        return _hint_of_redirect(error.headers.get("location") or "", call)
+    if status == 407 or page and call.url.startswith("http:") and _proxy_of(call.url)[0]:
+        return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
     if status in (404, 405) and not hint:
         return f"{_hint_of_place(message, call)}; asked {call.method} {_shown_url(call)}"
-    return hint or (_PAGE_HINT if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
+    return hint or (_hint_of_page(call) if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
+
+
+def _hint_of_redirect(location: str, call: _Call) -> str:
+    """The base URL that a redirect stands for, where it leads to the same endpoint elsewhere."""
+    base = call.base_url.partition("?")[0].rstrip("/")
+    path = call.url.partition("?")[0][len(base):]
+    with contextlib.suppress(ValueError):  # of what is no URL
+        target = _without_userinfo(urljoin(call.url, location))
+        if path and target.endswith(path) and target != base + path:
+            return f"if that is the address, give base_url={call.quoted(target[:-len(path)])}"
+    return _hint_of_page(call)
+
+
+def _hint_of_page(call: _Call) -> str:
+    """What to do where no API has answered."""
+    asked = f"; asked {call.method} {_shown_url(call)}"
+    return (_hint_of_version(call) or "is the base URL right? a proxy, a firewall or a login may have answered") + asked
 
 
 def _hint_by_words(error: APIError, call: _Call) -> str:
     """What to try by the status and the server's words, or nothing."""
     known = type(error) in _HINTS  # then the status alone says less than the class
+    said = error.body if error.status_code == 400 and isinstance(error.body, str) else error.message  # a page's title
     for statuses, words, hint in _HINTS_BY_WORDS:
-        found = re.search(words, error.message[:4 * _MAX_QUOTED])
+        found = re.search(words, said[:4 * _MAX_QUOTED])
         if found and re.fullmatch(statuses, str(error.status_code)) and (words or not known):
             request = f"; its request {call.quoted(error.request_id)}" if error.request_id else ""
             told = call.quoted(found.groupdict().get("n") or "")
@@ -6836,16 +6904,22 @@ def _shown_url(call: _Call) -> str:
 
 def _hint_of_place(message: str, call: _Call) -> str:
     """What may be wrong with the model or the address of a request that leads nowhere."""
-    other, path = _other_provider(call), urlsplit(call.url).path
+    other = _other_provider(call)
     if other and _is_named(call.model, message):
         return f'it is a model of {other}: Client("{other}/{_quoted(call.model)}")'
     if _is_named(call.model, message):
         return "check the model: models() lists them"
-    if "/v1/v1/" in path:
+    if "/v1/v1/" in call.url:
         return "the base URL has /v1 twice"
-    if call.provider is _COMPATIBLE and not re.search(r"/(?:v\d|openai|api)", path):
-        return f"does the base URL lack /v1? {_without_userinfo(call.base_url)}/v1"
-    return "check the base URL and the model"
+    return _hint_of_version(call) or "check the base URL and the model"
+
+
+def _hint_of_version(call: _Call) -> str:
+    """The base URL with /v1, or what else its provider has there, where it has nothing of the kind."""
+    lacks = "/v1" if call.provider is _COMPATIBLE else urlsplit(call.provider.base_url).path
+    if "{" in lacks or not lacks or re.search(r"/(?:v\d|openai|api)", urlsplit(call.url).path):
+        return ""
+    return f"does the base URL lack {lacks}? {_without_userinfo(call.base_url)}{lacks}"
 
 
 def _is_named(model: str, message: str) -> bool:
@@ -6952,8 +7026,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     known.update(headers)
     message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
-        place = call.quoted(str(headers.get("location")))
-        message = f"redirect to {place} is not followed: it would carry the key there"
+        place = call.quoted(headers.get("location") or "")
+        message = f"redirect to {place or 'nowhere'} is not followed" + ": it would carry the key there" * bool(place)
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     made = error(what, why=_quoted(message), status_code=status, message=message, code=trouble.code, type=trouble.type,
                  request_id=_request_id(headers) or trouble.request_id, headers=headers, body=body,
@@ -7096,15 +7170,13 @@ def _fold_usage(data: str, kept: JSON) -> None:
         _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, kept)
 
 
-_PAGE_HINT = "is the base URL right? a proxy, a firewall or a login may have answered"
-
-
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes) -> ResponseError:
     kind = answer.headers.get("content-type", "no Content-Type")
     known = _is_host(urlsplit(call.url).hostname, call.provider)
     hint = "" if known else f"is it an API at {_shown_url(call)}?"
-    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else hint
-    return ResponseError(f"{answer.status} but {what}", why=f"{call.quoted(kind)}: {call.quoted(body)}", hint=hint,
+    hint = _hint_of_page(call) if body[:4096].lstrip()[:1] == b"<" else hint
+    why = ": ".join(filter(None, (call.quoted(kind), call.quoted(body))))
+    return ResponseError(f"{answer.status} but {what}", why=why, hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
                          request_id=_request_id(answer.headers), _kind="empty")
 

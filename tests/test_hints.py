@@ -75,11 +75,21 @@ class Bench:
             with contextlib.closing(asyncio.new_event_loop()) as loop:
                 loop.run_until_complete(reply)
 
-    def through_proxy(self, answer):
+    def through_proxy(self, answer, scheme="https", proxy="http://127.0.0.1"):
         """A chat through a proxy that answers so, or does not run."""
         with answering(answer) if answer else free_port() as port:
-            self.setenv("https_proxy", f"http://127.0.0.1:{port}")
-            self.chat(base_url="https://llm.example/v1")
+            self.setenv(f"{scheme}_proxy", f"{proxy}:{port}")
+            self.chat(base_url=f"{scheme}://llm.example/v1", timeout=5)
+
+    def hung_up_on(self, words=b"", scheme="http"):
+        """A chat with a server that says this at once, and no more."""
+        with answering(words) as port:
+            self.chat(base_url=f"{scheme}://127.0.0.1:{port}/v1", timeout=5)
+
+    def shaken_by_nobody(self, **options):
+        """A chat with a server that never answers, not even TLS's first word."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.chat(base_url=f"https://127.0.0.1:{listener.getsockname()[1]}/v1", **options)
 
     def answered_plainly(self):
         with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as port:
@@ -180,8 +190,8 @@ GROUPS = {
             404, "Not Found", "m", None, bench.server.url + "/v1")),
         Row("404", "check the base URL and the model; asked POST http://", lambda bench: bench.refused(404)),
         Row("405", "/v1/chat/completions", lambda bench: bench.refused(405)),
-        Row("a redirect", "if that is the address, give it as base_url=", lambda bench: bench.answered(
-            testing.body(b"", status=308, headers={"Location": "https://llm.example/v1"}))),
+        Row("a redirect", "if that is the address, give base_url=https://llm.example/v1", lambda bench: bench.answered(
+            testing.body(b"", status=308, headers={"Location": "https://llm.example/v1/chat/completions"}))),
         Row("a web page for an answer", "is the base URL right? a proxy, a firewall or a login may have answered",
             lambda bench: bench.answered(PAGE)),
         Row("a web page for a stream", "is the base URL right?", lambda bench: bench.answered(PAGE, method="stream")),
@@ -232,14 +242,14 @@ GROUPS = {
             base_url="https://generativelanguage.googleapis.invalid/v1")),
         Row("no network", "check the host name, the network and any proxy", lambda bench: bench.chat(
             base_url="https://llmlite.invalid/v1")),
-        Row("a proxy that does not run", "https_proxy names it; NO_PROXY=llm.example goes past it", lambda bench:
-            bench.through_proxy(None)),
+        Row("a proxy that does not run", "NO_PROXY=llm.example goes past it", lambda bench: bench.through_proxy(None)),
         Row("a proxy that wants a password", "https_proxy=http://user:password@host:port", lambda bench:
             bench.through_proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")),
         Row("a certificate that nobody knows", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file with the authorities "
             "to trust", lambda bench: bench.self_signed()),
         Row("https:// where http:// is spoken", "is it an https address? without TLS it is http://127.0.0.1",
             lambda bench: bench.answered_plainly()),
+        Row("http:// where https:// is spoken", "or does it want https://127.0.0.1", lambda bench: bench.hung_up_on()),
         Row("no answer in time", "raise timeout=, or stream the answer", lambda bench: bench.silent(timeout=0.1)),
         Row("a stream that falls silent", "raise idle_timeout=", lambda bench: bench.silent(
             "stream", idle_timeout=0.1)),
@@ -498,6 +508,96 @@ def test_web_pages_with_a_status(bench, status, says):
     """A page with a status of its own says by that what to do."""
     assert says in line_of(lambda bench: bench.answered(testing.body(
         b"<html><title>Sorry</title>", status=status, headers={"Content-Type": "text/html"})), bench)
+
+
+@pytest.mark.parametrize("location, says", [
+    ("/v2/v1/chat/completions", "give base_url={root}/v2/v1)"),
+    ("https://u:p@h/v1/chat/completions?a=b", "give base_url=https://h/v1)"),
+    ("/login?next=/v1/chat/completions", "is the base URL right?"), ("/v1/chat/completions/", "is the base URL right?"),
+    ("{root}/v1/chat/completions", "is the base URL right?"), ("http://[::1", "is the base URL right?"),
+    ("", "308 Permanent Redirect: redirect to nowhere is not followed (is the base URL right?")])
+def test_redirects(bench, location, says):
+    """The base URL that one stands for is told; a login's page is no such address."""
+    root = bench.server.root
+    reply = testing.body(b"", status=308, headers={"Location": location.format(root=root)} if location else {})
+    says, line = says.format(root=root), line_of(lambda bench: bench.answered(reply), bench)
+    assert says in line and "None" not in line and ("give" in says or "asked POST http://" in line)
+
+
+@pytest.mark.parametrize("provider, path, says", [
+    (None, "", "does the base URL lack /v1? {root}/v1"), ("ollama", "", "does the base URL lack /v1? {root}/v1"),
+    ("azure", "", "lack /openai/v1?"), ("gemini", "", "lack /v1beta?"), (None, "/v2", "check the base URL"),
+    ("anthropic", "", "check the base URL"), ("vertex", "", "check the base URL")])
+def test_base_urls_without_a_version(bench, provider, path, says):
+    """What its provider has there is named, for a page too, which a server may give in place of a 404."""
+    root = bench.server.root
+    for reply in (testing.error(404, "Not Found"), PAGE):
+        line = line_of(lambda bench: bench.answered(reply, model="m", provider=provider,  # noqa: B023
+                                                    base_url=root + path), bench)
+        assert says.format(root=root) in line or reply is PAGE and "is the base URL right?" in line
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0.1}, {"deadline": 0.1}, {"idle_timeout": 0.1, "method": "stream"}])
+def test_a_handshake_that_nobody_answers(bench, options):
+    """It is the address that is looked at, whichever limit has run out."""
+    says = line_of(lambda bench: bench.shaken_by_nobody(**options), bench)
+    assert "is it an https address? without TLS it is http://127.0.0.1" in says and "raise" not in says
+
+
+@pytest.mark.parametrize("words, scheme, says", [
+    (b"", "http", "has the server fallen over? or does it want https://127.0.0.1"),
+    (b"\x15\x03\x01\x00\x02\x02\x46", "http", "or does it want https://127.0.0.1"),
+    (b"HTTP/1.1 200 OK\r\n", "http", "inside the answer's head"),
+    (b"", "https", "is it an https address? without TLS it is http://127.0.0.1"),
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n<html><title>400</title>You're speaking plain HTTP to an SSL-enabled server",
+     "http", "(write the base URL with https://)")])
+def test_servers_that_hang_up(bench, words, scheme, says):
+    """Who is spoken to in the wrong way says nothing, or little; what has begun to answer speaks HTTP."""
+    line = line_of(lambda bench: bench.hung_up_on(words, scheme), bench)
+    assert says in line and line.endswith("head") == ("head" in says)
+
+
+SQUID = b"HTTP/1.1 503 Sorry\r\nContent-Length: 14\r\n\r\n<html>Sorry..."
+
+
+@pytest.mark.parametrize("answer, scheme, proxy, says", [
+    (SQUID, "http", "http://127.0.0.1", "(http_proxy names http://127.0.0.1:"),
+    (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "http", "http://127.0.0.1", "http_proxy=http://user:password@"),
+    (SQUID, "https", "http://me:pa55word@127.0.0.1", "(https_proxy names http://127.0.0.1:"),
+    (None, "https", "http://proxy.invalid", "proxy failed: POST"),
+    (None, "https", "http://me:pa55word@127.0.0.1:1", "host not found: POST https://llm.example"),
+    (b"HTTP/1.1 400 No\r\n\r\n", "https", "https://127.0.0.1", "does the proxy itself speak TLS? most want https_p"),
+    (None, "https", "http://me:pa55word@127.0.0.1", "(https_proxy names http://127.0.0.1:")])
+def test_proxies_that_fail(bench, answer, scheme, proxy, says):
+    """The variable and the proxy are named, whatever goes wrong with it; never its password."""
+    line = line_of(lambda bench: bench.through_proxy(answer, scheme, proxy), bench)
+    assert says in line and "pa55word" not in line and " at 0x" not in line
+
+
+def test_authorities_that_are_none(bench, tmp_path):
+    """Nobody is sent to http:// for a file that is none."""
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    bench.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    says = line_of(lambda bench: bench.shaken_by_nobody(timeout=5), bench)
+    assert "(no certificate is in the file that REQUESTS_CA_BUNDLE" in says and "http://" not in says
+
+
+class NoTLS(requests.adapters.BaseAdapter):
+    """What stands before a provider's own host, and speaks no TLS."""
+
+    def send(self, request, **options):
+        raise requests.exceptions.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number")
+
+    def close(self):
+        pass
+
+
+def test_at_a_providers_own_host_nobody_is_sent_to_http(bench):
+    """There the key would go out in the clear."""
+    with requests.Session() as session:
+        session.mount("https://", NoTLS())
+        says = line_of(lambda bench: bench.chat(base_url="https://api.openai.com/v1", session=session), bench)
+    assert says.endswith("(check the network, the firewall and any proxy)")
 
 
 def test_the_proxy_of_a_session(bench):
