@@ -1851,7 +1851,7 @@ class Client:
                 caught.last_error = caught.last_error or error
                 error = caught
         self._book_failure(call)
-        if isinstance(error, NotFoundError) and after is None and not self._fallbacks:
+        if isinstance(error, NotFoundError) and after is None and not self._fallbacks and _NO_MODEL in error.hint:
             self._advise_model(call, error)
         try:
             raise error
@@ -1864,8 +1864,6 @@ class Client:
         That is asked for once a model, and is no call of the user's: the ledger does not count it, and the error is
         raised whatever becomes of it.
         """
-        if not _is_named(call.model, error.message) or _other_provider(call) or "pull" in error.hint:
-            return
         if call.model not in self._unknown and len(self._unknown) < _MAX_ROADS:
             self._unknown[call.model] = ""  # threads that come meanwhile do without
             self._unknown[call.model] = _hint_of_models(call, self._listed(call))
@@ -6789,6 +6787,8 @@ class _Trouble:
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
+        if re.match("(?i)unexpected endpoint", self.message):  # LM Studio's
+            return 404
         for number in self.numbers:
             if re.fullmatch("[45][0-9][0-9]", str(number)):
                 return int(str(number))
@@ -6819,13 +6819,20 @@ _QUOTA = frozenset((
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
 _QUOTA_TEXT = ("(?i)reached your specified API usage limits|free-models-per-day|"
-               "exceeded your current quota, please check your plan")
+               "exceeded your current quota, please check your plan|credit balance is too low|"
+               "doesn't have any credits")
+_TOO_MUCH_TEXT = r"(?i)request too large.{0,200}?\blimit (?P<n>\d+(?:,\d{3})*)"  # a minute: no wait makes it less
+_KEY_TEXT = r"(?i)\b(?:incorrect|invalid) api key"
+_MODEL_TEXT = r"(?i)^invalid model\b|\bis not a valid model|\bmodel not exist"
+_GONE_TEXT = _MODEL_TEXT + "|decommissioned|does not exist"
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
 _CONTEXT_TEXT = (
     r"(?i)maximum (?:context|prompt) length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|"
     r"exceed context limit|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of tokens)|"
-    r"input token count.{0,40}exceeds|too many tokens")
+    r"input token count.{0,40}exceeds|too many tokens|longer than the (?:model's context|maximum model) length|"
+    r"input is too long for requested model|exceeded model token limit|range of input length|context length of only|"
+    r"inputs`? (?:tokens \+ `?max_new_tokens`? must be <=|must have less than)|context shift is disabled")
 _OVERLOAD_TEXT = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
     PaymentRequiredError: "add credit to the account", RateLimitError: "send less: fewer workers=, or rate_limit=",
@@ -6838,7 +6845,9 @@ _HINTS_BY_WORDS = (  # status, what the server says -> what to try
     ("40[04]", r"(?i)try pulling it first|ollama pull", "ollama pull {model}"),
     ("400", "(?i)max_tokens.{0,60}max_completion_tokens",
      'give extra={{"max_completion_tokens": ...}} in place of max_tokens='),
-    ("400", r"(?i)supports at most (?P<n>\d+)", "max_tokens={n} at most"),
+    ("400", r"(?i)supports at most (?P<n>\d+)|max_tokens: \d+ > (?P<n2>\d+)", "max_tokens={n} at most"),
+    ("413|429", _TOO_MUCH_TEXT, "it alone is over the limit of {n}: shorten the messages or lower max_tokens="),
+    ("400", r"(?i)\blocation is not supported", "the provider does not serve this place"),
     ("400|422", r"(?i)(?:unsupported|unrecognized|unknown|unexpected) (?:\w+ ){0,2}(?:parameter|argument|value|field|"
      r"name|option|key)\w*[^\w'\"`]{1,3}['\"`](?P<n>[\w.]{1,40})['\"`]", "leave {n} out"),
     ("400|422", r"^(?P<n>[\w.]{1,40}): Extra inputs are not permitted", "leave {n} out"),
@@ -6863,7 +6872,8 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
     if status == 407 or page and call.url.startswith("http:") and _proxy_of(call.url)[0]:
         return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
-    if status in (404, 405) and not hint:
+    gone = status == 400 and re.search(_GONE_TEXT, message[:4 * _MAX_QUOTED]) and _is_about_model(call, message)
+    if (status in (404, 405) or gone) and not hint:
         return f"{_hint_of_place(message, call)}; asked {call.method} {_shown_url(call)}"
     return hint or (_hint_of_page(call) if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
 
@@ -6893,7 +6903,7 @@ def _hint_by_words(error: APIError, call: _Call) -> str:
         found = re.search(words, said[:4 * _MAX_QUOTED])
         if found and re.fullmatch(statuses, str(error.status_code)) and (words or not known):
             request = f"; its request {call.quoted(error.request_id)}" if error.request_id else ""
-            told = call.quoted(found.groupdict().get("n") or "")
+            told = call.quoted(next(filter(None, found.groupdict().values()), ""))
             return hint.format(model=_quoted(call.model), n=told, request=request)
     return ""
 
@@ -6905,13 +6915,16 @@ def _shown_url(call: _Call) -> str:
 def _hint_of_place(message: str, call: _Call) -> str:
     """What may be wrong with the model or the address of a request that leads nowhere."""
     other = _other_provider(call)
-    if other and _is_named(call.model, message):
+    if other and _is_about_model(call, message):
         return f'it is a model of {other}: Client("{other}/{_quoted(call.model)}")'
-    if _is_named(call.model, message):
-        return "check the model: models() lists them"
+    if _is_about_model(call, message):
+        return _NO_MODEL
     if "/v1/v1/" in call.url:
         return "the base URL has /v1 twice"
     return _hint_of_version(call) or "check the base URL and the model"
+
+
+_NO_MODEL = "check the model: models() lists them"
 
 
 def _hint_of_version(call: _Call) -> str:
@@ -6922,10 +6935,11 @@ def _hint_of_version(call: _Call) -> str:
     return f"does the base URL lack {lacks}? {_without_userinfo(call.base_url)}{lacks}"
 
 
-def _is_named(model: str, message: str) -> bool:
-    """Whether an error's words are about this model."""
-    return bool(model) and "model" in message.lower() and bool(
-        re.search(rf"(?<![\w.-]){re.escape(model[:200])}(?![\w-])", message[:4 * _MAX_QUOTED]))
+def _is_about_model(call: _Call, message: str) -> bool:
+    """Whether an error's words are about the model: they name it, or say that it is none."""
+    said, name = message[:4 * _MAX_QUOTED], rf"(?<![\w.-]){re.escape(call.model[:200])}(?![\w-])"
+    named = call.model and "model" in message.lower() and re.search(name, said)
+    return bool(call.model and re.search(_MODEL_TEXT, said) or named)
 
 
 def _other_provider(call: _Call) -> str:
@@ -6989,9 +7003,10 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
     if status in (400, 413, 422, 500) and (
             _CONTEXT.intersection(trouble.marks) or re.search(_CONTEXT_TEXT, trouble.message)):
         return ContextLengthError
-    if "API_KEY_INVALID" in trouble.marks:
+    if "API_KEY_INVALID" in trouble.marks or status == 400 and re.search(_KEY_TEXT, trouble.message):
         return AuthenticationError
-    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
+    if status in (400, 401, 402, 403, 429) and (
+            _QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
@@ -7006,7 +7021,8 @@ def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Map
         return kind if wanted == "true" else ""
     if "openrouter_in_flight_budget" in trouble.marks:
         return "rate"
-    if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)):
+    if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)) or re.search(
+            _TOO_MUCH_TEXT, trouble.message):
         return ""
     limit = [value for name, value in headers.items() if re.match("x-ratelimit-limit", name, re.I)]
     if status == 429 and limit and all(_number(value) == 0 for value in limit):
@@ -7175,6 +7191,8 @@ def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes) -> Response
     known = _is_host(urlsplit(call.url).hostname, call.provider)
     hint = "" if known else f"is it an API at {_shown_url(call)}?"
     hint = _hint_of_page(call) if body[:4096].lstrip()[:1] == b"<" else hint
+    if "event-stream" in kind and not call.streams:
+        hint = "that server streams, asked or not: stream the answer"
     why = ": ".join(filter(None, (call.quoted(kind), call.quoted(body))))
     return ResponseError(f"{answer.status} but {what}", why=why, hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,

@@ -410,6 +410,17 @@ def test_the_list_takes_no_longer_than_the_deadline(bench):
     assert "check the model" in error.hint and 0.25 < error.elapsed < 1
 
 
+@pytest.mark.parametrize("message", [
+    "invalid model ID", "{} is not a valid model ID", "Invalid model: {}", "Model Not Exist",
+    "The model `{}` has been decommissioned and is no longer supported"])
+def test_a_model_refused_by_a_400(bench, message):
+    """Some providers have no 404 for it; a bad request costs no other one."""
+    for model, says in (("gpt-5-mni", "check the model: models() lists them; asked POST"),
+                        ("claude-x", 'it is a model of anthropic: Client("anthropic/claude-x")')):
+        assert says in line_of(lambda bench: bench.refused(400, message.format(model), model), bench)  # noqa: B023
+    assert len(bench.server.requests) == 2
+
+
 @pytest.mark.parametrize("message", ["Not Found", "no such model", "The model `gpt-5-mnix` does not exist",
                                      "the model my-gpt-5-mni is gone", "gpt-5-mni"])
 def test_the_list_is_asked_for_only_where_the_model_is_named(bench, message):
@@ -471,6 +482,19 @@ def test_so_many_models_are_remembered(bench):
     ("This model's maximum prompt length is 131072 but the request contains 150000 tokens.",
      "(150000 tokens, 131072 fit: shorten the messages)"),
     ("Your input exceeds the context window of this model.", "(shorten the messages)"),
+    ("The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+     "(5000 tokens, 4096 fit: shorten the messages)"),
+    ("The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+     "(5000 tokens, 4096 fit: shorten the messages)"),
+    ("Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context "
+     "length of only 4096 tokens, which is not enough.", "(5000 tokens, 4096 fit: shorten the messages)"),
+    ("Input is too long for requested model.", "(shorten the messages)"),
+    ("Invalid request: Your request exceeded model token limit: 8192", "(shorten the messages)"),
+    ("Range of input length should be [1, 30720]", "(shorten the messages)"),
+    ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and 1000 "
+     "`max_new_tokens`", "(shorten the messages)"),
+    ("Input validation error: `inputs` must have less than 8193 tokens. Given: 9000", "(shorten the messages)"),
+    ("context shift is disabled", "(shorten the messages)"),
     ("maximum context length is 9 for gpt-4-32", "(shorten the messages)"),
     ("gpt-oss-20: too many tokens", "(shorten the messages)")])
 def test_the_numbers_of_a_context(bench, message, says):
@@ -491,6 +515,16 @@ def test_the_numbers_of_llamacpp(bench):
     (400, "seed: Extra inputs are not permitted", "(leave seed out)"),
     (400, 'Invalid JSON payload received. Unknown name "seed": Cannot find field.', "(leave seed out)"),
     (400, "Unknown model 'x'", "Unknown model 'x'"),
+    (400, "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens",
+     "(max_tokens=8192 at most)"),
+    (400, "The file `f` does not exist", "`f` does not exist"),
+    (400, "Incorrect API key provided: x***y", "(check the key given as api_key=)"),
+    (400, "User location is not supported for the API use.", "(the provider does not serve this place)"),
+    (400, "Your credit balance is too low to access the Anthropic API.", "check plan, limits and billing)"),
+    (403, "Your newly created team doesn't have any credits or licenses yet.", "check plan, limits and billing)"),
+    (401, "You exceeded your current quota, please check your plan", "check plan, limits and billing)"),
+    (413, "Request too large for model `x` on tokens per minute (TPM): Limit 6,000, Requested 9000",
+     "(it alone is over the limit of 6,000: shorten the messages or lower max_tokens=)"),
     (400, "The plain HTTP request was sent to HTTPS port", "(write the base URL with https://)"),
     (407, None, "HTTPS_PROXY=http://user:password@host:port)"), (501, None, "(this server has no such endpoint)"),
     (504, None, "(try later, with a shorter request, or stream the answer)"),
@@ -499,6 +533,33 @@ def test_the_numbers_of_llamacpp(bench):
 def test_hints_by_words(bench, status, message, says):
     """What the status and the server's words say to do."""
     assert line_of(lambda bench: bench.refused(status, message), bench).lower().endswith(says.lower())
+
+
+def test_a_request_larger_than_its_limit(bench):
+    """It is not tried again: no wait makes it smaller, nor do fewer workers."""
+    bench.server.error(429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 54321.")
+    with llmlite.Client("m", base_url=bench.server.url, api_key=KEY) as llm:
+        with pytest.raises(llmlite.RateLimitError, match="it alone is over the limit of 30000: shorten") as caught:
+            llm.chat("hi")
+    assert caught.value.attempts == 1
+
+
+def test_an_endpoint_that_lm_studio_does_not_have(bench):
+    """It says so with a 200: no trouble of the provider's, and no reason to ask again."""
+    reply = testing.json_body({"error": "Unexpected endpoint or method. (POST /chat/completions)"})
+    bench.server.handle(lambda request: reply)
+    with llmlite.Client("m", base_url=bench.server.root) as llm:
+        with pytest.raises(llmlite.NotFoundError, match="does the base URL lack /v1?") as caught:
+            llm.chat("hi")
+    assert caught.value.attempts == 1
+
+
+def test_a_server_that_streams_unasked(bench):
+    """There is an answer, for those who ask for it as it comes."""
+    bench.server.handle(lambda request: testing.body(
+        b'data: {"choices": []}\n\n', headers={"Content-Type": "text/event-stream"}))
+    assert line_of(lambda bench: bench.chat(), bench).endswith("(that server streams, asked or not: stream the answer)")
+    assert "asked or not" not in line_of(lambda bench: bench.chat(method="stream"), bench)
 
 
 @pytest.mark.parametrize("status, says", [
