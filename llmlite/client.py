@@ -3567,7 +3567,7 @@ def _pointed(root: Any, parts: List[str]) -> Any:
 
 def _shown(value: Any) -> str:
     """The repr of a value, or how it begins: no more of it is written than is shown."""
-    text = "".join(itertools.islice(_shown_pieces(value), 61))
+    text = re.sub(_KEY_SHAPE, "***", "".join(itertools.islice(_shown_pieces(value), 61)))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -6986,6 +6986,9 @@ _KEY_FORMS = {  # how the keys of providers begin, where it tells them apart
     "csk-": "cerebras", "fw_": "fireworks", "tgp_": "together"}
 
 
+_KEY_SHAPE = rf"\b(?:sk-|{'|'.join(_KEY_FORMS)})[\w-]{{12,}}"  # of one that stands where another argument belongs
+
+
 def _hint_of_key(call: _Call) -> str:
     """Where a refused key is from, and whose it looks like; never the key."""
     row = call.provider
@@ -7623,18 +7626,30 @@ def _provider_meant(name: str) -> str:
 
 def _model_meant(model: str) -> str:
     """The "provider/model" that a model without a known provider is likely to stand for, or nothing."""
+    model = model.strip(" \t\r\n'\"")
     head, mark, rest = re.match("([^/:]*)([/:]?)(.*)", model, re.S).groups()  # type: ignore[union-attr]
-    provider = _provider_meant(head) if rest else ""
+    is_tag = mark == ":" and re.match(_TAG, rest)  # Ollama's
+    provider, rest = "" if is_tag else _provider_meant(head) if rest else "", rest.strip()
     if not provider and model and "/" not in model:
-        provider, rest = _maker_of(model) or ("ollama" if mark else ""), model
+        provider, rest = ("" if is_tag else _maker_of(model)) or ("ollama" if mark else ""), model
     return f"{provider}/{rest}" if provider and rest else ""
 
 
+_TAG = r"(?i)(?:e?\d+(?:\.\d+)?[bm]|\d+x\d+b|latest|cloud|instruct|text|chat|code|mini|q\d)\b"
+
+
 def _no_provider(model: str) -> ConfigurationError:
+    if re.search(_KEY_SHAPE, model):
+        return ConfigurationError("model='***' is a key", hint='write "provider/model"; set the key in OPENAI_API_KEY '
+                                  "or its like, or give api_key=")
+    if re.match(r"\s*(?:\w+://|(?:localhost|\d+(?:\.\d+){3}):\d)", model):
+        return ConfigurationError(f"model={_shown(_without_userinfo(model))} is an address",
+                                  hint="give it as base_url=, and the model's name as model=")
     meant = _model_meant(model)
     hint = f'did you mean "{_quoted(meant)}"? ' if meant else 'write "provider/model", such as "openai/gpt-5-mini"; '
     more = "" if model else "; LLMLITE_MODEL names one for all"
-    return ConfigurationError(f"model={_shown(model)} names no provider", hint=f"{hint}with provider= or base_url= the "
+    lacks = "no model" if model.strip().rstrip("/") in _PROVIDERS else "no provider"
+    return ConfigurationError(f"model={_shown(model)} names {lacks}", hint=f"{hint}with provider= or base_url= the "
                               f"model stands alone{more}")
 
 
@@ -7759,12 +7774,10 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
         valid = parts.scheme in known and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or re.search(_NO_URL, url):
-        shown, bare = _without_userinfo(url), re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d+)?(?:/[\w./-]*)?", url)
-        scheme = "http" if bare and (bare[1] or _is_local("//" + url)) else "https"
-        raise ConfigurationError(f"{name}={shown!r} is not a URL", hint="write it as https://host/v1 or "
-                                 "http://localhost:8000/v1" if not bare or re.fullmatch(r"[\w-]*", url)
-                                 else f"did you mean {scheme}://{shown}?")
+    if not valid or re.search(_NO_URL + "|#", url):
+        shown, meant = re.sub(_KEY_SHAPE, "***", re.sub("//.*@", "//", url)), _url_meant(url)
+        raise ConfigurationError(f"{name}={shown!r} is not a URL", hint=f"did you mean {meant}?" if meant else
+                                 "write it as https://host/v1 or http://localhost:8000/v1")
     end = re.search(_ENDPOINT, url.partition("?")[0].rstrip("/"))
     if end:
         raise ConfigurationError(f"{name}={_without_userinfo(url)!r} is the address of one endpoint",
@@ -7772,7 +7785,18 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
     return url
 
 
-_ENDPOINT = r"(/chat/completions|(?<=/v1)/(?:completions|responses|messages|embeddings)|/models/[^/]*:\w+)$"
+def _url_meant(text: str) -> str:
+    """The URL that a text which is none is likely to stand for, or nothing."""
+    found: Any = re.match(r"[\s'\"]*(?:(https?)(?::/?|/)/?(?=\w))?(.*?)[\s'\"]*$", text, re.S)
+    scheme, text = found.groups()
+    bare = re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d{1,5})?(?:/[\w./-]*)?", text)
+    if not bare or not scheme and re.fullmatch(r"[\w-]*", text) or int((bare[1] or ":0")[1:]) > 65535:
+        return ""
+    return f"{scheme or ('http' if bare[1] or _is_local('//' + text) else 'https')}://{text}"
+
+
+_ENDPOINT = (r"(/chat/completions|(?<=/v1)/(?:completions|responses|messages|embeddings|models|chat)|"
+             r"/api/(?:chat|generate|tags)|/models/[^/]*:\w+)$")  # the third are Ollama's
 
 
 _NO_URL = r'[\x00-\x20\x7f\\<>"^`]'  # what stands in no URL
@@ -7871,7 +7895,7 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
     if callable(api_key):
         return api_key
-    variable = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name)), None)
+    variable = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name, "").strip()), None)
     variable = variable if api_key is None else None
     if variable is not None or api_key is not None:
         key = _checked_key(os.environ[variable] if variable else api_key, variable or "api_key")

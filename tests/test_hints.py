@@ -198,7 +198,7 @@ GROUPS = {
         Row("an answer of another kind", "is it an API at http://", lambda bench: bench.answered(
             testing.json_body({"hello": "world"})))],
     "The key": [
-        Row("no key", "set OPENAI_API_KEY, or give api_key=", made("openai/gpt-5")),
+        Row("no key", "set OPENAI_API_KEY, or give api_key=", with_key(" ")),
         Row("the key in OPENAI_KEY", "OPENAI_KEY is set: rename it", under_another_name),
         Row("a key with a line end", "OPENAI_API_KEY is not fit for a header: it has a line end", with_key(KEY + "\n")),
         Row("a key with a space in it", "OPENAI_API_KEY has a space in it", with_key(KEY + " # mine")),
@@ -715,7 +715,13 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     ("api.openai.com/v1", "did you mean https://api.openai.com/v1?"), ("192.168.1.5:8000", "http://192.168.1.5:8000?"),
     ("http://h/v1/responses?a=b", "leave /responses out"),
     ("https://h/v1beta/models/gemini-x:generateContent", "leave /models/gemini-x:generateContent out"),
-    ("http://h/v1/messages/", "leave /messages out"), ("nonsense", "write it as https://host/v1")])
+    ("http://h/v1/messages/", "leave /messages out"), ("http://h/v1/models", "leave /models out"),
+    ("http://h:11434/api/generate", "leave /api/generate out"), ("nonsense", "write it as https://host/v1"),
+    (" http://h:8000/v1\n", "did you mean http://h:8000/v1?"), ("'https://h/v1'", "did you mean https://h/v1?"),
+    ("http:/h/v1", "did you mean http://h/v1?"), ("https//h/v1", "did you mean https://h/v1?"),
+    ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"), ("http://h/v1#frag", "write it as"),
+    ("http://h:99999/v1", "write it as"), ("ftp://h/v1", "write it as"), ("http://", "write it as"),
+    ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):
     """What stands where a base URL belongs, by whichever way it came; the variable is named."""
     for name, options in (("base_url", {"base_url": url}), ("OPENAI_BASE_URL", {})):
@@ -723,18 +729,33 @@ def test_base_urls(monkeypatch, url, says):
             monkeypatch.setenv(name, url)
         with pytest.raises(llmlite.ConfigurationError) as caught:
             llmlite.Client("m" if options else "openai/m", api_key=KEY, **options)
-        assert str(caught.value).startswith(f"{name}='") and says in str(caught.value)
+        line = str(caught.value)
+        assert line.startswith((f"{name}='", f'{name}="')) and says.replace("base_url", name) in line
+        assert "55word" not in line and KEY not in line
 
 
 @pytest.mark.parametrize("model, says", [
     ("Qwen/Qwen3", 'write "provider/model"'), ("grok/x", '"xai/x"'), ("o3", '"openai/o3"'),
-    ("vertex_ai/g", '"vertex/g"'),
+    ("vertex_ai/g", '"vertex/g"'), ("llama3.2:1b", '"ollama/llama3.2:1b"'), ("mistral:7b", '"ollama/mistral:7b"'),
+    ("deepseek-r1:latest", '"ollama/deepseek-r1:latest"'), (" 'openai / gpt-5' ", '"openai/gpt-5"'),
+    ("http://u:55word@h:8000/v1", "model='http://h:8000/v1' is an address (give it as base_url="),
+    ("localhost:8000", "is an address"), ("10.0.0.1:80/v1", "is an address"), ("openai", "'openai' names no model ("),
+    (f"openai:{KEY}", "model='***' is a key"), (KEY, "set the key in OPENAI_API_KEY or its like, or give api_key=)"),
     ("a\nb:c", '"ollama/a b:c"'), ("llama3", 'write "provider/model"'), ("openai/", 'write "provider/model"')])
 def test_models_without_a_provider(model, says):
     """A near name where there is one, in one line."""
     with pytest.raises(llmlite.ConfigurationError) as caught:
         llmlite.Client(model)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+    line = str(caught.value)
+    assert says in line and "\n" not in line and KEY not in line and "55word" not in line
+
+
+@pytest.mark.parametrize("name", ["provider", "fallbacks", "api", "deadline", "retry", "cache"])
+def test_a_key_in_anothers_place(name):
+    """Wherever it was written by mistake, it shows nowhere."""
+    with pytest.raises(llmlite.ConfigurationError, match=re.escape("***")) as caught:
+        llmlite.Client("m", **{"provider": "openai", "api_key": KEY, name: KEY})
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("key, says", [
