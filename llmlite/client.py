@@ -74,7 +74,7 @@ from typing import MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, T
 
 # isort: split
 from typing import get_type_hints
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -1875,7 +1875,7 @@ class Client:
                 caught.last_error = caught.last_error or error
                 error = caught
         self._book_failure(call)
-        if isinstance(error, NotFoundError) and after is None and not self._fallbacks:
+        if isinstance(error, NotFoundError) and after is None and not self._fallbacks and _NO_MODEL in error.hint:
             self._advise_model(call, error)
         try:
             raise error
@@ -1888,8 +1888,6 @@ class Client:
         That is asked for once a model, and is no call of the user's: the ledger does not count it, and the error is
         raised whatever becomes of it.
         """
-        if not _is_named(call.model, error.message) or _other_provider(call) or "pull" in error.hint:
-            return
         if call.model not in self._unknown and len(self._unknown) < _MAX_ROADS:
             self._unknown[call.model] = ""  # threads that come meanwhile do without
             self._unknown[call.model] = _hint_of_models(call, self._listed(call))
@@ -3607,7 +3605,8 @@ def _pointed(root: Any, parts: List[str]) -> Any:
 
 def _shown(value: Any) -> str:
     """The repr of a value, or how it begins: no more of it is written than is shown."""
-    text = " ".join("".join(itertools.islice(_shown_pieces(value), 61)).split("\n"))
+    one_line = " ".join("".join(itertools.islice(_shown_pieces(value), 61)).split("\n"))
+    text = re.sub(_KEY_SHAPE, "***", one_line)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -6219,14 +6218,16 @@ def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 _CertificateError: Any = getattr(urllib3.connection, "CertificateError", ssl.SSLCertVerificationError)
 _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
     ("has expired|not yet valid", "it must be renewed there, or the clock of this machine is wrong"),
-    ("mismatch|doesn't match", "it is for another host: check base_url"),
+    ("mismatch|doesn't match", "it is for another host: check the base URL"),
     ("self.signed|unable to get local issuer", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file with the authorities "
      "to trust: the server's own, or those of your company's proxy"),
     ("", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities"))
 
 
-def _hint_of_host(call: _Call, said: str) -> str:
-    host = urlsplit(call.url).hostname or ""
+def _hint_of_host(attempt: _Attempt, said: str) -> str:
+    host = urlsplit(attempt.call.url).hostname or ""
+    if re.match("Failed to parse|Proxy URL", said) and _proxy_of(attempt.call.url)[0]:
+        return _hint_of_proxy(attempt.call, said)
     known = (urlsplit(row.base_url).hostname or "" for row in _PROVIDERS.values() if "{" not in row.base_url)
     near = _near(host, known, least=0.8)
     if near and near[0] != host:
@@ -6234,24 +6235,62 @@ def _hint_of_host(call: _Call, said: str) -> str:
     return "check the host name, the network and any proxy"
 
 
-def _hint_of_tls(call: _Call, said: str) -> str:
-    plain = f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
-    return _CERTIFICATE_HINTS[-1][1] if "certificate verify failed" in said else plain
+def _hint_of_tls(attempt: _Attempt, said: str) -> str:
+    """What may be wrong where TLS does not begin; http:// is no cure where the address is known to be right."""
+    call = attempt.call
+    if "certificate verify failed" in said:
+        return _CERTIFICATE_HINTS[-1][1]
+    if re.search(r"\[X509|PEM", said):
+        return "no certificate is in the file that REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE names"
+    if _proxy_of(call.url)[0]:
+        return _hint_of_proxy(call, said)
+    if not call.url.startswith("https:") or _is_host(urlsplit(call.url).hostname, call.provider) and not _is_local(
+            call.url):
+        return "check the network, the firewall and any proxy"
+    return f"is it an https address? without TLS it is http{_without_userinfo(call.base_url)[5:]}"
+
+
+def _hint_of_loss(attempt: _Attempt, said: str) -> str:
+    """What a server does that is spoken to in the wrong way: it hangs up before one byte of HTTP."""
+    call = attempt.call
+    if attempt.sent is False and call.url.startswith("https:"):
+        return _hint_of_tls(attempt, said)
+    if not call.url.startswith("http:") or attempt.wire is not None and attempt.wire.received > _ALERT:
+        return ""
+    return f"has the server fallen over? or does it want https{_without_userinfo(call.base_url)[4:]}?"
+
+
+_ALERT = 7  # bytes that TLS's own word of an error takes
+
+
+def _hint_of_silence(attempt: _Attempt, said: str) -> str:
+    is_early = "handshake" in said or attempt.sent is False  # what is sent to a proxy does not count
+    return _hint_of_tls(attempt, said) if is_early else "raise timeout=, or stream the answer"
+
+
+def _proxy_of(url: str) -> Tuple[str, str]:
+    """The variable that names the proxy of a URL, and what it says, less the password; nothing if none does."""
+    names = (f"{urlsplit(url).scheme.upper()}_PROXY", "ALL_PROXY")
+    name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
+    if not name or requests.utils.should_bypass_proxies(url, None):
+        return "", ""
+    return name, re.sub(r"^(\w+://)?.*@", r"\1", os.environ[name])
 
 
 def _hint_of_proxy(call: _Call, said: str) -> str:
     """Which variable names the proxy; of what it wants, what to write there."""
-    scheme, host = urlsplit(call.url).scheme, urlsplit(call.url).hostname
-    names = (f"{scheme.upper()}_PROXY", "ALL_PROXY")
-    name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
+    name, proxy = _proxy_of(call.url)
+    if "407" in said:
+        return f"the proxy wants a user: {name or 'HTTPS_PROXY'}=http://user:password@host:port"
     if not name:
         return "check HTTPS_PROXY and NO_PROXY"
-    if "407" in said:
-        return f"it wants a user: {name}=http://user:password@host:port"
-    return f"{name} names it; NO_PROXY={host} goes past it"
+    if proxy[:8].lower() == "https://" and re.search("(?i)ssl", said):
+        return f"does the proxy itself speak TLS? most want {name}=http://..."
+    return f"{name} names {_quoted(proxy)}; NO_PROXY={urlsplit(call.url).hostname} goes past it"
 
 
-def _hint_of_refusal(call: _Call, said: str) -> str:
+def _hint_of_refusal(attempt: _Attempt, said: str) -> str:
+    call = attempt.call
     port = _PORTS.get(call.provider.name) or (urlsplit(call.url).port if _is_local(call.url) else None)
     command = _STARTED_BY.get(port or 0)
     return "is the server running there?" + (f" start it: {command}" if command else "")
@@ -6268,26 +6307,27 @@ _CAUSES: Tuple[Tuple[Tuple[Type[BaseException], ...], Type[LLMError], str, Any, 
     ((_Foreign,), APIConnectionError, "stream read in a forked child", "the process that opened it reads on", ""),
     (_CUT, APIConnectionError, "answer cut off", "", "normal"),
     ((zlib.error,), ResponseError, "answer's compression is broken", "", "empty"),
-    ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
-     _hint_of_host, ""),
     ((ssl.SSLCertVerificationError, _CertificateError), APIConnectionError, "TLS certificate refused",
      _CERTIFICATE_HINTS, ""),
-    ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", "", "normal"),
+    ((ssl.SSLEOFError, ssl.SSLZeroReturnError), APIConnectionError, "connection lost", _hint_of_loss, "normal"),
     ((ssl.SSLError, urllib3.exceptions.SSLError, requests.exceptions.SSLError), APIConnectionError, "TLS failed",
      _hint_of_tls, ""),
     ((urllib3.exceptions.ProxyError, requests.exceptions.ProxyError), APIConnectionError, "proxy failed",
-     _hint_of_proxy, ""),
+     lambda attempt, said: _hint_of_proxy(attempt.call, said), ""),
+    ((socket.gaierror, urllib3.exceptions.LocationValueError), APIConnectionError, "host not found",
+     _hint_of_host, ""),
     ((ConnectionRefusedError,), APIConnectionError, "connection refused", _hint_of_refusal, ""),
     ((urllib3.exceptions.NewConnectionError,), APIConnectionError, "cannot connect", "check the network and the VPN",
      ""),
     ((urllib3.exceptions.ConnectTimeoutError, requests.ConnectTimeout), APITimeoutError, "connect timed out",
      "check the address, the firewall and the VPN; timeout=(connect, read) says how long to wait", ""),
     ((socket.timeout, urllib3.exceptions.TimeoutError, requests.Timeout), APITimeoutError, "read timed out",
-     "raise timeout=, or stream the answer", "normal"),
-    ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", "", "normal"),
+     _hint_of_silence, "normal"),
+    ((http.client.RemoteDisconnected,), APIConnectionError, "connection closed without an answer", _hint_of_loss,
+     "normal"),
     ((http.client.LineTooLong, http.client.BadStatusLine, http.client.UnknownProtocol), APIConnectionError,
      "answer is not HTTP", "", "normal"),
-    ((ConnectionError,), APIConnectionError, "connection lost", "", "normal"),
+    ((ConnectionError,), APIConnectionError, "connection lost", _hint_of_loss, "normal"),
     ((BaseException,), APIConnectionError, "connection failed", "", "normal"))
 
 
@@ -6306,21 +6346,27 @@ def _chain(error: BaseException) -> List[BaseException]:
 def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMError:
     """The one place that turns what requests, urllib3, http.client and the socket raise into our errors."""
     chain = _chain(caught)
-    where = f"{call.method} {_without_userinfo(call.url)}"
+    where, in_handshake = f"{call.method} {_shown_url(call)}", "handshake" in str(chain[-1])
     if _now() + _EPSILON >= attempt.deadline_at:
-        return call.deadline.error(where, last_error=call.last_error)
-    if _now() + _EPSILON >= attempt.idle_at:
+        late = call.deadline.error(where, last_error=call.last_error)
+        late.hint = _hint_of_tls(attempt, "") if in_handshake else late.hint
+        return late
+    if _now() + _EPSILON >= attempt.idle_at and not in_handshake:
         return APITimeoutError(f"no data event for {_brief(attempt.idle)} s", why=where, hint="raise idle_timeout=",
                                _kind="normal")
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
+    if isinstance(cause, (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)):
+        cause = next(item for item in reversed(chain) if str(item))  # urllib3 shows what it wraps as Python would
+    said = str(cause.args[-1] if len(cause.args) > 1 and isinstance(cause, urllib3.exceptions.HTTPError) else cause)
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
     if callable(hint):
-        hint = hint(call, str(cause))
+        hint = hint(attempt, said)
     elif isinstance(hint, tuple):
-        hint = next(advice for words, advice in hint if re.search(words, str(cause)))
-    return error(what, why=f"{where}: {call.quoted(str(cause)) or type(cause).__name__}", hint=hint, _kind=retry)
+        hint = next(advice for words, advice in hint if re.search(words, said))
+    shown = call.quoted(re.sub("//.*@", "//", said)) or type(cause).__name__  # a proxy's address may have a password
+    return error(what, why=f"{where}: {shown}", hint=hint, _kind=retry)
 
 
 # -------------------------------------------------------------------------------------------------------- connections
@@ -6788,6 +6834,8 @@ class _Trouble:
 
     def status(self) -> int:
         """The status an error object stands for where HTTP's own said 200."""
+        if re.match("(?i)unexpected endpoint", self.message):  # LM Studio's
+            return 404
         for number in self.numbers:
             if re.fullmatch("[45][0-9][0-9]", str(number)):
                 return int(str(number))
@@ -6818,13 +6866,20 @@ _QUOTA = frozenset((
     "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
     "contract_spend_limit_reached", "PerDay"))
 _QUOTA_TEXT = ("(?i)reached your specified API usage limits|free-models-per-day|"
-               "exceeded your current quota, please check your plan")
+               "exceeded your current quota, please check your plan|credit balance is too low|"
+               "doesn't have any credits")
+_TOO_MUCH_TEXT = r"(?i)request too large.{0,200}?\blimit (?P<n>\d+(?:,\d{3})*)"  # a minute: no wait makes it less
+_KEY_TEXT = r"(?i)\b(?:incorrect|invalid) api key"
+_MODEL_TEXT = r"(?i)^invalid model\b|\bis not a valid model|\bmodel not exist"
+_GONE_TEXT = _MODEL_TEXT + "|decommissioned|does not exist"
 _CONTEXT = frozenset(("context_length_exceeded", "exceed_context_size_error", "max_tokens_exceeded",
                       "token_limit_exceeded"))
 _CONTEXT_TEXT = (
     r"(?i)maximum (?:context|prompt) length|context (?:length|window|size) (?:is |was )?exceeded|prompt is too long|"
     r"exceed context limit|exceeds? the (?:available |model'?s? |maximum )*(?:context|number of tokens)|"
-    r"input token count.{0,40}exceeds|too many tokens")
+    r"input token count.{0,40}exceeds|too many tokens|longer than the (?:model's context|maximum model) length|"
+    r"input is too long for requested model|exceeded model token limit|range of input length|context length of only|"
+    r"inputs`? (?:tokens \+ `?max_new_tokens`? must be <=|must have less than)|context shift is disabled")
 _OVERLOAD_TEXT = r"(?i)overloaded|rate.?limit|too many requests|at capacity|no capacity"
 _HINTS: Dict[Type[APIError], str] = {
     PaymentRequiredError: "add credit to the account", RateLimitError: "send less: fewer workers=, or rate_limit=",
@@ -6832,17 +6887,18 @@ _HINTS: Dict[Type[APIError], str] = {
     OverloadedError: "try later, or name fallbacks=",
     QuotaExceededError: "waiting does not help: check plan, limits and billing"}
 _HINTS_BY_WORDS = (  # status, what the server says -> what to try
-    ("3..", "", "if that is the address, give it as base_url="),
-    ("400", r"(?i)plain HTTP request was sent to HTTPS port|to an HTTPS server", "write the base URL with https://"),
+    ("400", r"(?i)plain HTTP request was sent to HTTPS port|to an HTTPS server|HTTP to an SSL-enabled",
+     "write the base URL with https://"),
     ("40[04]", r"(?i)try pulling it first|ollama pull", "ollama pull {model}"),
     ("400", "(?i)max_tokens.{0,60}max_completion_tokens",
      'give extra={{"max_completion_tokens": ...}} in place of max_tokens='),
-    ("400", r"(?i)supports at most (?P<n>\d+)", "max_tokens={n} at most"),
+    ("400", r"(?i)supports at most (?P<n>\d+)|max_tokens: \d+ > (?P<n2>\d+)", "max_tokens={n} at most"),
+    ("413|429", _TOO_MUCH_TEXT, "it alone is over the limit of {n}: shorten the messages or lower max_tokens="),
+    ("400", r"(?i)\blocation is not supported", "the provider does not serve this place"),
     ("400|422", r"(?i)(?:unsupported|unrecognized|unknown|unexpected) (?:\w+ ){0,2}(?:parameter|argument|value|field|"
      r"name|option|key)\w*[^\w'\"`]{1,3}['\"`](?P<n>[\w.]{1,40})['\"`]", "leave {n} out"),
     ("400|422", r"^(?P<n>[\w.]{1,40}): Extra inputs are not permitted", "leave {n} out"),
     ("403|451", r"(?i)\b(?:country|region|territory|location)\b", "the provider does not serve this place"),
-    ("407", "", "the proxy wants a user: HTTPS_PROXY=http://user:password@host:port"),
     ("408|504", "", "try later, with a shorter request, or stream the answer"),
     ("413", "", "send less: a file by its URL or id takes no room"),
     ("422", "", "a field is not what this server takes: error.body says which"),
@@ -6858,20 +6914,43 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
         return _hint_of_length(message, *trouble.size)
     if isinstance(error, AuthenticationError):
         return _hint_of_key(call)
+    if status < 400:
+        return _hint_of_redirect(error.headers.get("location") or "", call)
+    if status == 407 or page and call.url.startswith("http:") and _proxy_of(call.url)[0]:
+        return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
-    if status in (404, 405) and not hint:
+    gone = status == 400 and re.search(_GONE_TEXT, message[:4 * _MAX_QUOTED]) and _is_about_model(call, message)
+    if (status in (404, 405) or gone) and not hint:
         return f"{_hint_of_place(message, call)}; asked {call.method} {_shown_url(call)}"
-    return hint or (_PAGE_HINT if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
+    return hint or (_hint_of_page(call) if page and 400 <= status < 429 else _HINTS.get(type(error), ""))
+
+
+def _hint_of_redirect(location: str, call: _Call) -> str:
+    """The base URL that a redirect stands for, where it leads to the same endpoint elsewhere."""
+    base = call.base_url.partition("?")[0].rstrip("/")
+    path = call.url.partition("?")[0][len(base):]
+    with contextlib.suppress(ValueError):  # of what is no URL
+        target = _without_userinfo(urljoin(call.url, location))
+        if path and target.endswith(path) and target != base + path:
+            return f"if that is the address, give base_url={call.quoted(target[:-len(path)])}"
+    return _hint_of_page(call)
+
+
+def _hint_of_page(call: _Call) -> str:
+    """What to do where no API has answered."""
+    asked = f"; asked {call.method} {_shown_url(call)}"
+    return (_hint_of_version(call) or "is the base URL right? a proxy, a firewall or a login may have answered") + asked
 
 
 def _hint_by_words(error: APIError, call: _Call) -> str:
     """What to try by the status and the server's words, or nothing."""
     known = type(error) in _HINTS  # then the status alone says less than the class
+    said = error.body if error.status_code == 400 and isinstance(error.body, str) else error.message  # a page's title
     for statuses, words, hint in _HINTS_BY_WORDS:
-        found = re.search(words, error.message[:4 * _MAX_QUOTED])
+        found = re.search(words, said[:4 * _MAX_QUOTED])
         if found and re.fullmatch(statuses, str(error.status_code)) and (words or not known):
             request = f"; its request {call.quoted(error.request_id)}" if error.request_id else ""
-            told = call.quoted(found.groupdict().get("n") or "")
+            told = call.quoted(next(filter(None, found.groupdict().values()), ""))
             return hint.format(model=_quoted(call.model), n=told, request=request)
     return ""
 
@@ -6882,22 +6961,32 @@ def _shown_url(call: _Call) -> str:
 
 def _hint_of_place(message: str, call: _Call) -> str:
     """What may be wrong with the model or the address of a request that leads nowhere."""
-    other, path = _other_provider(call), urlsplit(call.url).path
-    if other and _is_named(call.model, message):
+    other = _other_provider(call)
+    if other and _is_about_model(call, message):
         return f'it is a model of {other}: Client("{other}/{_quoted(call.model)}")'
-    if _is_named(call.model, message):
-        return "check the model: models() lists them"
-    if "/v1/v1/" in path:
+    if _is_about_model(call, message):
+        return _NO_MODEL
+    if "/v1/v1/" in call.url:
         return "the base URL has /v1 twice"
-    if call.provider is _COMPATIBLE and not re.search(r"/(?:v\d|openai|api)", path):
-        return f"does the base URL lack /v1? {_without_userinfo(call.base_url)}/v1"
-    return "check the base URL and the model"
+    return _hint_of_version(call) or "check the base URL and the model"
 
 
-def _is_named(model: str, message: str) -> bool:
-    """Whether an error's words are about this model."""
-    return bool(model) and "model" in message.lower() and bool(
-        re.search(rf"(?<![\w.-]){re.escape(model[:200])}(?![\w-])", message[:4 * _MAX_QUOTED]))
+_NO_MODEL = "check the model: models() lists them"
+
+
+def _hint_of_version(call: _Call) -> str:
+    """The base URL with /v1, or what else its provider has there, where it has nothing of the kind."""
+    lacks = "/v1" if call.provider is _COMPATIBLE else urlsplit(call.provider.base_url).path
+    if "{" in lacks or not lacks or re.search(r"/(?:v\d|openai|api)", urlsplit(call.url).path):
+        return ""
+    return f"does the base URL lack {lacks}? {_without_userinfo(call.base_url)}{lacks}"
+
+
+def _is_about_model(call: _Call, message: str) -> bool:
+    """Whether an error's words are about the model: they name it, or say that it is none."""
+    said, name = message[:4 * _MAX_QUOTED], rf"(?<![\w.-]){re.escape(call.model[:200])}(?![\w-])"
+    named = call.model and "model" in message.lower() and re.search(name, said)
+    return bool(call.model and re.search(_MODEL_TEXT, said) or named)
 
 
 def _other_provider(call: _Call) -> str:
@@ -6944,6 +7033,9 @@ _KEY_FORMS = {  # how the keys of providers begin, where it tells them apart
     "csk-": "cerebras", "fw_": "fireworks", "tgp_": "together"}
 
 
+_KEY_SHAPE = rf"\b(?:sk-|{'|'.join(_KEY_FORMS)})[\w-]{{12,}}"  # of one that stands where another argument belongs
+
+
 def _hint_of_key(call: _Call) -> str:
     """Where a refused key is from, and whose it looks like; never the key."""
     row = call.provider
@@ -6961,9 +7053,10 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
     if status in (400, 413, 422, 500) and (
             _CONTEXT.intersection(trouble.marks) or re.search(_CONTEXT_TEXT, trouble.message)):
         return ContextLengthError
-    if "API_KEY_INVALID" in trouble.marks:
+    if "API_KEY_INVALID" in trouble.marks or status == 400 and re.search(_KEY_TEXT, trouble.message):
         return AuthenticationError
-    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
+    if status in (400, 401, 402, 403, 429) and (
+            _QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
@@ -6978,7 +7071,8 @@ def _kind_of(status: int, error: Type[APIError], trouble: _Trouble, headers: Map
         return kind if wanted == "true" else ""
     if "openrouter_in_flight_budget" in trouble.marks:
         return "rate"
-    if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)):
+    if status not in _RETRIED or issubclass(error, (ContextLengthError, QuotaExceededError)) or re.search(
+            _TOO_MUCH_TEXT, trouble.message):
         return ""
     limit = [value for name, value in headers.items() if re.match("x-ratelimit-limit", name, re.I)]
     if status == 429 and limit and all(_number(value) == 0 for value in limit):
@@ -6998,8 +7092,8 @@ def _api_error(call: _Call, status: Optional[int], headers: Mapping[str, str], b
     known.update(headers)
     message = mask.of(_readable(trouble.message))  # a page may have written a key in its own way
     if 300 <= status < 400:
-        place = call.quoted(str(headers.get("location")))
-        message = f"redirect to {place} is not followed: it would carry the key there"
+        place = call.quoted(headers.get("location") or "")
+        message = f"redirect to {place or 'nowhere'} is not followed" + ": it would carry the key there" * bool(place)
     what = f"{status} {http.client.responses.get(status, '')}".strip() + (" inside a 200" if inside else "")
     made = error(what, why=_quoted(message), status_code=status, message=message, code=trouble.code, type=trouble.type,
                  request_id=_request_id(headers) or trouble.request_id, headers=headers, body=body,
@@ -7142,15 +7236,15 @@ def _fold_usage(data: str, kept: JSON) -> None:
         _put({name: told[name] for name in ("usageMetadata", "model") if told.get(name)}, kept)
 
 
-_PAGE_HINT = "is the base URL right? a proxy, a firewall or a login may have answered"
-
-
 def _no_answer(call: _Call, answer: _Answer, what: str, body: bytes) -> ResponseError:
     kind = answer.headers.get("content-type", "no Content-Type")
     known = _is_host(urlsplit(call.url).hostname, call.provider)
     hint = "" if known else f"is it an API at {_shown_url(call)}?"
-    hint = _PAGE_HINT if body[:4096].lstrip()[:1] == b"<" else hint
-    return ResponseError(f"{answer.status} but {what}", why=f"{call.quoted(kind)}: {call.quoted(body)}", hint=hint,
+    hint = _hint_of_page(call) if body[:4096].lstrip()[:1] == b"<" else hint
+    if "event-stream" in kind and not call.streams:
+        hint = "that server streams, asked or not: stream the answer"
+    why = ": ".join(filter(None, (call.quoted(kind), call.quoted(body))))
+    return ResponseError(f"{answer.status} but {what}", why=why, hint=hint,
                          body=body, status_code=answer.status, headers=answer.headers,
                          request_id=_request_id(answer.headers), _kind="empty")
 
@@ -7579,18 +7673,30 @@ def _provider_meant(name: str) -> str:
 
 def _model_meant(model: str) -> str:
     """The "provider/model" that a model without a known provider is likely to stand for, or nothing."""
+    model = model.strip(" \t\r\n'\"")
     head, mark, rest = re.match("([^/:]*)([/:]?)(.*)", model, re.S).groups()  # type: ignore[union-attr]
-    provider = _provider_meant(head) if rest else ""
+    is_tag = mark == ":" and re.match(_TAG, rest)  # Ollama's
+    provider, rest = "" if is_tag else _provider_meant(head) if rest else "", rest.strip()
     if not provider and model and "/" not in model:
-        provider, rest = _maker_of(model) or ("ollama" if mark else ""), model
+        provider, rest = ("" if is_tag else _maker_of(model)) or ("ollama" if mark else ""), model
     return f"{provider}/{rest}" if provider and rest else ""
 
 
+_TAG = r"(?i)(?:e?\d+(?:\.\d+)?[bm]|\d+x\d+b|latest|cloud|instruct|text|chat|code|mini|q\d)\b"
+
+
 def _no_provider(model: str) -> ConfigurationError:
+    if re.search(_KEY_SHAPE, model):
+        return ConfigurationError("model='***' is a key", hint='write "provider/model"; set the key in OPENAI_API_KEY '
+                                  "or its like, or give api_key=")
+    if re.match(r"\s*(?:\w+://|(?:localhost|\d+(?:\.\d+){3}):\d)", model):
+        return ConfigurationError(f"model={_shown(_without_userinfo(model))} is an address",
+                                  hint="give it as base_url=, and the model's name as model=")
     meant = _model_meant(model)
     hint = f'did you mean "{_quoted(meant)}"? ' if meant else 'write "provider/model", such as "openai/gpt-5-mini"; '
     more = "" if model else "; LLMLITE_MODEL names one for all"
-    return ConfigurationError(f"model={_shown(model)} names no provider", hint=f"{hint}with provider= or base_url= the "
+    lacks = "no model" if model.strip().rstrip("/") in _PROVIDERS else "no provider"
+    return ConfigurationError(f"model={_shown(model)} names {lacks}", hint=f"{hint}with provider= or base_url= the "
                               f"model stands alone{more}")
 
 
@@ -7717,12 +7823,10 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
         valid = parts.scheme in known and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or re.search(_NO_URL, url):
-        shown, bare = _without_userinfo(url), re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d+)?(?:/[\w./-]*)?", url)
-        scheme = "http" if bare and (bare[1] or _is_local("//" + url)) else "https"
-        raise ConfigurationError(f"{name}={shown!r} is not a URL", hint="write it as https://host/v1 or "
-                                 "http://localhost:8000/v1" if not bare or re.fullmatch(r"[\w-]*", url)
-                                 else f"did you mean {scheme}://{shown}?")
+    if not valid or re.search(_NO_URL + "|#", url):
+        shown, meant = re.sub(_KEY_SHAPE, "***", re.sub("//.*@", "//", url)), _url_meant(url)
+        raise ConfigurationError(f"{name}={shown!r} is not a URL", hint=f"did you mean {meant}?" if meant else
+                                 "write it as https://host/v1 or http://localhost:8000/v1")
     end = re.search(_ENDPOINT, url.partition("?")[0].rstrip("/"))
     if end:
         raise ConfigurationError(f"{name}={_without_userinfo(url)!r} is the address of one endpoint",
@@ -7730,7 +7834,18 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
     return url
 
 
-_ENDPOINT = r"(/chat/completions|(?<=/v1)/(?:completions|responses|messages|embeddings)|/models/[^/]*:\w+)$"
+def _url_meant(text: str) -> str:
+    """The URL that a text which is none is likely to stand for, or nothing."""
+    found: Any = re.match(r"[\s'\"]*(?:(https?)(?::/?|/)/?(?=\w))?(.*?)[\s'\"]*$", text, re.S)
+    scheme, text = found.groups()
+    bare = re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d{1,5})?(?:/[\w./-]*)?", text)
+    if not bare or not scheme and re.fullmatch(r"[\w-]*", text) or int((bare[1] or ":0")[1:]) > 65535:
+        return ""
+    return f"{scheme or ('http' if bare[1] or _is_local('//' + text) else 'https')}://{text}"
+
+
+_ENDPOINT = (r"(/chat/completions|(?<=/v1)/(?:completions|responses|messages|embeddings|models|chat)|"
+             r"/api/(?:chat|generate|tags)|/models/[^/]*:\w+)$")  # the third are Ollama's
 
 
 _NO_URL = r'[\x00-\x20\x7f\\<>"^`]'  # what stands in no URL
@@ -7829,7 +7944,7 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
     """The key to send: the one given, or the environment's for this very provider; never one for another host."""
     if callable(api_key):
         return api_key
-    variable = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name)), None)
+    variable = next((name for name in (*row.keys, *row.optional_keys) if os.environ.get(name, "").strip()), None)
     variable = variable if api_key is None else None
     if variable is not None or api_key is not None:
         key = _checked_key(os.environ[variable] if variable else api_key, variable or "api_key")

@@ -262,17 +262,20 @@ def answer_plainly(listener):
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-@pytest.mark.parametrize("steps, what, kind", [
-    ((testing.RESET,), "connection lost", "APIConnectionError"),
-    ((testing.STALL,), "read timed out", "APITimeoutError"),
-    ((testing.CLOSE,), "connection closed without an answer", "APIConnectionError"),
-    ((b"SSH-2.0-OpenSSH\r\n",), "answer is not HTTP", "APIConnectionError"),
-    ((b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf",), "answer cut off", "APIConnectionError")])
-def test_the_line_of_a_lost_connection(server, steps, what, kind):
+HANGS_UP = "has the server fallen over? or does it want {url}?"
+
+
+@pytest.mark.parametrize("steps, what, kind, hint", [
+    ((testing.RESET,), "connection lost", "APIConnectionError", HANGS_UP),
+    ((testing.STALL,), "read timed out", "APITimeoutError", "raise timeout=, or stream the answer"),
+    ((testing.CLOSE,), "connection closed without an answer", "APIConnectionError", HANGS_UP),
+    ((b"SSH-2.0-OpenSSH\r\n",), "answer is not HTTP", "APIConnectionError", ""),
+    ((b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf",), "answer cut off", "APIConnectionError", "")])
+def test_the_line_of_a_lost_connection(server, steps, what, kind, hint):
     """A lost connection says how, and where it led."""
     server.raw(*steps)
     error = fails(server.url, timeout=(5, 0.3))
-    assert (type(error).__name__, error.hint) == (kind, "raise timeout=, or stream the answer" * (what[:4] == "read"))
+    assert (type(error).__name__, error.hint) == (kind, hint.format(url=server.url.replace("http", "https")))
     assert str(error).startswith(f"openai: {what}: POST {server.url}/chat/completions: ")
 
 

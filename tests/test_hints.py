@@ -75,11 +75,21 @@ class Bench:
             with contextlib.closing(asyncio.new_event_loop()) as loop:
                 loop.run_until_complete(reply)
 
-    def through_proxy(self, answer):
+    def through_proxy(self, answer, scheme="https", proxy="http://127.0.0.1"):
         """A chat through a proxy that answers so, or does not run."""
         with answering(answer) if answer else free_port() as port:
-            self.setenv("https_proxy", f"http://127.0.0.1:{port}")
-            self.chat(base_url="https://llm.example/v1")
+            self.setenv(f"{scheme}_proxy", f"{proxy}:{port}")
+            self.chat(base_url=f"{scheme}://llm.example/v1", timeout=5)
+
+    def hung_up_on(self, words=b"", scheme="http"):
+        """A chat with a server that says this at once, and no more."""
+        with answering(words) as port:
+            self.chat(base_url=f"{scheme}://127.0.0.1:{port}/v1", timeout=5)
+
+    def shaken_by_nobody(self, **options):
+        """A chat with a server that never answers, not even TLS's first word."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.chat(base_url=f"https://127.0.0.1:{listener.getsockname()[1]}/v1", **options)
 
     def answered_plainly(self):
         with answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as port:
@@ -180,15 +190,15 @@ GROUPS = {
             404, "Not Found", "m", None, bench.server.url + "/v1")),
         Row("404", "check the base URL and the model; asked POST http://", lambda bench: bench.refused(404)),
         Row("405", "/v1/chat/completions", lambda bench: bench.refused(405)),
-        Row("a redirect", "if that is the address, give it as base_url=", lambda bench: bench.answered(
-            testing.body(b"", status=308, headers={"Location": "https://llm.example/v1"}))),
+        Row("a redirect", "if that is the address, give base_url=https://llm.example/v1", lambda bench: bench.answered(
+            testing.body(b"", status=308, headers={"Location": "https://llm.example/v1/chat/completions"}))),
         Row("a web page for an answer", "is the base URL right? a proxy, a firewall or a login may have answered",
             lambda bench: bench.answered(PAGE)),
         Row("a web page for a stream", "is the base URL right?", lambda bench: bench.answered(PAGE, method="stream")),
         Row("an answer of another kind", "is it an API at http://", lambda bench: bench.answered(
             testing.json_body({"hello": "world"})))],
     "The key": [
-        Row("no key", "set OPENAI_API_KEY, or give api_key=", made("openai/gpt-5")),
+        Row("no key", "set OPENAI_API_KEY, or give api_key=", with_key(" ")),
         Row("the key in OPENAI_KEY", "OPENAI_KEY is set: rename it", under_another_name),
         Row("a key with a line end", "OPENAI_API_KEY is not fit for a header: it has a line end", with_key(KEY + "\n")),
         Row("a key with a space in it", "OPENAI_API_KEY has a space in it", with_key(KEY + " # mine")),
@@ -232,14 +242,14 @@ GROUPS = {
             base_url="https://generativelanguage.googleapis.invalid/v1")),
         Row("no network", "check the host name, the network and any proxy", lambda bench: bench.chat(
             base_url="https://llmlite.invalid/v1")),
-        Row("a proxy that does not run", "https_proxy names it; NO_PROXY=llm.example goes past it", lambda bench:
-            bench.through_proxy(None)),
+        Row("a proxy that does not run", "NO_PROXY=llm.example goes past it", lambda bench: bench.through_proxy(None)),
         Row("a proxy that wants a password", "https_proxy=http://user:password@host:port", lambda bench:
             bench.through_proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")),
         Row("a certificate that nobody knows", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file with the authorities "
             "to trust", lambda bench: bench.self_signed()),
         Row("https:// where http:// is spoken", "is it an https address? without TLS it is http://127.0.0.1",
             lambda bench: bench.answered_plainly()),
+        Row("http:// where https:// is spoken", "or does it want https://127.0.0.1", lambda bench: bench.hung_up_on()),
         Row("no answer in time", "raise timeout=, or stream the answer", lambda bench: bench.silent(timeout=0.1)),
         Row("a stream that falls silent", "raise idle_timeout=", lambda bench: bench.silent(
             "stream", idle_timeout=0.1)),
@@ -400,6 +410,17 @@ def test_the_list_takes_no_longer_than_the_deadline(bench):
     assert "check the model" in error.hint and 0.25 < error.elapsed < 1
 
 
+@pytest.mark.parametrize("message", [
+    "invalid model ID", "{} is not a valid model ID", "Invalid model: {}", "Model Not Exist",
+    "The model `{}` has been decommissioned and is no longer supported"])
+def test_a_model_refused_by_a_400(bench, message):
+    """Some providers have no 404 for it; a bad request costs no other one."""
+    for model, says in (("gpt-5-mni", "check the model: models() lists them; asked POST"),
+                        ("claude-x", 'it is a model of anthropic: Client("anthropic/claude-x")')):
+        assert says in line_of(lambda bench: bench.refused(400, message.format(model), model), bench)  # noqa: B023
+    assert len(bench.server.requests) == 2
+
+
 @pytest.mark.parametrize("message", ["Not Found", "no such model", "The model `gpt-5-mnix` does not exist",
                                      "the model my-gpt-5-mni is gone", "gpt-5-mni"])
 def test_the_list_is_asked_for_only_where_the_model_is_named(bench, message):
@@ -461,6 +482,19 @@ def test_so_many_models_are_remembered(bench):
     ("This model's maximum prompt length is 131072 but the request contains 150000 tokens.",
      "(150000 tokens, 131072 fit: shorten the messages)"),
     ("Your input exceeds the context window of this model.", "(shorten the messages)"),
+    ("The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+     "(5000 tokens, 4096 fit: shorten the messages)"),
+    ("The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+     "(5000 tokens, 4096 fit: shorten the messages)"),
+    ("Trying to keep the first 5000 tokens when context the overflows. However, the model is loaded with context "
+     "length of only 4096 tokens, which is not enough.", "(5000 tokens, 4096 fit: shorten the messages)"),
+    ("Input is too long for requested model.", "(shorten the messages)"),
+    ("Invalid request: Your request exceeded model token limit: 8192", "(shorten the messages)"),
+    ("Range of input length should be [1, 30720]", "(shorten the messages)"),
+    ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and 1000 "
+     "`max_new_tokens`", "(shorten the messages)"),
+    ("Input validation error: `inputs` must have less than 8193 tokens. Given: 9000", "(shorten the messages)"),
+    ("context shift is disabled", "(shorten the messages)"),
     ("maximum context length is 9 for gpt-4-32", "(shorten the messages)"),
     ("gpt-oss-20: too many tokens", "(shorten the messages)")])
 def test_the_numbers_of_a_context(bench, message, says):
@@ -481,6 +515,16 @@ def test_the_numbers_of_llamacpp(bench):
     (400, "seed: Extra inputs are not permitted", "(leave seed out)"),
     (400, 'Invalid JSON payload received. Unknown name "seed": Cannot find field.', "(leave seed out)"),
     (400, "Unknown model 'x'", "Unknown model 'x'"),
+    (400, "max_tokens: 100000 > 8192, which is the maximum allowed number of output tokens",
+     "(max_tokens=8192 at most)"),
+    (400, "The file `f` does not exist", "`f` does not exist"),
+    (400, "Incorrect API key provided: x***y", "(check the key given as api_key=)"),
+    (400, "User location is not supported for the API use.", "(the provider does not serve this place)"),
+    (400, "Your credit balance is too low to access the Anthropic API.", "check plan, limits and billing)"),
+    (403, "Your newly created team doesn't have any credits or licenses yet.", "check plan, limits and billing)"),
+    (401, "You exceeded your current quota, please check your plan", "check plan, limits and billing)"),
+    (413, "Request too large for model `x` on tokens per minute (TPM): Limit 6,000, Requested 9000",
+     "(it alone is over the limit of 6,000: shorten the messages or lower max_tokens=)"),
     (400, "The plain HTTP request was sent to HTTPS port", "(write the base URL with https://)"),
     (407, None, "HTTPS_PROXY=http://user:password@host:port)"), (501, None, "(this server has no such endpoint)"),
     (504, None, "(try later, with a shorter request, or stream the answer)"),
@@ -491,6 +535,33 @@ def test_hints_by_words(bench, status, message, says):
     assert line_of(lambda bench: bench.refused(status, message), bench).lower().endswith(says.lower())
 
 
+def test_a_request_larger_than_its_limit(bench):
+    """It is not tried again: no wait makes it smaller, nor do fewer workers."""
+    bench.server.error(429, "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 54321.")
+    with llmlite.Client("m", base_url=bench.server.url, api_key=KEY) as llm:
+        with pytest.raises(llmlite.RateLimitError, match="it alone is over the limit of 30000: shorten") as caught:
+            llm.chat("hi")
+    assert caught.value.attempts == 1
+
+
+def test_an_endpoint_that_lm_studio_does_not_have(bench):
+    """It says so with a 200: no trouble of the provider's, and no reason to ask again."""
+    reply = testing.json_body({"error": "Unexpected endpoint or method. (POST /chat/completions)"})
+    bench.server.handle(lambda request: reply)
+    with llmlite.Client("m", base_url=bench.server.root) as llm:
+        with pytest.raises(llmlite.NotFoundError, match="does the base URL lack /v1?") as caught:
+            llm.chat("hi")
+    assert caught.value.attempts == 1
+
+
+def test_a_server_that_streams_unasked(bench):
+    """There is an answer, for those who ask for it as it comes."""
+    bench.server.handle(lambda request: testing.body(
+        b'data: {"choices": []}\n\n', headers={"Content-Type": "text/event-stream"}))
+    assert line_of(lambda bench: bench.chat(), bench).endswith("(that server streams, asked or not: stream the answer)")
+    assert "asked or not" not in line_of(lambda bench: bench.chat(method="stream"), bench)
+
+
 @pytest.mark.parametrize("status, says", [
     (403, "a proxy, a firewall or a login"), (404, "asked POST"), (413, "send less"), (429, "rate_limit="),
     (502, "the provider's own trouble")])
@@ -498,6 +569,96 @@ def test_web_pages_with_a_status(bench, status, says):
     """A page with a status of its own says by that what to do."""
     assert says in line_of(lambda bench: bench.answered(testing.body(
         b"<html><title>Sorry</title>", status=status, headers={"Content-Type": "text/html"})), bench)
+
+
+@pytest.mark.parametrize("location, says", [
+    ("/v2/v1/chat/completions", "give base_url={root}/v2/v1)"),
+    ("https://u:p@h/v1/chat/completions?a=b", "give base_url=https://h/v1)"),
+    ("/login?next=/v1/chat/completions", "is the base URL right?"), ("/v1/chat/completions/", "is the base URL right?"),
+    ("{root}/v1/chat/completions", "is the base URL right?"), ("http://[::1", "is the base URL right?"),
+    ("", "308 Permanent Redirect: redirect to nowhere is not followed (is the base URL right?")])
+def test_redirects(bench, location, says):
+    """The base URL that one stands for is told; a login's page is no such address."""
+    root = bench.server.root
+    reply = testing.body(b"", status=308, headers={"Location": location.format(root=root)} if location else {})
+    says, line = says.format(root=root), line_of(lambda bench: bench.answered(reply), bench)
+    assert says in line and "None" not in line and ("give" in says or "asked POST http://" in line)
+
+
+@pytest.mark.parametrize("provider, path, says", [
+    (None, "", "does the base URL lack /v1? {root}/v1"), ("ollama", "", "does the base URL lack /v1? {root}/v1"),
+    ("azure", "", "lack /openai/v1?"), ("gemini", "", "lack /v1beta?"), (None, "/v2", "check the base URL"),
+    ("anthropic", "", "check the base URL"), ("vertex", "", "check the base URL")])
+def test_base_urls_without_a_version(bench, provider, path, says):
+    """What its provider has there is named, for a page too, which a server may give in place of a 404."""
+    root = bench.server.root
+    for reply in (testing.error(404, "Not Found"), PAGE):
+        line = line_of(lambda bench: bench.answered(reply, model="m", provider=provider,  # noqa: B023
+                                                    base_url=root + path), bench)
+        assert says.format(root=root) in line or reply is PAGE and "is the base URL right?" in line
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0.1}, {"deadline": 0.1}, {"idle_timeout": 0.1, "method": "stream"}])
+def test_a_handshake_that_nobody_answers(bench, options):
+    """It is the address that is looked at, whichever limit has run out."""
+    says = line_of(lambda bench: bench.shaken_by_nobody(**options), bench)
+    assert "is it an https address? without TLS it is http://127.0.0.1" in says and "raise" not in says
+
+
+@pytest.mark.parametrize("words, scheme, says", [
+    (b"", "http", "has the server fallen over? or does it want https://127.0.0.1"),
+    (b"\x15\x03\x01\x00\x02\x02\x46", "http", "or does it want https://127.0.0.1"),
+    (b"HTTP/1.1 200 OK\r\n", "http", "inside the answer's head"),
+    (b"", "https", "is it an https address? without TLS it is http://127.0.0.1"),
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n<html><title>400</title>You're speaking plain HTTP to an SSL-enabled server",
+     "http", "(write the base URL with https://)")])
+def test_servers_that_hang_up(bench, words, scheme, says):
+    """Who is spoken to in the wrong way says nothing, or little; what has begun to answer speaks HTTP."""
+    line = line_of(lambda bench: bench.hung_up_on(words, scheme), bench)
+    assert says in line and line.endswith("head") == ("head" in says)
+
+
+SQUID = b"HTTP/1.1 503 Sorry\r\nContent-Length: 14\r\n\r\n<html>Sorry..."
+
+
+@pytest.mark.parametrize("answer, scheme, proxy, says", [
+    (SQUID, "http", "http://127.0.0.1", "(http_proxy names http://127.0.0.1:"),
+    (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "http", "http://127.0.0.1", "http_proxy=http://user:password@"),
+    (SQUID, "https", "http://me:pa55word@127.0.0.1", "(https_proxy names http://127.0.0.1:"),
+    (None, "https", "http://proxy.invalid", "proxy failed: POST"),
+    (None, "https", "http://me:pa55word@127.0.0.1:1", "host not found: POST https://llm.example"),
+    (b"HTTP/1.1 400 No\r\n\r\n", "https", "https://127.0.0.1", "does the proxy itself speak TLS? most want https_p"),
+    (None, "https", "http://me:pa55word@127.0.0.1", "(https_proxy names http://127.0.0.1:")])
+def test_proxies_that_fail(bench, answer, scheme, proxy, says):
+    """The variable and the proxy are named, whatever goes wrong with it; never its password."""
+    line = line_of(lambda bench: bench.through_proxy(answer, scheme, proxy), bench)
+    assert says in line and "pa55word" not in line and " at 0x" not in line
+
+
+def test_authorities_that_are_none(bench, tmp_path):
+    """Nobody is sent to http:// for a file that is none."""
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    bench.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    says = line_of(lambda bench: bench.shaken_by_nobody(timeout=5), bench)
+    assert "(no certificate is in the file that REQUESTS_CA_BUNDLE" in says and "http://" not in says
+
+
+class NoTLS(requests.adapters.BaseAdapter):
+    """What stands before a provider's own host, and speaks no TLS."""
+
+    def send(self, request, **options):
+        raise requests.exceptions.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number")
+
+    def close(self):
+        pass
+
+
+def test_at_a_providers_own_host_nobody_is_sent_to_http(bench):
+    """There the key would go out in the clear."""
+    with requests.Session() as session:
+        session.mount("https://", NoTLS())
+        says = line_of(lambda bench: bench.chat(base_url="https://api.openai.com/v1", session=session), bench)
+    assert says.endswith("(check the network, the firewall and any proxy)")
 
 
 def test_the_proxy_of_a_session(bench):
@@ -554,7 +715,13 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     ("api.openai.com/v1", "did you mean https://api.openai.com/v1?"), ("192.168.1.5:8000", "http://192.168.1.5:8000?"),
     ("http://h/v1/responses?a=b", "leave /responses out"),
     ("https://h/v1beta/models/gemini-x:generateContent", "leave /models/gemini-x:generateContent out"),
-    ("http://h/v1/messages/", "leave /messages out"), ("nonsense", "write it as https://host/v1")])
+    ("http://h/v1/messages/", "leave /messages out"), ("http://h/v1/models", "leave /models out"),
+    ("http://h:11434/api/generate", "leave /api/generate out"), ("nonsense", "write it as https://host/v1"),
+    (" http://h:8000/v1\n", "did you mean http://h:8000/v1?"), ("'https://h/v1'", "did you mean https://h/v1?"),
+    ("http:/h/v1", "did you mean http://h/v1?"), ("https//h/v1", "did you mean https://h/v1?"),
+    ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"), ("http://h/v1#frag", "write it as"),
+    ("http://h:99999/v1", "write it as"), ("ftp://h/v1", "write it as"), ("http://", "write it as"),
+    ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):
     """What stands where a base URL belongs, by whichever way it came; the variable is named."""
     for name, options in (("base_url", {"base_url": url}), ("OPENAI_BASE_URL", {})):
@@ -562,18 +729,33 @@ def test_base_urls(monkeypatch, url, says):
             monkeypatch.setenv(name, url)
         with pytest.raises(llmlite.ConfigurationError) as caught:
             llmlite.Client("m" if options else "openai/m", api_key=KEY, **options)
-        assert str(caught.value).startswith(f"{name}='") and says in str(caught.value)
+        line = str(caught.value)
+        assert line.startswith((f"{name}='", f'{name}="')) and says.replace("base_url", name) in line
+        assert "55word" not in line and KEY not in line
 
 
 @pytest.mark.parametrize("model, says", [
     ("Qwen/Qwen3", 'write "provider/model"'), ("grok/x", '"xai/x"'), ("o3", '"openai/o3"'),
-    ("vertex_ai/g", '"vertex/g"'),
+    ("vertex_ai/g", '"vertex/g"'), ("llama3.2:1b", '"ollama/llama3.2:1b"'), ("mistral:7b", '"ollama/mistral:7b"'),
+    ("deepseek-r1:latest", '"ollama/deepseek-r1:latest"'), (" 'openai / gpt-5' ", '"openai/gpt-5"'),
+    ("http://u:55word@h:8000/v1", "model='http://h:8000/v1' is an address (give it as base_url="),
+    ("localhost:8000", "is an address"), ("10.0.0.1:80/v1", "is an address"), ("openai", "'openai' names no model ("),
+    (f"openai:{KEY}", "model='***' is a key"), (KEY, "set the key in OPENAI_API_KEY or its like, or give api_key=)"),
     ("a\nb:c", '"ollama/a b:c"'), ("llama3", 'write "provider/model"'), ("openai/", 'write "provider/model"')])
 def test_models_without_a_provider(model, says):
     """A near name where there is one, in one line."""
     with pytest.raises(llmlite.ConfigurationError) as caught:
         llmlite.Client(model)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+    line = str(caught.value)
+    assert says in line and "\n" not in line and KEY not in line and "55word" not in line
+
+
+@pytest.mark.parametrize("name", ["provider", "fallbacks", "api", "deadline", "retry", "cache"])
+def test_a_key_in_anothers_place(name):
+    """Wherever it was written by mistake, it shows nowhere."""
+    with pytest.raises(llmlite.ConfigurationError, match=re.escape("***")) as caught:
+        llmlite.Client("m", **{"provider": "openai", "api_key": KEY, name: KEY})
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize("key, says", [
