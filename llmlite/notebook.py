@@ -80,7 +80,7 @@ def _split(line: str, cell: Optional[str]) -> Tuple[List[str], str]:
     if not line.startswith("-"):
         return [], line
     words, _, prompt = f"{line} ".partition(" -- ")
-    return _words(words), prompt.strip()
+    return _words(words.strip()), prompt.strip()
 
 
 def _words(line: str) -> List[str]:
@@ -179,17 +179,37 @@ def _client_of(args: argparse.Namespace, names: Dict[str, Any]) -> Any:
 
 def _filled(text: str, names: Dict[str, Any]) -> str:
     """The text with the notebook's variables in the place of their names."""
+    return re.sub(_BRACES, lambda found: _value(found, names), text)
+
+
+# A brace that is text, a field as str.format has it, or a brace alone.
+_BRACES = r"\{\{|\}\}|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|[{}]"
+_HINT = "{{ and }} stand for braces"
+
+
+def _value(found: Match[str], names: Dict[str, Any]) -> str:
+    """What stands in the place of braces. Raises ConfigurationError."""
     import string
-    formatter, field = string.Formatter(), None
+    field = found[0]
+    if field in ("{{", "}}"):
+        return field[0]
+    if len(field) == 1:
+        what = "a { that nothing closes" if field == "{" else "a } that nothing opens"
+        raise client.ConfigurationError(f"{what}: {_line_at(found)}", hint=_HINT)
+    name, shown = re.split(r"[.\[!:}]", field[1:], maxsplit=1)[0], " ".join(field.split())
+    shown = shown if len(shown) <= 60 else f"{shown[:58]}…}}"
+    if name not in names:
+        why = f"there is no variable {name!r}" if name.isidentifier() else "that is no variable's name"
+        raise client.ConfigurationError(f"{shown}: {why}", hint=_HINT)
     try:
-        for _, field, _, _ in formatter.parse(text):
-            name = (field or "").replace("[", ".").partition(".")[0]
-            if field is not None and name not in names:
-                raise client.ConfigurationError(f"{{{field}}}: there is no variable {name!r}",
-                                                hint="{{ and }} stand for braces")
-        return formatter.vformat(text, (), names)
+        return string.Formatter().vformat(field, (), names)
     except (LookupError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, client.ConfigurationError):
-            raise
-        raise client.ConfigurationError("the prompt cannot be filled in", why=f"{type(error).__name__}: {error}",
-                                        hint="{name} is a variable; {{ and }} stand for braces") from None
+        raise client.ConfigurationError(f"{shown} cannot be filled in", why=f"{type(error).__name__}: {error}",
+                                        hint=f"a variable, its .attribute or [key], but nothing to work out; {_HINT}"
+                                        ) from None
+
+
+def _line_at(found: Match[str]) -> str:
+    """The line in which something was found, so far as it stands near."""
+    before, after = found.string[:found.start()].split("\n")[-1], found.string[found.start():].split("\n")[0]
+    return f"{before[-30:]}{after[:30]}".strip()

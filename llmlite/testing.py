@@ -79,7 +79,7 @@ from typing import (
     TypeVar,
     Union,
 )
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -162,7 +162,7 @@ class Body(NamedTuple):
 class Reply:
     """One scripted answer, as data; made by the functions of this module and the methods of `Server`.
 
-    Raises ValueError for a framing, an end or a number that makes no sense.
+    Raises ValueError for a framing, an end or a number that makes no sense, TypeError for a status that is no number.
     """
 
     content: Callable[[Shape], Body]
@@ -180,6 +180,8 @@ class Reply:
     _wires: dict[Shape, list[Step]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.status, int):
+            raise TypeError(f"a status is a number such as 429, not {self.status!r}")
         if self.framing not in (None, "length", "chunked", "close", "gzip", "gzip-length"):
             raise ValueError(f"unknown framing {self.framing!r}")
         if self.end not in ("", "close", "reset", "stall"):
@@ -218,9 +220,12 @@ def stream(
 
     `pieces` may be `(text, token_id)`, for raw completions; those of `reasoning` come before. OpenAI's usage event goes
     only to those who ask for it. The options (`tool_calls`, `finish_reason`, `usage`, `model`, `done`, `status` and
-    more) stand in `Said` and `How`. Raises ValueError as `Reply` does.
+    more) stand in `Said` and `How`. Raises ValueError as `Reply` does, TypeError for a piece that is no text.
     """
     answer = _Answer(tuple(pieces), tuple(reasoning), tool_calls, finish_reason, usage, model, done)
+    for piece in answer.pieces:
+        if not isinstance(piece, (str, tuple, list)):
+            raise TypeError(f"a text is a str, not {reprlib.repr(piece)}; json() and json_body() take a whole body")
     return Reply(answer.body, status, made=("reply" if len(answer.pieces) < 2 else "stream", answer), **how)
 
 
@@ -609,8 +614,7 @@ class Batches:
     def answer(self, line: Line) -> tuple[int, Json]:
         """What a line of a batch is answered: status and body."""
         request = Request(f"POST {line.path} HTTP/1.1\r\n\r\n".encode(), _dump(line.body))
-        answer = self._answer or self._server._handler or _echo
-        said = answer(request) or reply("ok")
+        said = _answered(self._answer or self._server._handler or _echo, request)
         self.paid[line.custom_id] += said.status < 300
         return said.status, jsonlib.loads(b"".join(said.content(shape_of(request)).pieces))
 
@@ -940,7 +944,7 @@ class Server:
             return played
         if self._tapes:
             return self._refuse(f"llmlite.testing: {self._tapes[-1].lack(request)}")
-        return None if self._handler is None else self._handler(request) or reply("ok")
+        return None if self._handler is None else _answered(self._handler, request)
 
     def _take(self) -> Reply:
         taken, left = self._queue.popleft()
@@ -981,6 +985,14 @@ class Server:
             connection.sock.close()
             del self._open[connection.number]
             self._changed.notify_all()
+
+
+def _answered(answer: Callable[[Request], Reply | None], request: Request) -> Reply:
+    """What a function answers a request. Raises TypeError if that is no reply."""
+    said = answer(request)
+    if not (said is None or isinstance(said, Reply)):
+        raise TypeError(f"the function gave {reprlib.repr(said)}: it is to give a Reply, as reply() makes, or None")
+    return said or reply("ok")
 
 
 class _Connection:
@@ -1133,8 +1145,9 @@ class _Connection:
 _USED = 0  # the times left of an endless reply that was asked for
 _KEPT = re.compile(r"(?i)content-(type|encoding)|retry-after(-ms)?|(x-)?request-id|x-should-retry")  # of the headers
 _HOP = re.compile(r"(?i)connection|keep-alive|transfer-encoding|content-length|te|trailer|upgrade|proxy-.*")
-_SECRET_HEADER = re.compile(r"(?i)authorization|cookie|.*(key|token|secret).*")
-_SECRET_QUERY = re.compile(rb"(?i)([?&](?:api[-_]?key|key|access_token|sig|signature)=)[^&]+")
+_SECRET_HEADER = re.compile(r"(?i).*(auth|cookie|credential|jwt|key|password|secret|signature|token).*")
+_SECRET_QUERY = re.compile(rb"""(?xi)([?&] (?:[\w.-]*[-_.])?
+    (?:auth | code | credential | (?:api)?key | password | secret | sig(?:nature)? | token) =) ([^&]+)""")
 _KEY = re.compile(rb"""(?x)(?<![\w-])(?:(?:sk|rk|pk|xai|nvapi|pplx|gsk|hf|r8)[-_][\w*-]{12,} | AIza[\w-]{20,}
     | ya29\.[\w.-]{16,} | AKIA[0-9A-Z]{16} | eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)""")  # as providers make them
 _MASK = b"***"
@@ -1195,14 +1208,15 @@ class _Recorder:
     """Asks a real provider, and keeps what it says."""
 
     def __init__(self, upstream: str, timeout: float, ssl_context: ssl.SSLContext | None) -> None:
-        parts = urlsplit(upstream)
+        parts = urlsplit(str(upstream))
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError("upstream is a base URL, such as https://api.openai.com/v1")
+            raise ValueError("upstream is a base URL, such as https://api.openai.com/v1, with no password and no query")
         self.upstream: str = f"{parts.scheme}://{parts.netloc}"
         self.path: str = parts.path.rstrip("/")
         self.exchanges: list[_Exchange] = []  # in order of arrival
         self.asking: int = 0  # requests under way
-        self._parts, self._timeout, self._ssl_context = parts, timeout, ssl_context
+        self._scheme, self._host, self._port = parts.scheme, parts.hostname, parts.port
+        self._timeout, self._ssl_context = timeout, ssl_context
         self._open: set[socket.socket] = set()
 
     def begin(self, request: Request) -> _Exchange:
@@ -1238,10 +1252,9 @@ class _Recorder:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
-        if self._parts.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=self._timeout)
-        return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._ssl_context)
+        if self._scheme == "http":
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=self._ssl_context)
 
     def _ask(self, connection: http.client.HTTPConnection, request: Request) -> http.client.HTTPResponse:
         connection.putrequest(request.method, request.path, skip_accept_encoding=True)
@@ -1278,11 +1291,11 @@ class _Tape:
         with open(path, "rb") as file:
             content = file.read()
         try:
-            told = jsonlib.loads(content)
+            told = _having(jsonlib.loads(content), recorded=str, exchanges=list)
             self.path: str = urlsplit(told["recorded"]).path
-            self._all = [(each["request"], _recorded(each, gap)) for each in told["exchanges"]]
-        except (AttributeError, KeyError, TypeError, ValueError) as problem:
-            raise ValueError(f"{os.fspath(path)} is no recording of llmlite.testing: {problem!r}") from problem
+            self._all = list(_recorded(told["exchanges"], gap))
+        except ValueError as problem:
+            raise ValueError(f"{os.fspath(path)} is no recording of llmlite.testing: {problem}") from None
         self._name, self._in_order = os.path.basename(os.fspath(path)), in_order
         self._unused = list(self._all)
 
@@ -1304,20 +1317,40 @@ class _Tape:
         place, what = _place(asked), f"{self._name} has no answer left to {_line(request)}"
         if self._in_order:
             return f"{what}: {'next is ' + _place(self._unused[0][0]) if self._unused else 'it is at its end'}"
-        near = [question for question, _ in self._unused if _place(question) == place]
-        if not near:
-            used = sum(_place(question) == place for question, _ in self._all)
-            return f"{what}: it was recorded {used} times"
+        same = sum(question == asked for question, _ in self._all)
+        near = [question for question, _ in self._unused + self._all if _place(question) == place]
+        if same or not near:
+            return f"{what}: it was recorded {same} times"
         return f"{what}: {_difference(near[0], asked)}; record it anew, or replay(in_order=True)"
 
 
-def _recorded(exchange: Json, gap: float) -> Reply:
-    """The reply that an exchange of a file means."""
-    said = exchange["reply"]
+def _recorded(exchanges: Sequence[Any], gap: float) -> Iterator[tuple[Json, Reply]]:
+    """The requests of a file, and what to reply to them. Raises ValueError."""
+    for number, each in enumerate(exchanges, 1):
+        try:
+            _having(each, request=dict, reply=dict)
+            yield _having(each["request"], method=str, path=str), _reply(each["reply"], gap)
+        except ValueError as problem:
+            raise ValueError(f"exchange {number}: {problem}") from None
+
+
+def _reply(said: Json, gap: float) -> Reply:
+    """The reply that a file tells of. Raises ValueError."""
+    _having(said, status=int, headers=dict)
     headers, end = {"content-type": None, **said["headers"]}, said.get("end", "")
-    pieces = [event.encode() for event in said["events"]] if "events" in said else [_bytes(said)]
     framing = "chunked" if "events" in said or end else "length"
-    return body(pieces, status=said["status"], headers=headers, framing=framing, gap=gap, end=end)
+    return body(_pieces(said), status=said["status"], headers=headers, framing=framing, gap=gap, end=end)
+
+
+def _having(value: Any, **kinds: type) -> Json:
+    """A JSON object that has all this. Raises ValueError."""
+    for name, kind in kinds.items():
+        if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+            raise ValueError(f'there is no "{name}" that is {_JSON_KINDS[kind]}')
+    return value  # type: ignore[no-any-return]
+
+
+_JSON_KINDS = {str: "a string", int: "a number", list: "an array", dict: "an object"}
 
 
 def _content(content: bytes, kind: str) -> Json:
@@ -1332,11 +1365,16 @@ def _content(content: bytes, kind: str) -> Json:
         return {"base64": base64.b64encode(content).decode()}
 
 
-def _bytes(kept: Json) -> bytes:
-    """The body that `_content` kept."""
+def _pieces(kept: Json) -> list[bytes]:
+    """The body that `_content` kept. Raises ValueError."""
+    if "json" in kept:
+        return [_dump(kept["json"])]
     if "base64" in kept:
-        return base64.b64decode(kept["base64"])
-    return kept["text"].encode() if "text" in kept else _dump(kept["json"])
+        return [base64.b64decode(_having(kept, base64=str)["base64"])]
+    if "text" in kept:
+        return [_having(kept, text=str)["text"].encode()]
+    events = _having(kept, events=list)["events"]
+    return [_having({"events": event}, events=str)["events"].encode() for event in events]
 
 
 def _question(request: Request) -> Json:
@@ -1351,7 +1389,9 @@ def _question(request: Request) -> Json:
 def _keys(request: Request) -> list[bytes]:
     """What was sent as a key; short words are none, and could stand in any text."""
     values = [value.split()[-1] for name, value in request.headers.items() if value and _SECRET_HEADER.fullmatch(name)]
-    return [value.encode("latin-1") for value in values if len(value) >= 8]
+    sent = [*(value.encode("latin-1") for value in values), *(
+        unquote_to_bytes(found[2]) for found in _SECRET_QUERY.finditer(request.path.encode("latin-1")))]
+    return [key for key in sent if len(key) >= 8]
 
 
 def _masked(content: bytes, keys: Iterable[bytes]) -> bytes:

@@ -62,6 +62,7 @@ def test_a_client_of_its_own(server, book, monkeypatch, tmp_path):
     ("%llm -c llm -- What's {x}?  -- \"Well", "What's 5?  -- \"Well"),
     ("%llm -c llm 'quoted -x' {x}", "quoted -x 5"),
     ("%llm -c llm first -- second", "first\n\nsecond"),
+    ("%llm -c llm -- {{{x:{x}}}} {x!r:>{x}}", "{    5}     5"),
     ("%%llm -c llm Translate {x}:\n  {x} -- y  ", "Translate 5:\n\n5 -- y"),
 ])  # fmt: skip
 def test_a_line(server, book, line, prompt):
@@ -110,12 +111,17 @@ def test_files_and_schemas(server, book, tmp_path):
 @pytest.mark.parametrize("source, words", [
     ("%%llm -c llm\n{missing.x}", "{missing.x}: there is no variable 'missing' ({{ and }} stand for braces)"),
     ("%%llm -c llm -s {nope[0]}\nHi", "{nope[0]}: there is no variable 'nope' ({{ and }} stand for braces)"),
-    ("%%llm -c llm\n{}", "{}: there is no variable '' ("),
-    ("%%llm -c llm\n{", "the prompt cannot be filled in: ValueError: "),
-    ("%%llm -c llm\n{llm.nothing}", "the prompt cannot be filled in: AttributeError: "),
-    ("%%llm -c llm\n{llm[0]}", "the prompt cannot be filled in: TypeError: "),
-    ("%%llm -c llm\n{x[9]}", "the prompt cannot be filled in: IndexError: "),
-    ("%%llm -c llm\n{x:.z}", "the prompt cannot be filled in: "),
+    ("%%llm -c llm\n{}", "{}: that is no variable's name ({{ and }} stand for braces)"),
+    ("%%llm -c llm\n{\n  \"a\": {\"b\": 1}\n}", "{ \"a\": {\"b\": 1} }: that is no variable's name ("),
+    ("%%llm -c llm\n{" + 20 * "long " + "}", "{" + 11 * "long " + "lo…}: that is no variable's name ("),
+    ("%%llm -c llm\none\nif (x) { return;\n", "a { that nothing closes: if (x) { return; ({{ and }} stand for braces)"),
+    ("%%llm -c llm\n{x} }", "a } that nothing opens: {x} } ({{ and }} stand for braces)"),
+    ("%%llm -c llm\n{llm.nothing}", "{llm.nothing} cannot be filled in: AttributeError: "),
+    ("%%llm -c llm\n{x.pop()}", "{x.pop()} cannot be filled in: AttributeError: 'list' object has no attribute "
+     "'pop()' (a variable, its .attribute or [key], but nothing to work out; {{ and }} stand for braces)"),
+    ("%%llm -c llm\n{llm[0]}", "{llm[0]} cannot be filled in: TypeError: "),
+    ("%%llm -c llm\n{x[9]}", "{x[9]} cannot be filled in: IndexError: "),
+    ("%%llm -c llm\n{x:.z}", "{x:.z} cannot be filled in: "),
     ("%%llm -c llm --to 1x\nHi", "--to 1x: that is no variable's name"),
     ("%%llm -c other\nHi", "-c other: there is no variable of this name"),
     ("%%llm -c x\nHi", "-c x: that is a list (give the variable of a Client or a conversation)"),

@@ -2,7 +2,6 @@
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 import time
@@ -137,20 +136,26 @@ def test_no_key_in_the_file(server, tape):
               "AKIAIOSFODNN7EXAMPLE", "eyJhbGciOiJI.eyJzdWIiOiIx.SflKxwRJSMeKKF2QT4"]  # fmt: skip
     server.error(401, f"Incorrect API key provided: {KEY}", headers={"X-Request-Id": KEY})
     server.reply(" ".join(others))
-    server.json({})
+    server.json({}, times=2)
     with recorder(server) as (recording, llm):
         with pytest.raises(llmlite.AuthenticationError):
             llm.chat(f"my key is {KEY}, not sk-short or a task-management-tool-of-mine")
         llm.chat("others")
         llm.request("POST", "/x", params={"key": "AIzaNo", "page": "2"}, json={})
+        secrets = {"X-Custom-Auth": "hunter2/hunter2", "X-Signature": "0123456789"}
+        params = {"subscription-key": "sub/one+two", "X-Amz-Signature": "feed0123", "pageToken": "a-page"}
+        words = [*secrets.values(), *params.values()]
+        llm.request("POST", "/y", params=params, json=words, headers=secrets)
         recording.save(tape)
     text = tape.read_text(encoding="utf-8")
-    assert not [key for key in (KEY, "AIzaNo", *others) if key in text]
+    assert not [key for key in (KEY, "AIzaNo", *others, *words[:-1]) if key in text]
     assert "Bearer" not in text and "uthorization" not in text
     asked = [exchange["request"] for exchange in recorded(tape)["exchanges"]]
     assert asked[0]["json"]["messages"][0]["content"] == (
         "my key is ***, not sk-short or a task-management-tool-of-mine")
     assert asked[2]["path"] == "/v1/x?key=***&page=2"
+    assert asked[3]["path"] == "/v1/y?subscription-key=***&X-Amz-Signature=***&pageToken=a-page"
+    assert asked[3]["json"] == ["***"] * 4 + ["a-page"]
     with testing.replay(tape) as replaying:
         with llmlite.Client("test", base_url=replaying.url, api_key="sk-another-0123456789", retry=None) as llm:
             with pytest.raises(llmlite.AuthenticationError):
@@ -230,14 +235,18 @@ def test_mismatch_says_what_differs(server, tape, asked, why):
 
 def test_used_up(server, tape):
     """An answer is given once; another path was never recorded."""
-    server.reply("Paris")
+    server.reply("Paris", times=2)
     with recorder(server) as (recording, llm):
         llm.chat("hi")
+        llm.chat("ho")
         recording.save(tape)
     with testing.replay(tape) as replaying, client(replaying) as llm:
-        assert llm.chat("hi").text == "Paris"
-        with pytest.raises(llmlite.ServerError, match=f"no answer left to POST {CHAT}: it was recorded 1 times"):
-            llm.chat("hi")
+        for _ in range(2):
+            assert llm.chat("hi" if replaying.requests == [] else "ho").text == "Paris"
+            with pytest.raises(llmlite.ServerError, match=f"no answer left to POST {CHAT}: it was recorded 1 times"):
+                llm.chat("hi")
+        with pytest.raises(llmlite.ServerError, match=r"json.messages\[0\].content was 'hi', is 'he'"):
+            llm.chat("he")
         with pytest.raises(llmlite.ServerError, match="no answer left to GET /v1/models: it was recorded 0 times"):
             llm.models()
 
@@ -438,20 +447,54 @@ def test_client_that_leaves_a_stream(server, tape):
     assert reply["end"] == "close" and 1 <= len(reply["events"]) < 50
 
 
-@pytest.mark.parametrize("upstream", ["", "api.openai.com", "ftp://x/v1", "https://", "https://me:secret@x/v1"])
+@pytest.mark.parametrize("upstream", ["", "api.openai.com", "ftp://x/v1", "https://", "https://me:secret@x/v1", 5, None,
+                                      b"https://x/v1", "https://x/v1?api-version=1"])
 def test_upstream_that_is_none(upstream):
     """What is no base URL is refused, and not shown: it may hold a password."""
-    with pytest.raises(ValueError, match="^upstream is a base URL, such as https://api.openai.com/v1$"):
+    with pytest.raises(ValueError, match="^upstream is a base URL, such as https://api.openai.com/v1, with "):
         testing.record(upstream)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"recorded": 1, "exchanges": []}', "\ud800",
-                                     '{"recorded": "", "exchanges": [{"request": {}, "reply": {"status": 200}}]}'])
-def test_file_that_is_no_recording(tape, content):
-    """Another file is refused with its name."""
+def test_upstream_with_a_bad_port():
+    """It is refused at once, not when it is asked."""
+    with pytest.raises(ValueError, match="Port could not be cast"):
+        testing.record("http://localhost:80x/v1")
+
+
+QUESTION = {"method": "POST", "path": CHAT}
+ANSWER = {"status": 200, "headers": {}, "text": ""}
+
+
+def exchanges(*each):
+    return json.dumps({"recorded": "", "exchanges": each})
+
+
+@pytest.mark.parametrize("content, why", [
+    ("", "Expecting value: line 1 column 1 (char 0)"), ("\ud800", "Expecting value"),
+    ("[]", 'there is no "recorded" that is a string'), ('{"recorded": ""}', 'there is no "exchanges" that is an array'),
+    ('{"recorded": 1, "exchanges": []}', 'there is no "recorded" that is a string'),
+    (exchanges(5), 'exchange 1: there is no "request" that is an object'),
+    (exchanges({"request": QUESTION, "reply": ANSWER}, {"request": {"method": "POST"}, "reply": ANSWER}),
+     'exchange 2: there is no "path" that is a string'),
+    *((exchanges({"request": QUESTION, "reply": {**ANSWER, **wrong}}), f"exchange 1: {why}") for wrong, why in [
+        ({"status": "200"}, 'there is no "status" that is a number'),
+        ({"headers": []}, 'there is no "headers" that is an object'),
+        ({"text": 5}, 'there is no "text" that is a string'), ({"base64": "abc"}, "Incorrect padding"),
+        ({"end": "late"}, "unknown end 'late'")]),
+    *((exchanges({"request": QUESTION, "reply": {"status": 200, "headers": {}, **events}}), f"exchange 1: {why}")
+      for events, why in [({}, 'there is no "events" that is an array'),
+                          ({"events": [5]}, 'there is no "events" that is a string')]),
+])  # fmt: skip
+def test_file_that_is_no_recording(tape, content, why):
+    """Another file is refused with its name, and where what is wrong."""
     tape.write_bytes(content.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ValueError, match=re.escape(f"{tape} is no recording of llmlite.testing")):
+    with pytest.raises(ValueError) as caught:
         testing.replay(tape)
+    assert str(caught.value).startswith(f"{tape} is no recording of llmlite.testing: {why}")
+
+
+def test_file_that_is_not_there(tape):
+    """As any other is not."""
     with pytest.raises(FileNotFoundError):
         testing.replay(os.path.join(str(tape), "missing") if os.name == "nt" else f"{tape}.missing")
 

@@ -156,12 +156,15 @@ def test_handler_may_return_any_reply(server):
 
 
 def test_failing_handler_is_a_501_with_a_traceback(server, capsys):
-    """An exception in the function neither hangs the client nor is lost."""
+    """An exception in the function neither hangs the client nor is lost; what is no reply is an error of its own."""
     server.handle(lambda request: 1 / 0)
     answer = ask(server)
     assert answer.status == 501
     assert answer.json["error"]["message"] == "ZeroDivisionError while answering: division by zero"
     assert "Traceback" in capsys.readouterr().err
+    server.handle(lambda request: "Paris")
+    assert ask(server).json["error"]["message"] == (
+        "TypeError while answering: the function gave 'Paris': it is to give a Reply, as reply() makes, or None")
 
 
 def test_reply_that_cannot_be_written_is_a_501(server, capsys):
@@ -193,9 +196,12 @@ def test_senseless_options_are_refused_when_the_reply_is_made(how):
         testing.reply("x", **how)
 
 
-@pytest.mark.parametrize("make", [lambda: testing.raw("text"), lambda: testing.body("text"), lambda: testing.body([1])])
+@pytest.mark.parametrize("make", [
+    lambda: testing.raw("text"), lambda: testing.body("text"), lambda: testing.body([1]), lambda: testing.reply(5),
+    lambda: testing.reply({"choices": []}), lambda: testing.stream(["a", None]), lambda: testing.error("slow", 429),
+])  # fmt: skip
 def test_content_of_a_wrong_type_is_refused_when_the_reply_is_made(make):
-    """A str where bytes belong is a TypeError."""
+    """A str where bytes belong is a TypeError, and so is another thing where a text or a status belongs."""
     with pytest.raises(TypeError):
         make()
 
