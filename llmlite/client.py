@@ -99,11 +99,11 @@ Answers = Optional[MutableMapping[str, str]]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
 Progress = Union[bool, Callable[[int, int, "Usage"], Any]]
 EventType = Literal["text", "reasoning", "tool_call", "usage", "finish"]
-Tools = Sequence[Union[JSON, Callable[..., Any]]]
+Tools = Sequence[Union[Mapping[str, Any], Callable[..., Any]]]  # Mapping: a TypedDict too
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar, Generator, overload
+    from typing import ClassVar, Generator, Protocol, overload
 
     from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
 
@@ -112,6 +112,9 @@ if TYPE_CHECKING:
     _Item = TypeVar("_Item", default=str, covariant=True)  # of a stream
     _Parsed = TypeVar("_Parsed", default=Any, covariant=True)  # what a reply's `parsed` is
     _Each = TypeVar("_Each", default=Any, covariant=True)  # of a map
+
+    class _Dumped(Protocol):  # a message of another library: openai's, pydantic's
+        def model_dump(self, *, exclude_none: bool = False) -> JSON: ...
 
     class _Asked(TypedDict, total=False):  # of the arguments of `chat` those that a method below hands on
         temperature: Optional[float]
@@ -157,7 +160,7 @@ if TYPE_CHECKING:
         schema: Any
 else:  # what evaluates the annotations finds Any for these; and Python 3.8 knows no PathLike[str]
     from typing import TypeVar
-    Unpack, _Path = Union, os.PathLike
+    Unpack, _Dumped, _Path = Union, Any, os.PathLike
     _ChatOptions = _EachOptions = _LoneOptions = _RunOptions = _SumOptions = _TalkOptions = _TurnOptions = Any
     _Item, _Parsed, _Each = (TypeVar(name, covariant=True) for name in ("_Item", "_Parsed", "_Each"))
 Schema = Union[None, JSON, Type[_Parsed]]
@@ -599,7 +602,8 @@ _REPLY_INSTEAD = {name: here for here, names in {
     "to_dict()": "json model_dump dict"}.items() for name in names.split()}  # what other clients' replies have
 
 
-Messages = Union[str, JSON, Response, Iterable[Union[JSON, Response]]]  # and what has model_dump()
+Message = Union[Mapping[str, Any], Response, _Dumped]
+Messages = Union[str, Message, Iterable[Message]]
 
 
 def _not_awaited(method: str) -> TypeError:
@@ -885,7 +889,7 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
 def _checked_messages(messages: Messages) -> List[JSON]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages)
+    checked: List[Any] = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages)
     if not checked:
         raise ConfigurationError("messages is empty: give at least one message")
     for at, message in enumerate(checked):
@@ -1427,7 +1431,7 @@ class Client:
         return stream_
 
     @_advised
-    def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
+    def complete(self, prompt: Union[str, Iterable[int]], *, temperature: Optional[float] = None,
                  top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
                  max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                  seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
@@ -1456,7 +1460,7 @@ class Client:
         return reply
 
     @_advised
-    def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
+    def stream_tokens(self, prompt: Union[str, Iterable[int]], *, temperature: Optional[float] = None,
                       top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
                       max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                       seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
@@ -1476,7 +1480,7 @@ class Client:
         return stream_
 
     @_advised
-    def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
+    def embed(self, texts: Union[str, Iterable[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
               cache: CacheUse = _UNSET) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
@@ -1571,7 +1575,7 @@ class Client:
         ids: List[int] = self._told(request, self._raw, model, timeout, deadline, headers)
         return ids
 
-    def detokenize(self, ids: Sequence[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
+    def detokenize(self, ids: Iterable[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
                    deadline: Optional[float] = _UNSET, headers: Headers = None) -> str:
         """The text of token ids (vLLM, llama.cpp).
 
@@ -2296,7 +2300,7 @@ class Conversation:
         """Whether its turns have used `compact_at` tokens since the last compaction."""
         return self.compact_at is not None and self.usage.total_tokens >= self.compact_at
 
-    def send(self, content: Union[str, JSON, Sequence[JSON]], *, schema: Schema[_Parsed] = _UNSET,
+    def send(self, content: Messages, *, schema: Schema[_Parsed] = _UNSET,
              **options: Unpack[_TurnOptions]) -> Response[_Parsed]:
         """Send a message, and wait for the whole reply; functions among the tools are run on the way.
 
@@ -2317,7 +2321,7 @@ class Conversation:
             turn.keep()
         return reply
 
-    def stream(self, content: Union[str, JSON, Sequence[JSON]], *, keep_partial: bool = False,
+    def stream(self, content: Messages, *, keep_partial: bool = False,
                schema: Schema[_Parsed] = _UNSET, **options: Unpack[_TurnOptions]) -> Stream[str, _Parsed]:
         """Send a message, and read the reply piece by piece; takes what `send` takes.
 
