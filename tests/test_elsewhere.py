@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import re
+import shlex
 import textwrap
 from typing import Any, List, NamedTuple, Tuple
 
@@ -113,6 +114,30 @@ def test_ours_runs(library, monkeypatch):
         for client in names.values():
             if isinstance(client, llmlite.Client):
                 client.close()
+
+
+def test_the_commands_run(run, monkeypatch, tmp_path):
+    """Each command that the README gives beside one of simonw's llm, in turn, in a folder that has their files."""
+    rows = re.findall(r"^``(llm .+?)`` +``(.+?)``$", section_of(README, "Command line"), re.M)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "state"))
+    (tmp_path / "sky.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "notes.txt").write_text("Blue.")
+    (tmp_path / "clock.py").write_text('def now() -> str:\n    """The time."""\n    return "noon"\n')
+    (tmp_path / "city.schema.json").write_text('{"type": "object"}')
+    with stage("openai 1 and later", monkeypatch) as (server, _):
+        for _, ours in rows:
+            program, *words = shlex.split(ours)
+            if program == "export":
+                name, _, value = words[0].partition("=")
+                monkeypatch.setenv(name, value)
+                continue
+            ran = run(*words)
+            said = {"models": "a\n", "chat": "", "--schema": CITY + "\n"}.get(words[0], SKY + "\n")
+            assert (program, ran.code, ran.out) == ("llmlite", 0, said), ours
+        assert len(rows) == 11 and len(server.requests) == 8
 
 
 def test_no_table_is_missing():
