@@ -725,13 +725,15 @@ class RetryPolicy:
     The delay before retry n (from 0) is `min(backoff * 2**n, backoff_max)` times a factor drawn from
     `[1 - jitter, 1 + jitter]`; what the server asks for beats it.
 
-        max_retries: retries of server errors, timeouts and lost connections
-        backoff, backoff_max: seconds
-        rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max: the same for 429, 503 and 529
-        jitter: 0 to 1
-        retry_after_max: seconds; a longer wait asked for by the server fails the call at once
-        retry_empty: also retry a 2xx that holds no answer
-        connect_retries: retries of connections that could not be opened
+    Args:
+        max_retries: retries of server errors, timeouts and lost connections.  Default: 3.
+        backoff, backoff_max: seconds.  Default: 0.25 and 5.
+        rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max: the same for 429, 503 and 529.  Default: 7,
+            5 and 60.
+        jitter: 0 to 1.  Default: 0.5.
+        retry_after_max: seconds; a longer wait asked for by the server fails the call at once.  Default: 120.
+        retry_empty: also retry a 2xx that holds no answer.  Default: False.
+        connect_retries: retries of connections that could not be opened.  Default: 2.
 
     Raises:
         ConfigurationError: a value is no number, or out of its bounds.
@@ -1295,10 +1297,11 @@ class Client:
         api_key: a str ("" for none) or a callable returning one, asked again for each attempt; what it raises comes
             through.  Default: the provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a
             loopback host.
-        timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
+        timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.  Default:
+            (10, 600).
         idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
-        deadline: seconds for a whole call: connects, retries, waits and the last byte included.
-        retry: a `RetryPolicy`, or None for one attempt a call.
+        deadline: seconds for a whole call: connects, retries, waits and the last byte included.  Default: none.
+        retry: a `RetryPolicy`, or None for one attempt a call.  Default: `RetryPolicy()`.
         rate_limit: a `RateLimit` to hold calls back by.
         headers: more headers to send; a value of None leaves a default one out.
         session: your own `requests.Session` (proxies, certificates, mocks); it stays yours to close.
@@ -1440,7 +1443,7 @@ class Client:
                  cache: CacheUse = _UNSET) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
-            print(llm.complete("def add(a, b):", max_tokens=50, stop="\n\n").text)
+            print(llm.complete("def add(a, b):", max_tokens=50, stop="\\n\\n").text)
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
         llama.cpp (provider "llamacpp").  A server that tells several ids and one text has it stand with the last of
@@ -1542,11 +1545,11 @@ class Client:
     def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Tools] = None,
                      model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                      headers: Headers = None) -> int:
-        """How many tokens a chat would send, by the provider's own count: Anthropic, Gemini, OpenAI, vLLM, llama.cpp.
+        """How many tokens a chat would send, by the provider's own count.
 
             llm.count_tokens("Why is the sky blue?", system="One sentence.")   # 23
 
-        The arguments are those of `chat`.
+        The arguments are those of `chat`.  Anthropic, Gemini, OpenAI, Azure, vLLM and llama.cpp tell.
 
         Raises:
             ConfigurationError: the provider does not tell.
