@@ -321,7 +321,7 @@ def _page(path: Optional[Path], source: Path, output: Path) -> Iterator[_Page]:
 def cancel(output: Path, *, client: Client) -> List[str]:
     """Cancel the jobs that a run at the provider has submitted for this output; a run that waits for them may go on.
 
-        print("\n".join(cancel("out.jsonl", client=Client("openai/gpt-5-mini"))))
+        print("\\n".join(cancel("out.jsonl", client=Client("openai/gpt-5-mini"))))
 
     Returns a line for each that had not been fetched: what became of it.  The next run fetches what was done until
     then, which is paid for; the rest are failed lines.

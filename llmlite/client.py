@@ -99,11 +99,11 @@ Answers = Optional[MutableMapping[str, str]]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
 Progress = Union[bool, Callable[[int, int, "Usage"], Any]]
 EventType = Literal["text", "reasoning", "tool_call", "usage", "finish"]
-Tools = Sequence[Union[JSON, Callable[..., Any]]]
+Tools = Sequence[Union[Mapping[str, Any], Callable[..., Any]]]  # Mapping: a TypedDict too
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar, Generator, overload
+    from typing import ClassVar, Generator, Protocol, overload
 
     from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
 
@@ -112,6 +112,9 @@ if TYPE_CHECKING:
     _Item = TypeVar("_Item", default=str, covariant=True)  # of a stream
     _Parsed = TypeVar("_Parsed", default=Any, covariant=True)  # what a reply's `parsed` is
     _Each = TypeVar("_Each", default=Any, covariant=True)  # of a map
+
+    class _Dumped(Protocol):  # a message of another library: openai's, pydantic's
+        def model_dump(self, *, exclude_none: bool = False) -> JSON: ...
 
     class _Asked(TypedDict, total=False):  # of the arguments of `chat` those that a method below hands on
         temperature: Optional[float]
@@ -157,7 +160,7 @@ if TYPE_CHECKING:
         schema: Any
 else:  # what evaluates the annotations finds Any for these; and Python 3.8 knows no PathLike[str]
     from typing import TypeVar
-    Unpack, _Path = Union, os.PathLike
+    Unpack, _Dumped, _Path = Union, Any, os.PathLike
     _ChatOptions = _EachOptions = _LoneOptions = _RunOptions = _SumOptions = _TalkOptions = _TurnOptions = Any
     _Item, _Parsed, _Each = (TypeVar(name, covariant=True) for name in ("_Item", "_Parsed", "_Each"))
 Schema = Union[None, JSON, Type[_Parsed]]
@@ -599,7 +602,8 @@ _REPLY_INSTEAD = {name: here for here, names in {
     "to_dict()": "json model_dump dict"}.items() for name in names.split()}  # what other clients' replies have
 
 
-Messages = Union[str, JSON, Response, Iterable[Union[JSON, Response]]]  # and what has model_dump()
+Message = Union[Mapping[str, Any], Response, _Dumped]
+Messages = Union[str, Message, Iterable[Message]]
 
 
 def _not_awaited(method: str) -> TypeError:
@@ -726,13 +730,15 @@ class RetryPolicy:
     The delay before retry n (from 0) is `min(backoff * 2**n, backoff_max)` times a factor drawn from
     `[1 - jitter, 1 + jitter]`; what the server asks for beats it.
 
-        max_retries: retries of server errors, timeouts and lost connections
-        backoff, backoff_max: seconds
-        rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max: the same for 429, 503 and 529
-        jitter: 0 to 1
-        retry_after_max: seconds; a longer wait asked for by the server fails the call at once
-        retry_empty: also retry a 2xx that holds no answer
-        connect_retries: retries of connections that could not be opened
+    Args:
+        max_retries: retries of server errors, timeouts and lost connections.  Default: 3.
+        backoff, backoff_max: seconds.  Default: 0.25 and 5.
+        rate_limit_max_retries, rate_limit_backoff, rate_limit_backoff_max: the same for 429, 503 and 529.  Default: 7,
+            5 and 60.
+        jitter: 0 to 1.  Default: 0.5.
+        retry_after_max: seconds; a longer wait asked for by the server fails the call at once.  Default: 120.
+        retry_empty: also retry a 2xx that holds no answer.  Default: False.
+        connect_retries: retries of connections that could not be opened.  Default: 2.
 
     Raises:
         ConfigurationError: a value is no number, or out of its bounds.
@@ -890,7 +896,8 @@ def tool_result(call: Union[ToolCall, str], content: Any, *, is_error: bool = Fa
 def _checked_messages(messages: Messages, name: str = "messages") -> List[JSON]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    checked = list(messages) if isinstance(messages, (list, tuple)) else _as_messages(messages, name)
+    several = messages if isinstance(messages, (list, tuple)) else _as_messages(messages, name)
+    checked: List[Any] = list(several)
     if not checked:
         raise ConfigurationError(f"{name} is empty: give at least one message")
     for at, message in enumerate(checked):
@@ -1316,10 +1323,11 @@ class Client:
         api_key: a str ("" for none) or a callable returning one, asked again for each attempt; what it raises comes
             through.  Default: the provider's environment variable; without a provider LLMLITE_API_KEY, or "local" on a
             loopback host.
-        timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.
+        timeout: seconds, or (connect, read), with the meaning `requests` gives them; None waits for ever.  Default:
+            (10, 600).
         idle_timeout: seconds a stream may go without a data event (pings do not count).  Default: the read timeout.
-        deadline: seconds for a whole call: connects, retries, waits and the last byte included.
-        retry: a `RetryPolicy`, or None for one attempt a call.
+        deadline: seconds for a whole call: connects, retries, waits and the last byte included.  Default: none.
+        retry: a `RetryPolicy`, or None for one attempt a call.  Default: `RetryPolicy()`.
         rate_limit: a `RateLimit` to hold calls back by.
         headers: more headers to send; a value of None leaves a default one out.
         session: your own `requests.Session` (proxies, certificates, mocks); it stays yours to close.
@@ -1452,7 +1460,7 @@ class Client:
         return stream_
 
     @_advised
-    def complete(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
+    def complete(self, prompt: Union[str, Iterable[int]], *, temperature: Optional[float] = None,
                  top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
                  max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                  seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
@@ -1461,7 +1469,7 @@ class Client:
                  cache: CacheUse = _UNSET) -> Response:
         """Complete a raw prompt: a str, or a list of token ids.  `tokens` of the reply are its `Token`s.
 
-            print(llm.complete("def add(a, b):", max_tokens=50, stop="\n\n").text)
+            print(llm.complete("def add(a, b):", max_tokens=50, stop="\\n\\n").text)
 
         The ids are there where the server tells them: vLLM (provider "vllm", or extra={"return_token_ids": True}) and
         llama.cpp (provider "llamacpp").  A server that tells several ids and one text has it stand with the last of
@@ -1481,7 +1489,7 @@ class Client:
         return reply
 
     @_advised
-    def stream_tokens(self, prompt: Union[str, Sequence[int]], *, temperature: Optional[float] = None,
+    def stream_tokens(self, prompt: Union[str, Iterable[int]], *, temperature: Optional[float] = None,
                       top_p: Optional[float] = None, top_k: Optional[int] = None, min_p: Optional[float] = None,
                       max_tokens: Optional[int] = None, stop: Union[None, str, Sequence[str]] = None,
                       seed: Optional[int] = None, priority: Optional[int] = None, logprobs: Optional[int] = None,
@@ -1501,7 +1509,7 @@ class Client:
         return stream_
 
     @_advised
-    def embed(self, texts: Union[str, Sequence[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
+    def embed(self, texts: Union[str, Iterable[str]], *, extra: Optional[JSON] = None, model: Optional[str] = None,
               timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET, headers: Headers = None,
               cache: CacheUse = _UNSET) -> Embeddings:
         """The vectors of texts, in their order; as many requests as the provider's limit makes it.
@@ -1563,11 +1571,11 @@ class Client:
     def count_tokens(self, messages: Messages, *, system: Optional[str] = None, tools: Optional[Tools] = None,
                      model: Optional[str] = None, timeout: Timeout = _UNSET, deadline: Optional[float] = _UNSET,
                      headers: Headers = None) -> int:
-        """How many tokens a chat would send, by the provider's own count: Anthropic, Gemini, OpenAI, vLLM, llama.cpp.
+        """How many tokens a chat would send, by the provider's own count.
 
             llm.count_tokens("Why is the sky blue?", system="One sentence.")   # 23
 
-        The arguments are those of `chat`.
+        The arguments are those of `chat`.  Anthropic, Gemini, OpenAI, Azure, vLLM and llama.cpp tell.
 
         Raises:
             ConfigurationError: the provider does not tell.
@@ -1596,7 +1604,7 @@ class Client:
         ids: List[int] = self._told(request, self._raw, model, timeout, deadline, headers)
         return ids
 
-    def detokenize(self, ids: Sequence[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
+    def detokenize(self, ids: Iterable[int], *, model: Optional[str] = None, timeout: Timeout = _UNSET,
                    deadline: Optional[float] = _UNSET, headers: Headers = None) -> str:
         """The text of token ids (vLLM, llama.cpp).
 
@@ -2319,7 +2327,7 @@ class Conversation:
         """Whether its turns have used `compact_at` tokens since the last compaction."""
         return self.compact_at is not None and self.usage.total_tokens >= self.compact_at
 
-    def send(self, content: Union[str, JSON, Sequence[JSON]], *, schema: Schema[_Parsed] = _UNSET,
+    def send(self, content: Messages, *, schema: Schema[_Parsed] = _UNSET,
              **options: Unpack[_TurnOptions]) -> Response[_Parsed]:
         """Send a message, and wait for the whole reply; functions among the tools are run on the way.
 
@@ -2340,7 +2348,7 @@ class Conversation:
             turn.keep()
         return reply
 
-    def stream(self, content: Union[str, JSON, Sequence[JSON]], *, keep_partial: bool = False,
+    def stream(self, content: Messages, *, keep_partial: bool = False,
                schema: Schema[_Parsed] = _UNSET, **options: Unpack[_TurnOptions]) -> Stream[str, _Parsed]:
         """Send a message, and read the reply piece by piece; takes what `send` takes.
 

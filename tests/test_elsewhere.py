@@ -5,7 +5,9 @@ Theirs run in tests/neighbours/test_elsewhere.py, where their clients are instal
 import ast
 import contextlib
 import io
+import json
 import re
+import shlex
 import textwrap
 from typing import Any, List, NamedTuple, Tuple
 
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.skipif(VENDORED, reason="the README is about the packag
 MODELS = {"openai 1 and later": "gpt-5-mini", "openai 0.28": "gpt-5-mini", "anthropic": "claude-sonnet-4-5",
           "google-genai": "gemini-2.5-flash", "litellm": "gpt-5-mini"}
 CITY = '{"name": "Rome"}'
+TOOLS = [{"type": "function", "function": {"name": "temperature", "parameters": {"type": "object", "properties": {}}}}]
 
 
 class Row(NamedTuple):
@@ -64,6 +67,8 @@ def answer(request):
     if request.path.endswith("/models"):
         return testing.json_body({"object": "list", "data": [{"id": "a", "object": "model"}]})
     asked = request.json if request.body else {}
+    if "tools" in asked and len(asked["messages"]) < 3:  # before there is a result
+        return testing.reply("", tool_calls=[{"name": "temperature", "arguments": {"city": "Rome"}}])
     wants_city = "json_schema" in str(asked.get("response_format"))
     return None if "mbed" in request.path else testing.reply(CITY if wants_city else SKY)
 
@@ -95,7 +100,8 @@ def stage(library, monkeypatch):
         for name in ("ANTHROPIC_BASE_URL", "GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"):
             monkeypatch.setenv(name, server.root)
         names = as_module(monkeypatch)
-        names.update(model=MODELS[library], City=City, messages=[llmlite.user("Why is the sky blue?")])
+        names.update(model=MODELS[library], City=City, json=json, tools=TOOLS,
+                     messages=[llmlite.user("Why is the sky blue?")])
         yield server, names
 
 
@@ -108,11 +114,35 @@ def test_ours_runs(library, monkeypatch):
                 value = run(code, names)
                 assert value or " = " in code or code.startswith(("import ", "messages.append(")), code
                 assert value == SKY or ".text" not in code or "[" in code or "print" in code, code
-                assert "print" not in code or value.startswith((SKY, "Rome")), code
+                assert "print" not in code or value.startswith((SKY, "Rome", "{'city': 'Rome'}")), code
         assert len(server.requests) > 2
         for client in names.values():
             if isinstance(client, llmlite.Client):
                 client.close()
+
+
+def test_the_commands_run(run, monkeypatch, tmp_path):
+    """Each command that the README gives beside one of simonw's llm, in turn, in a folder that has their files."""
+    rows = re.findall(r"^``(llm .+?)`` +``(.+?)``$", section_of(README, "Command line"), re.M)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "state"))
+    (tmp_path / "sky.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "notes.txt").write_text("Blue.")
+    (tmp_path / "clock.py").write_text('def now() -> str:\n    """The time."""\n    return "noon"\n')
+    (tmp_path / "city.schema.json").write_text('{"type": "object"}')
+    with stage("openai 1 and later", monkeypatch) as (server, _):
+        for _, ours in rows:
+            program, *words = shlex.split(ours)
+            if program == "export":
+                name, _, value = words[0].partition("=")
+                monkeypatch.setenv(name, value)
+                continue
+            ran = run(*words)
+            said = {"models": "a\n", "chat": "", "--schema": CITY + "\n"}.get(words[0], SKY + "\n")
+            assert (program, ran.code, ran.out) == ("llmlite", 0, said), ours
+        assert len(rows) == 11 and len(server.requests) == 9
 
 
 def test_no_table_is_missing():

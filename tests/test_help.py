@@ -1,8 +1,10 @@
 """What help() says: every public method documents each argument, what it raises, and shows a line of use."""
+import ast
 import inspect
 import pydoc
 import re
 import sys
+import textwrap
 import types
 
 import pytest
@@ -64,6 +66,15 @@ def test_arguments(name):
 def test_errors(name):
     """What is raised is told, or that it is what another one raises, or nothing."""
     assert re.search(r"\bRaises\b", inspect.getdoc(CALLS[name]))
+
+
+@pytest.mark.parametrize("name", sorted(THINGS))
+def test_shown_code_is_code(name):
+    """What is indented before the arguments can be copied and run: no line of it is broken, nor is any of help()."""
+    told = (inspect.getdoc(THINGS[name]) or "").partition("\nArgs:")[0] + "\n"
+    for block in re.findall(r"\n\n((?:    .*\n|\n)+)", told):
+        code = textwrap.dedent(block).strip()
+        assert code.startswith(">>> ") or ast.parse(code)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))

@@ -48,6 +48,7 @@ ANSWERS = {
                                          for piece in ("Once ", "upon ")]),
     "How warm is it in Rome?": testing.reply("", tool_calls=[{"name": "temperature", "arguments": {"city": "Rome"}}]),
     "21.5": WARM,
+    "How many r are in strawberry?": testing.stream(["Three."], reasoning=["s-t-r-a-w ", "b-e-r-r-y"]),
     "Which is the largest city of Italy?": testing.reply('{"name": "Rome", "people": 2750000}'),
     "What is in the pictures?": testing.reply("The sky and the sea."),
     "What is due?": testing.reply("40 euros, on Friday."),
@@ -78,6 +79,8 @@ def asked(request):
 def provider():
     """The function that answers as the README's providers do."""
     everything = iter([testing.error(400, "too much"), testing.reply("Where to begin?")])
+    kept = ({"content": [{"type": "text", "text": SKY}], "stop_reason": "end_turn", "usage": {
+        "input_tokens": 10, name: 3120}} for name in ("cache_creation_input_tokens", "cache_read_input_tokens"))
 
     def answer(request):
         if request.path == "/v1/embeddings":
@@ -86,6 +89,8 @@ def provider():
             return testing.json_body({"data": [{"id": name} for name in ("a", "b", "c")]})
         if request.path in OTHERS:
             return OTHERS[request.path]
+        if "cache_control" in str(request.json):
+            return testing.json_body(next(kept))
         if request.json.get("model") == "gpt-retired":
             return testing.error(404)
         if asked(request) == [9707, 11]:

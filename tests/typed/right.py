@@ -1,21 +1,41 @@
 """What users write, and what type checkers are to make of it: neither mypy --strict nor pyright has a word to say."""
 from __future__ import annotations
 
+import asyncio
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Literal, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from typing_extensions import TypedDict, assert_type
 
 import llmlite
 from llmlite import Client, Conversation, LLMError, Response, Stream, Token, batch
 
+T = TypeVar("T")
+
 
 @dataclass
 class City:
     name: str
     people: int
+
+
+class Message(TypedDict):  # as the openai package has them
+    role: str
+    content: str
+
+
+class Tool(TypedDict):
+    type: str
+    function: Dict[str, object]
+
+
+class Dumped:  # as pydantic has them
+    def model_dump(self, *, mode: str = "python", exclude_none: bool = False) -> Dict[str, Any]:
+        return {"role": "user", "content": "Hi"}
 
 
 class Weather(TypedDict):
@@ -38,6 +58,18 @@ def plain(llm: Client) -> str:
     if reply.finish_reason == "length":
         reply = llm.chat(history, max_tokens=1000, timeout=(5, 60), deadline=None, cache="refresh", prompt_cache="1h")
     return reply.text
+
+
+def histories(llm: Client, ours: List[Message], tools: List[Tool], kept: Sequence[Mapping[str, Any]]) -> None:
+    llm.chat(ours, tools=tools, tool_choice="required")
+    llm.chat(kept)
+    llm.chat(message for message in ours)
+    llm.chat([Dumped(), llm.chat("Hi"), llmlite.assistant("Hello.")])
+    talk = llm.conversation(messages=ours, tools=tools)
+    talk.send(ours)
+    talk.send(Dumped())
+    llm.embed(message["content"] for message in ours)
+    llm.complete(iter([1, 2, 3]), stop=("a", "b"))
 
 
 def clients(path: Path) -> None:
@@ -70,6 +102,10 @@ def schemas(llm: Client, schema: Dict[str, Any]) -> str:
     assert_type(stream.response.parsed.name, str)
     anything: List[Response] = [city, llm.chat("Hi")]
     return str(found["name"]) + anything[0].text
+
+
+def extracted(llm: Client, kind: type[T]) -> T:
+    return llm.chat("Where is the Louvre?", schema=kind).parsed
 
 
 def streams(llm: Client) -> None:
@@ -115,6 +151,19 @@ def many(llm: Client, prompts: List[str], in_order: bool) -> int:
     results = llm.map(prompts, ordered=in_order, schema={"type": "object"})
     results.close()
     return batch.run("in.jsonl", Path("out.jsonl"), client=llm, workers=16, temperature=0).done
+
+
+def threads(llm: Client, prompts: List[str]) -> List[Response]:
+    with ThreadPoolExecutor(8) as pool:
+        first: Future[Response] = pool.submit(llm.chat, prompts[0], temperature=0)
+        rest = list(pool.map(partial(llm.chat, temperature=0), prompts[1:]))
+    ask: Callable[[str], Response] = llm.chat
+    return [first.result(), *rest, ask("Hi")]
+
+
+async def loop(llm: Client, prompts: List[str]) -> str:
+    reply: Response = await asyncio.to_thread(llm.chat, prompts[0], deadline=30)
+    return reply.text
 
 
 def talks(llm: Client) -> Conversation:
