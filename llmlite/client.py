@@ -2407,15 +2407,18 @@ class Conversation:
             ConfigurationError: a message is none, or holds what JSON does not, bytes say.
             OSError: the file cannot be written.
         """
+        _write_own(os.fsdecode(path), self._dumped())
+
+    def _dumped(self, **more: Any) -> str:
+        """What `save` writes, and what else is to stand in that file; no key is in it."""
         saved = {"llmlite": __version__, "conversation": _SAVED, "provider": self.client._provider.name,
                  "model": self.client.model, "system": self.system, "messages": self._told(),
-                 "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
+                 "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at, **more}
         try:
             mask = self.client._call(self.client._chat).mask()  # a server may have echoed the key
-            text = json.dumps(mask.of(saved), indent=1, default=_plain)
+            return json.dumps(mask.of(saved), indent=1, default=_plain)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
-        _write_own(os.fsdecode(path), text)
 
     def _told(self) -> List[JSON]:
         """The history, which anybody may have changed; ConfigurationError if it is none."""
