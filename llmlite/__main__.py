@@ -28,7 +28,6 @@ from . import client, options, talks
 if TYPE_CHECKING:
     from . import batch, vendor
 
-_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _log = logging.getLogger("llmlite")
 
 
@@ -133,7 +132,7 @@ def _say(text: str) -> None:
 def _write(text: str) -> None:
     """Onto stdout at once; a terminal gets no control characters, for what a model says may come from anybody."""
     if sys.stdout is not None and sys.stdout.isatty():
-        text = text.translate(_CONTROLS)
+        text = text.translate(client._CONTROLS)
     print(text, end="", flush=True)
 
 
@@ -178,7 +177,7 @@ class _Screen:
         self.open = whose
 
     def aside(self, text: str) -> None:
-        text = text.translate(_CONTROLS) if sys.stderr.isatty() else text
+        text = text.translate(client._CONTROLS) if sys.stderr.isatty() else text
         print(text, end="", file=sys.stderr, flush=True)
 
 

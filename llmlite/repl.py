@@ -27,7 +27,6 @@ _JSON = Dict[str, Any]
 _QUOTES = '"""'
 _MOST_KEPT = 1000  # entries of the history's file
 _END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})  # for str.translate: dropped
 _DIM, _BOLD, _RED, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _REMARKS = {"length": "the answer was cut at the token limit",
             "content_filter": "the answer was cut or withheld by a content filter"}
@@ -51,10 +50,9 @@ class Repl:
         verbose: whether the model's thinking shows.
     """
 
-    def __init__(self, talk: client.Conversation, connect: Callable[[str], client.Client], *, verbatim: bool = False,
-                 attached: Sequence[_JSON] = (), history: Optional[str] = None,
-                 keep: Callable[[client.Conversation], None], words: Callable[[client.LLMError], str],
-                 verbose: bool = False) -> None:
+    def __init__(self, talk: client.Conversation, connect: Callable[[str], client.Client], *, verbatim: bool,
+                 attached: Sequence[_JSON], history: Optional[str], keep: Callable[[client.Conversation], None],
+                 words: Callable[[client.LLMError], str], verbose: bool) -> None:
         self.keep: Callable[[client.Conversation], None] = keep
         self.words: Callable[[client.LLMError], str] = words
         self.connect: Callable[[str], client.Client] = connect
@@ -360,7 +358,7 @@ class _Screen:
 
     def _put(self, text: str, colour: str, stream: Any) -> None:
         if _is_tty(stream):
-            text = text.translate(_CONTROLS)
+            text = text.translate(client._CONTROLS)
         if stream is not None:  # for which print() would take stdout
             print(f"{colour}{text}{_PLAIN}" if colour and self.paints else text, end="", file=stream, flush=True)
 
