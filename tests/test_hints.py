@@ -605,6 +605,17 @@ def test_models_without_a_provider(model, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_what_others_call_a_provider():
+    """A provider by another's name for it is told by its own."""
+    for alias, name in {
+            "google": "gemini", "claude": "anthropic", "chatgpt": "openai", "gpt": "openai", "grok": "xai",
+            "x-ai": "xai", "llama.cpp": "llamacpp", "llama_cpp": "llamacpp", "lm-studio": "lmstudio",
+            "hf": "huggingface", "aws": "bedrock", "vertex_ai": "vertex", "azure_openai": "azure", "azure_ai": "azure",
+            "kimi": "moonshot", "glm": "zai", "ibm": "watsonx", "mistralai": "mistral", "local": "ollama"}.items():
+        with pytest.raises(llmlite.ConfigurationError, match=re.escape(f'did you mean "{name}/m"?')):
+            llmlite.Client(f"{alias}/m")
+
+
 @pytest.mark.parametrize("key, says", [
     (b"sk-1", "api_key is a bytes: give a str, or a function that returns one (.decode()"), (5, "api_key is a int"),
     ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks")])
