@@ -2438,15 +2438,18 @@ class Conversation:
             ConfigurationError: a message is none, or holds what JSON does not, bytes say.
             OSError: the file cannot be written.
         """
+        _write_own(os.fsdecode(path), self._dumped())
+
+    def _dumped(self, **more: Any) -> str:
+        """What `save` writes, and what else is to stand in that file; no key is in it."""
         call = _call_of_turn(self.client, self.options)
         saved = {"llmlite": __version__, "conversation": _SAVED, "provider": self.client._provider.name,
                  "model": call.model, "system": self.system, "messages": self._told(),
-                 "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at}
+                 "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at, **more}
         try:
-            text = json.dumps(call.mask().of(saved), indent=1, default=_plain)  # a server may have echoed the key
+            return json.dumps(call.mask().of(saved), indent=1, default=_plain)  # a server may have echoed the key
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
-        _write_own(os.fsdecode(path), text)
 
     def _told(self) -> List[JSON]:
         """The history, which anybody may have changed, as the usage; ConfigurationError if it is none."""
@@ -7977,9 +7980,9 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
 
 def _near_variable(row: _Provider) -> str:
     """A variable that was likely meant to be the one of a provider's key."""
-    others = {name for one in _PROVIDERS.values() for name in (*one.keys, *one.optional_keys)}
+    others = {name for one in _PROVIDERS.values() for name in one.keys}
     found = [name for name in sorted(os.environ) if name not in others and os.environ[name]
-             and name.upper().startswith(row.keys[0][:3]) and _near(name, row.keys, least=0.8)]
+             and name.upper().startswith(tuple(key[:3] for key in row.keys)) and _near(name, row.keys, least=0.8)]
     return f"; {found[0]} is set: rename it" if found else ""
 
 

@@ -50,10 +50,9 @@ class Repl:
         verbose: whether the model's thinking shows.
     """
 
-    def __init__(self, talk: client.Conversation, connect: Callable[[str], client.Client], *, verbatim: bool = False,
-                 attached: Sequence[_JSON] = (), history: Optional[str] = None,
-                 keep: Callable[[client.Conversation], None], words: Callable[[client.LLMError], str],
-                 verbose: bool = False) -> None:
+    def __init__(self, talk: client.Conversation, connect: Callable[[str], client.Client], *, verbatim: bool,
+                 attached: Sequence[_JSON], history: Optional[str], keep: Callable[[client.Conversation], None],
+                 words: Callable[[client.LLMError], str], verbose: bool) -> None:
         self.keep: Callable[[client.Conversation], None] = keep
         self.words: Callable[[client.LLMError], str] = words
         self.connect: Callable[[str], client.Client] = connect

@@ -49,20 +49,15 @@ def keep(talk: client.Conversation, asked: Asked) -> None:
     """Put a talk in the place of the last one, at once or not at all. Raises OSError."""
     os.makedirs(folder(), 0o700, exist_ok=True)
     url = asked["base_url"]
-    saved = {"llmlite": client.__version__, "conversation": client._SAVED,
-             "asked": {**asked, "base_url": url and client._fit_to_save(url)},
-             "provider": talk.client._provider.name, "model": talk.client.model, "system": talk.system,
-             "messages": talk.messages, "usage": talk.usage._asdict(), "compact_at": talk.compact_at}
-    client._write_own(path(), json.dumps(saved, indent=1, default=client._plain))
+    client._write_own(path(), talk._dumped(asked={**asked, "base_url": url and client._fit_to_save(url)}))
 
 
 def last() -> Dict[str, Any]:
     """The last talk, as it was saved; its `asked` tells where. Raises ConfigurationError."""
     try:
         with open(path(), encoding="utf-8") as file:
-            saved = json.load(file)
-        asked = {name: saved["asked"][name] for name in ("model", "provider", "base_url")}
-        if not all(isinstance(word, (str, type(None))) for word in asked.values()):
+            saved: Dict[str, Any] = json.load(file)
+        if not all(isinstance(saved["asked"][name], (str, type(None))) for name in ("model", "provider", "base_url")):
             raise TypeError
     except FileNotFoundError:
         why = "" if are_kept() else "LLMLITE_NO_HISTORY is set"
@@ -70,7 +65,7 @@ def last() -> Dict[str, Any]:
                                         hint="ask without --continue") from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise broken(error) from None
-    return {**saved, "asked": asked}
+    return saved
 
 
 def broken(error: Exception) -> client.ConfigurationError:

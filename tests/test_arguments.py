@@ -163,6 +163,18 @@ def test_what_is_no_such_number(server, llm, name, value):
     assert not server.requests
 
 
+@pytest.mark.parametrize("method, names, wrong", [
+    ("complete", "temperature top_p min_p", "hot"), ("complete", "top_k max_tokens seed priority", 0.5),
+    ("complete", "logprobs", -1), ("complete", "stop", 5), ("complete", "extra", [5]),
+    ("chat", "temperature top_p", "hot"), ("chat", "top_k max_tokens seed", 0.5), ("chat", "logprobs", -1),
+    ("chat", "system stop tool_choice reasoning_effort", 5), ("chat", "extra", [5])])
+def test_each_option_is_of_its_kind(server, llm, method, names, wrong):
+    """What is of another kind is refused by the option's name."""
+    for name in names.split():
+        refused(f"{name}=", getattr(llm, method), "hi", **{name: wrong})
+    assert not server.requests
+
+
 # ------------------------------------------------------------------------------------------------------------- messages
 
 

@@ -1,9 +1,11 @@
 """The command line: what it sends, what it prints, how it exits."""
+import argparse
 import ast
 import base64
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -16,6 +18,7 @@ import time
 
 import pytest
 
+from llmlite import options
 from llmlite.__main__ import main
 from tests import VENDORED, llmlite, testing
 from tests.beside import beside, idle, within
@@ -463,6 +466,31 @@ def test_wrong_usage_exits_2(run, words, complaint):
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert one_line(err) and complaint in err and "--help" in err
+
+
+KINDS = {  # of options of a chat: the JSON that is taken for them; all else is text, if they take that
+    "temperature top_p timeout": "5 0.5", "top_k max_tokens seed max_rounds": "5", "logprobs": "5 true", "stop": "[{}]",
+    "tools": "[{}]", "extra headers": "{}", "tool_choice": "{}", "prompt_cache": "true", "reasoning_effort": ""}
+TEXTS = "stop reasoning_effort tool_choice prompt_cache"
+
+
+def test_what_the_options_of_a_chat_take():
+    """Each by its own kind, as chat() does; null leaves one out, and what chat() does not know is taken as it is."""
+    takes = {name: json for names, json in KINDS.items() for name in names.split()}
+    known = {*inspect.signature(llmlite.Client.chat).parameters} - {"self"}
+    assert {*takes, *options._ELSEWHERE} == known | {"max_rounds", "stream"}
+    for name in [*takes, "any"]:
+        for word in ("5", "0.5", "true", "{}", "[{}]", '"word"', "word", "null"):
+            if name == "any" or word == "null" or word in takes[name].split():
+                wanted = json.loads(word) if word != "word" else word
+            elif name in TEXTS.split():
+                wanted = "word" if word == '"word"' else word
+            else:
+                with pytest.raises(argparse.ArgumentTypeError, match=f": {name} takes "):
+                    options.setting(f"{name}={word}")
+                continue
+            found = options.setting(f"{name}={word}")
+            assert found == (name, wanted) and type(found[1]) is type(wanted)
 
 
 @pytest.mark.parametrize("words, hints", [

@@ -1,6 +1,7 @@
 """`llmlite completion SHELL`: the scripts, in the shells that are here."""
 import contextlib
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ LINES = [  # what is typed, what can follow
     ("completion z", {"zsh"}),
     ("--sch", {"--schema"}),
     ("Hi --no-s", {"--no-stream"}),
+    ("--no-stream --sch", {"--schema"}),
     ("models -p lmst", {"lmstudio"}),
     ("models --provider lmst", {"lmstudio"}),
     ("-m openr", {"openrouter/"}),
@@ -29,6 +31,10 @@ LINES = [  # what is typed, what can follow
     ("batch odd", {"odd name.jsonl"}),
     ("replay odd", {"odd name.jsonl"}),
     ("-f odd", {"odd name.jsonl"}),
+    ("--schema odd", {"odd name.jsonl"}),
+    ("batch -o odd", {"odd name.jsonl"}),
+    ("batch --report odd", {"odd name.jsonl"}),
+    ("vendor odd", {"odd name.jsonl"}),
     ("models odd", set()),
     ("odd", set()),
     ("-s odd", set()),
@@ -36,11 +42,11 @@ LINES = [  # what is typed, what can follow
 BASH = """
 source ./script
 complete() {{ :; }}
-compopt() {{ [ "$2" = default ] && FILES=1; return 0; }}
-COMP_WORDS=({words}) COMP_CWORD={index} FILES=
+compopt() {{ [ "$2" = default ] && FILES=1; [ "$2" = nospace ] && OPEN=+; return 0; }}
+COMP_WORDS=({words}) COMP_CWORD={index} FILES= OPEN=
 _llmlite
 [ -n "$FILES" ] && compgen -f -- "${{COMP_WORDS[COMP_CWORD]}}"
-printf '%s\\n' "${{COMPREPLY[@]}}"
+printf '%s\\n' "${{COMPREPLY[@]/%/$OPEN}}"
 """
 
 
@@ -66,14 +72,15 @@ def shell(*words):
 
 
 def test_bash(script):
-    """bash offers what fits; files where a file is to stand."""
+    """bash offers what fits, files where a file is to stand, and puts no space behind what goes on."""
     script("bash")
     tests = []
     for line, _ in LINES:
         words = ["llmlite", *line.split()]
         tests.append(BASH.format(words=" ".join(words), index=len(words) - 1) + "echo =====\n")
     found = shell("bash", "--norc", "-c", "".join(tests)).split("=====\n")
-    assert [set(filter(None, text.splitlines())) for text in found[:-1]] == [wanted for _, wanted in LINES]
+    assert [set(filter(None, text.splitlines())) for text in found[:-1]] == [
+        {re.sub("(?<=[/=])$", "+", word) for word in wanted} for _, wanted in LINES]
 
 
 def test_bash_3(script):
@@ -122,16 +129,17 @@ def terminal(*words):
 
 
 def test_zsh(script):
-    """zsh, in a terminal: Tab writes the one word that fits."""
+    """zsh, in a terminal: Tab writes the one word that fits, and a space if it goes on no more."""
     script("zsh")
     with terminal("zsh", "-f", "-i") as until:
         until("ready:", "PS1=; unsetopt zle_bracketed_paste; stty -echo; autoload -U compinit; compinit -u -D; "
               "source ./script; llmlite() { print -rl -- said: $@ end:; }; LISTMAX=9999; print rea''dy:\n")
         for line, wanted in LINES:
-            until("said:", f"llmlite {line}\t\n")
+            until("said:", f"llmlite {line}\t+\n")
             words = until("end:").split("\r\n")[1:-1]
-            typed = line.split()
-            assert words == [*typed[:-1], *(wanted or typed[-1:])]
+            *before, typed = line.split()
+            word = min(wanted, default=typed)
+            assert words == [*before, *([word, "+"] if wanted and word[-1] not in "/=" else [word + "+"])]
 
 
 def test_an_unknown_shell(run):

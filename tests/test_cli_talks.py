@@ -66,18 +66,21 @@ def test_a_failed_call_leaves_the_last_talk(ask, run, server, home):
 
 
 def test_the_file(run, server, home, llm, monkeypatch):
-    """It is its owner's alone, has no key, also not one in the address, and is a conversation others can load."""
+    """It is its owner's alone, has no key, also none of the address or an answer, and is a conversation to load."""
     monkeypatch.setenv("LLMLITE_API_KEY", "sk-private-0123456789")
-    server.reply("Blue")
+    server.reply("Blue, not sk-private-0123456789")
     address = server.url.replace("//", "//me:secret-word@") + "?key=secret-word&a=1"
     assert run("The sky?", "-m", "test", "--base-url", address).code == 0
     text = home.read_text(encoding="utf-8")
     assert "sk-private" not in text and "secret-word" not in text
-    assert json.loads(text)["asked"] == {"model": "test", "provider": None, "base_url": server.url + "?a=1"}
+    saved = json.loads(text)
+    assert saved["asked"] == {"model": "test", "provider": None, "base_url": server.url + "?a=1"}
+    assert saved["conversation"] == 1 and saved["usage"]["output_tokens"] == 5
     assert os.listdir(home.parent) == ["last.json"]
     if os.name == "posix":
         assert stat.S_IMODE(home.stat().st_mode) == 0o600 and stat.S_IMODE(home.parent.stat().st_mode) == 0o700
-    assert llm.load_conversation(home).messages == [llmlite.user("The sky?"), {"role": "assistant", "content": "Blue"}]
+    assert llm.load_conversation(home).messages == [
+        llmlite.user("The sky?"), {"role": "assistant", "content": "Blue, not ***"}]
 
 
 @pytest.mark.parametrize("content, why", [

@@ -563,7 +563,8 @@ def test_a_server_that_streams_unasked(bench):
 
 
 @pytest.mark.parametrize("status, says", [
-    (403, "a proxy, a firewall or a login"), (404, "asked POST"), (413, "send less"), (429, "rate_limit="),
+    (400, "a proxy, a firewall or a login"), (403, "a proxy, a firewall or a login"), (404, "asked POST"),
+    (413, "send less"), (429, "rate_limit="),
     (502, "the provider's own trouble")])
 def test_web_pages_with_a_status(bench, status, says):
     """A page with a status of its own says by that what to do."""
@@ -669,6 +670,13 @@ def test_the_proxy_of_a_session(bench):
     assert says.endswith("(check HTTPS_PROXY and NO_PROXY)")
 
 
+@pytest.mark.parametrize("host", ["api.openai.example", "bedrock-runtime.region.amazonaws.test"])
+def test_hosts_that_are_near_none(bench, host):
+    """A host that is merely like another, or like one with a blank in it, is no misspelling."""
+    assert line_of(lambda bench: bench.chat(base_url=f"https://{host}/v1"), bench).endswith(
+        "(check the host name, the network and any proxy)")
+
+
 def test_a_refused_key_that_a_function_gave(bench):
     """Of a function's key, the function is named."""
     says = line_of(lambda bench: bench.refused(401, api_key=lambda: KEY), bench)
@@ -680,6 +688,27 @@ def test_a_key_of_the_same_owner(bench):
     for provider, key in (("gemini-openai", "AIza" + KEY), ("anthropic", "sk-ant-" + KEY), (None, KEY)):
         assert "looks like" not in line_of(lambda bench: bench.refused(
             401, None, "m", provider, api_key=key), bench)  # noqa: B023
+
+
+def test_keys_that_tell_whose_they_are(bench):
+    """By how it begins a key is known for another provider's."""
+    for form, owner in {
+            "sk-ant-": "anthropic", "sk-or-": "openrouter", "gsk_": "groq", "AIza": "gemini", "xai-": "xai",
+            "hf_": "huggingface", "pplx-": "perplexity", "nvapi-": "nvidia", "csk-": "cerebras", "fw_": "fireworks",
+            "tgp_": "together", "sk-proj-": "openai", "sk-svcacct-": "openai"}.items():
+        says = line_of(lambda bench: bench.refused(401, None, "m", "mistral", api_key=form + KEY), bench)  # noqa: B023
+        assert says.endswith(f": it looks like one of {owner}'s)")
+
+
+@pytest.mark.parametrize("variable, model, says", [
+    ("GEMNI_API_KEY", "gemini/m", "; GEMNI_API_KEY is set: rename it)"), ("XAI_API_KEY", "zai/m", "api_key=)"),
+    ("GROK_KEY", "xai/m", "api_key=)")])
+def test_variables_that_were_meant(monkeypatch, variable, model, says):
+    """A variable with a name like that of the key is told of, not one of another provider's."""
+    monkeypatch.setenv(variable, KEY)
+    with pytest.raises(llmlite.ConfigurationError) as caught:
+        llmlite.Client(model)
+    assert str(caught.value).endswith(says)
 
 
 def test_a_provider_that_serves_others_models(bench):
@@ -756,6 +785,17 @@ def test_a_key_in_anothers_place(name):
     with pytest.raises(llmlite.ConfigurationError, match=re.escape("***")) as caught:
         llmlite.Client("m", **{"provider": "openai", "api_key": KEY, name: KEY})
     assert KEY not in str(caught.value)
+
+
+def test_what_others_call_a_provider():
+    """A provider by another's name for it is told by its own."""
+    for alias, name in {
+            "google": "gemini", "claude": "anthropic", "chatgpt": "openai", "gpt": "openai", "grok": "xai",
+            "x-ai": "xai", "llama.cpp": "llamacpp", "llama_cpp": "llamacpp", "lm-studio": "lmstudio",
+            "hf": "huggingface", "aws": "bedrock", "vertex_ai": "vertex", "azure_openai": "azure", "azure_ai": "azure",
+            "kimi": "moonshot", "glm": "zai", "ibm": "watsonx", "mistralai": "mistral", "local": "ollama"}.items():
+        with pytest.raises(llmlite.ConfigurationError, match=re.escape(f'did you mean "{name}/m"?')):
+            llmlite.Client(f"{alias}/m")
 
 
 @pytest.mark.parametrize("key, says", [

@@ -180,14 +180,15 @@ def test_no_key_in_another_spelling(server, tape, spelt):
     assert recorded(tape)["exchanges"][0]["reply"]["json"] == {"error": {"message": "bad: ***"}}
 
 
-def test_short_keys_are_words(server, tape):
-    """A local server's "key" is a word that may stand in any text: it is left there."""
-    server.reply("a test")
+@pytest.mark.parametrize("key, kept", [("secret7", "is it secret7?"), ("secret88", "is it ***?")])
+def test_short_keys_are_words(server, tape, key, kept):
+    """A local server's "key" is a word that may stand in any text: it is left there; one of eight letters is a key."""
+    server.reply("yes")
     with testing.record(server.url) as recording:
-        with llmlite.Client("m", base_url=recording.url, api_key="test") as llm:
-            llm.chat("test this")
+        with llmlite.Client("m", base_url=recording.url, api_key=key) as llm:
+            llm.chat(f"is it {key}?")
         recording.save(tape)
-    assert recorded(tape)["exchanges"][0]["request"]["json"]["messages"][0]["content"] == "test this"
+    assert recorded(tape)["exchanges"][0]["request"]["json"]["messages"][0]["content"] == kept
 
 
 def test_matched_by_what_is_asked(server, tape):
@@ -252,17 +253,20 @@ def test_used_up(server, tape):
 
 
 def test_in_order(server, tape):
-    """in_order: another body gets the next answer, another path none."""
+    """in_order: another body gets the next answer, another path none, though its answer comes later."""
     server.reply("one")
+    server.json({"data": [{"id": "m"}]})
     server.reply("two")
     with recorder(server) as (recording, llm):
         llm.chat("a")
+        llm.models()
         llm.chat("b")
         recording.save(tape)
     with testing.replay(tape, in_order=True) as replaying, client(replaying) as llm:
-        assert llm.chat("x").text == "one"
         with pytest.raises(llmlite.ServerError, match=f"GET /v1/models: next is POST {CHAT}"):
             llm.models()
+        assert llm.chat("x").text == "one"
+        assert llm.models() == ["m"]
         assert llm.chat("y").text == "two"
         with pytest.raises(llmlite.ServerError, match="it is at its end"):
             llm.chat("z")
@@ -402,6 +406,14 @@ def test_over_tls(tape):
                 llm.chat("hi")
             with pytest.raises(ValueError, match="nothing was recorded"):
                 recording.save(tape)
+
+
+def test_a_provider_that_speaks_no_http(server, tape):
+    """It is told as no answer."""
+    server.raw(b"SSH-2.0-x\r\n", testing.CLOSE)
+    with recorder(server) as (_, llm):
+        with pytest.raises(llmlite.ServerError, match="gave no answer: BadStatusLine: SSH-2.0-x"):
+            llm.chat("hi")
 
 
 def test_no_provider(tape):

@@ -168,7 +168,7 @@ def test_quit_and_help(say, server):
     assert (code, out, server.requests) == (0, "", [])
     assert re.findall(r"^llmlite: /([\w-]+) ", err, re.M) == [
         "model", "system", "file", "save", "load", "usage", "retry", "undo", "compact", "copy-last", "help", "quit"]
-    assert 'ends in "\\"' in err
+    assert 'ends in "\\"' in err and "llmlite: /save [PATH]     write the conversation to a file\n" in err
 
 
 def test_a_model_is_needed(run):
@@ -336,7 +336,8 @@ def test_file(say, server, tmp_path, typed):
     (tmp_path / "a b.txt").write_text("text of the file")
     (tmp_path / "it's.txt").write_text("text of the file")
     server.reply("ok", times=2)
-    ran = say("/file " + typed.format(tmp_path), "/file", "what?", "/file", "b")
+    ran = say("/file " + typed.format(tmp_path), "/file", "what?", "/file", "b", "/undo", "/undo")
+    assert ran.err.endswith("llmlite: taken back: b\nllmlite: taken back: what?\n")
     assert ran.code == 0 and ran.err.count("1 file with") == 1 and ran.err.count("0 files with") == 1
     content = asked(server)[0]
     assert content[0] == {"type": "text", "text": "what?"} and "text of the file" in json.dumps(content[1])
@@ -376,23 +377,27 @@ def test_save_onto_others(say, server, tmp_path):
 
 
 def test_load_drops_nothing_unasked(say, server, tmp_path):
-    """/load onto what is not saved needs to be said twice."""
+    """/load onto what is not saved needs to be said twice; what counts as long stays, if the file does not tell."""
     path = tmp_path / "a.json"
+    path.write_text('{"messages": []}')
     server.reply("ok", times=2)
-    err = say(f"/save {path}", "a", f"/load {path}", f"/load {path}", "b").err.splitlines()
-    assert err[1].startswith("llmlite: what was said here is not saved") and err[2].startswith("llmlite: 0 messages")
+    err = say("a", f"/load {path}", f"/load {path}", "b", "/save", words=["--compact-at", "77"]).err.splitlines()
+    assert err[0].startswith("llmlite: what was said here is not saved") and err[1].startswith("llmlite: 0 messages")
     assert messages(server.requests[1]) == [("user", "b")]
+    assert json.loads(path.read_text())["compact_at"] == 77
 
 
 def test_usage(say, server):
     """/usage sums up all clients' calls, and the conversation's since it was last summed up."""
-    server.reply("ok", usage=(1200, 3), times=2)
+    server.reply("ok", usage={"prompt_tokens": 1200, "completion_tokens": 3,
+                              "prompt_tokens_details": {"cached_tokens": 1000}}, times=2)
     server.error(400)
     err = say("/usage", "a", "/model other", "b", "c", "/usage").err.splitlines()
     assert re.fullmatch(r"llmlite: since \d\d:\d\d: 0 calls; 0 input tokens, 0 output tokens", err[0])
     assert err[1] == "llmlite: this conversation: 0 messages; 0 input tokens, 0 output tokens"
-    assert re.fullmatch(r"llmlite: since \d\d:\d\d: 2 calls, 1 failed; 2,400 input tokens, 6 output tokens", err[-2])
-    assert err[-1] == "llmlite: this conversation: 4 messages; 2,400 input tokens, 6 output tokens"
+    assert re.fullmatch(r"llmlite: since \d\d:\d\d: 2 calls, 1 failed; 2,400 input tokens "
+                        r"\(2,000 cached\), 6 output tokens", err[-2])
+    assert err[-1] == "llmlite: this conversation: 4 messages; 2,400 input tokens (2,000 cached), 6 output tokens"
 
 
 def test_retry(say, server, tmp_path):
@@ -438,12 +443,13 @@ def test_compact(say, server):
 
 @pytest.fixture
 def clipboard(tmp_path, monkeypatch):
-    """Programs that write what they get into a file."""
+    """Programs that write what they are called with, and what they get, into files."""
     def clipboard(**programs):
         for name, code in programs.items():
-            path = tmp_path / "bin" / name.replace("_", "-")
+            path = tmp_path / "bin" / name.replace("wl_", "wl-").replace("_", ".")
             path.parent.mkdir(exist_ok=True)
-            path.write_text(f"#!/bin/sh\n/bin/cat >{tmp_path}/clipboard\nexit {code}\n")
+            path.write_text(f"#!/bin/sh\necho ${{0##*/}} $* >{tmp_path}/called\n"
+                            f"/bin/cat >{tmp_path}/clipboard\nexit {code}\n")
             path.chmod(0o700)
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
         monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
@@ -453,16 +459,19 @@ def clipboard(tmp_path, monkeypatch):
 
 
 @POSIX
-@pytest.mark.parametrize("programs, taker", [
-    ({"wl_copy": 0, "pbcopy": 0}, "wl-copy"), ({"wl_copy": 1, "pbcopy": 0}, "pbcopy"),
-    ({"xsel": 0, "pbcopy": 0}, "pbcopy")])
-def test_copy_last(say, server, clipboard, programs, taker):
+@pytest.mark.parametrize("programs, display, taker", [
+    ({"wl_copy": 0, "pbcopy": 0}, "", "wl-copy"), ({"wl_copy": 1, "pbcopy": 0}, "", "pbcopy"),
+    ({"xsel": 0, "pbcopy": 0}, "", "pbcopy"), ({"xsel": 0, "pbcopy": 0}, ":0", "xsel -bi"),
+    ({"xclip": 0, "xsel": 0}, ":0", "xclip -selection clipboard"), ({"clip_exe": 0}, "", "clip.exe")])
+def test_copy_last(say, server, clipboard, tmp_path, monkeypatch, programs, display, taker):
     """/copy-last gives the last answer to the first program that takes it."""
     server.reply("größe")
     server.reply("")
     held = clipboard(**programs)
-    assert say("a", "b", "/copy-last").err.splitlines()[-1] == f"llmlite: 5 characters copied ({taker})"
-    assert held.read_text(encoding="utf-8") == "größe"
+    monkeypatch.setenv("DISPLAY", display)
+    assert say("a", "b", "/copy-last").err.splitlines()[-1] == f"llmlite: 5 characters copied ({taker.split()[0]})"
+    assert held.read_text(encoding="utf-16" if taker == "clip.exe" else "utf-8") == "größe"
+    assert (tmp_path / "called").read_text() == f"{taker}\n"
 
 
 @POSIX
@@ -687,6 +696,7 @@ def test_ctrl_c(server):
         shown.type("half a line")
         shown.wait_for("half a line")
         shown.interrupt("\n> ")
+        assert "Ctrl-C again" not in shown.screen
         shown.enter("/compact", "summing up ...")
         assert server.wait_for(4, 20)
         shown.interrupt("\nstopped\n\n> ")
@@ -802,9 +812,10 @@ def test_without_readline(server):
 
 @POSIX
 def test_the_terminals_own_clipboard(server):
-    """Without a program for it /copy-last asks the terminal."""
+    """Without a program for it /copy-last asks the terminal; where libedit counts columns no line is bold."""
     server.reply("größe")
-    with terminal(server, PATH="/nowhere") as shown:
+    with terminal(server, PATH="/nowhere", before="import readline; readline.__doc__ = 'libedit'") as shown:
         shown.enter("a")
+        assert b"\x1b[1m" not in shown.bytes
         shown.enter("/copy-last", "5 characters copied (by the terminal, if it does that)\n")
         assert b"\x1b]52;c;" + base64.b64encode("größe".encode()) + b"\x07" in shown.bytes

@@ -169,9 +169,10 @@ def test_a_stream_that_breaks(server, book):
 
 def test_tokens_and_what_was_read_before(server, book):
     """The tokens of a raw completion are shown as its text; so is what was read before."""
-    server.stream(["a", "b", "c"])
+    server.stream(["a", "b", "\ud800"])
     shown = book.run("stream = llm.stream_tokens('x')\nnext(stream)\nreply = stream.display()")
-    assert book.names["reply"].text == "abc" and shown.markdown[-1].startswith("abc\n\n")
+    assert book.names["reply"].text == "ab\ud800" and shown.markdown[-1].startswith("ab?\n\n")
+    assert shown.displays[-1][0]["text/plain"] == "ab?"
 
 
 class Screen(io.StringIO):
@@ -181,19 +182,20 @@ class Screen(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("screen, said", [(io.StringIO, "a\x1b[1mé\n"), (Screen, "a[1m?\n")])
+@pytest.mark.parametrize("screen, said", [
+    (io.StringIO, "a\x1b[1m\t\x7fé\x9f\n"), (Screen, "a[1m\t?\n")])
 def test_live_text(server, llm, monkeypatch, screen, said):
     """Elsewhere it is text: a terminal gets no control characters, and what its encoding has not as a mark."""
-    server.stream(["a\x1b[1m", "é"])
+    server.stream(["a\x1b[1m\t\x7f", "é\x9f"])
     with contextlib.redirect_stdout(screen()) as out:
         reply = llm.stream("Hi").display()
-    assert out.getvalue() == said and reply.text == "a\x1b[1mé" and reply.finish_reason == "stop"
+    assert out.getvalue() == said and reply.text == "a\x1b[1m\t\x7fé\x9f" and reply.finish_reason == "stop"
 
 
 def test_live_text_of_the_rest(server, llm, capsys, monkeypatch):
-    """All of the text, also what was read before, its line ended once; calls after it; nothing without a stdout."""
+    """All of the text alone, also what was read before, its line ended once; calls after it; nothing without stdout."""
     call = {"name": "f", "arguments": {"a": 1}}
-    server.stream(["one ", "two\n"], tool_calls=[call])
+    server.stream(["one ", "two\n"], reasoning=["Hm"], tool_calls=[call])
     with llm.stream("Hi") as stream:
         next(stream)
         stream.display()
