@@ -99,8 +99,9 @@ class Finder:
         """The lines of functions with one of these names, or with one that is made of them at import."""
         lines, known = set(), set()
         while names - known:
-            known.add((names - known).pop())
-            found = {number for name in known for number in self.words[name]}
+            name = (names - known).pop()
+            known.add(name)
+            found = set(self.words[name])
             lines |= found & self.inside
             names = names.union(*(self.bound[number] for number in found - self.inside))
         return frozenset(lines)
