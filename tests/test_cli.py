@@ -478,7 +478,7 @@ def test_what_the_options_of_a_chat_take():
     """Each by its own kind, as chat() does; null leaves one out, and what chat() does not know is taken as it is."""
     takes = {name: json for names, json in KINDS.items() for name in names.split()}
     known = {*inspect.signature(llmlite.Client.chat).parameters} - {"self"}
-    assert {*takes, *options._ELSEWHERE} == known | {"max_rounds", "stream"}
+    assert {*takes, *options._ELSEWHERE} == known | {"max_rounds", "stream", "provider", "base_url", "api_key"}
     for name in [*takes, "any"]:
         for word in ("5", "0.5", "true", "{}", "[{}]", '"word"', "word", "null"):
             if name == "any" or word == "null" or word in takes[name].split():
