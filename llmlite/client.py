@@ -1957,7 +1957,7 @@ class Client:
         call.connect, call.read = self._timeout if timeout is _UNSET else _checked_timeout(timeout)
         call.idle = self._idle_timeout or call.read
         call.deadline = self._until(deadline)
-        call.headers = _with_headers(self._headers, _checked_headers(headers))
+        call.headers = self._headers if headers is None else _with_headers(self._headers, _checked_headers(headers))
         return call
 
     def _until(self, deadline: Any) -> _Deadline:
@@ -1965,7 +1965,7 @@ class Client:
         if isinstance(deadline, _Deadline):
             return deadline
         limit = self._deadline if deadline is _UNSET else _checked_seconds("deadline", deadline)
-        return _Deadline(math.inf if limit is None else _now() + limit, limit)
+        return _NO_DEADLINE if limit is None else _Deadline(_now() + limit, limit)
 
     def _model_for(self, model: Optional[str]) -> str:
         if model is None:
