@@ -914,9 +914,7 @@ def _vendor(words: List[str]) -> int:
 
 def _check_copy(found: vendor.Copy, path: str) -> int:
     """Say what a vendored file is; 1 if it is not as `vendor` would write it."""
-    state = "edited" if found.edited else "as it was written"
-    older = "" if found.version == client.__version__ else f"; {client.__version__} is here"
-    _write(f"{path}: llmlite {found.version}, {state}{older}\n")
+    _write(f"{path}: llmlite {found.version}, {found.state}\n")
     return 0 if found.current else 1
 
 

@@ -9,11 +9,13 @@
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pkgutil
 import re
-from typing import NamedTuple, Optional
+import shutil
+from typing import List, NamedTuple, Optional
 
 from . import client
 
@@ -50,11 +52,24 @@ class Copy(NamedTuple):
 
     version: str
     edited: bool
+    checksum: str  # of client.py as it was copied
 
     @property
     def current(self) -> bool:
-        """Whether it is this very version, as it was written."""
-        return not self.edited and self.version == client.__version__
+        """Whether it is client.py as it is here."""
+        return not self.edited and self.checksum == checksum()
+
+    @property
+    def newer(self) -> bool:
+        """Whether it is of a later version than this."""
+        return _release(self.version) > _release(client.__version__)
+
+    @property
+    def state(self) -> str:
+        """How it stands to what it was, and to client.py as it is here."""
+        another = "another " if self.version == client.__version__ else ""
+        here = "" if self.checksum == checksum() else f"; {another}{client.__version__} is here"
+        return ("edited" if self.edited else "as it was written") + here
 
 
 def checksum() -> str:
@@ -76,7 +91,7 @@ def read(content: bytes) -> Optional[Copy]:
     """What a file is a copy of; None if it is none."""
     head, line, rest = content.replace(b"\r\n", b"\n").partition(_LINE)  # as git may write it on Windows
     found = _HEAD.match(head) if line else None
-    return found and Copy(found[1].decode(), _digest(rest) != found[2].decode())
+    return found and Copy(found[1].decode(), _digest(rest) != found[2].decode(), found[2].decode())
 
 
 def at(path: str) -> Copy:
@@ -89,20 +104,40 @@ def at(path: str) -> Copy:
 
 
 def copy(path: str, force: bool = False) -> None:
-    """Write the file, unless it is there already.
+    """Write the file, at once or not at all, unless it is there already.
 
     An older copy that was not edited is replaced. Raises ValueError for any other file, unless `force`.
     """
+    path = os.path.realpath(path)  # a link stays one
     if os.path.exists(path):
         with open(path, "rb") as file:
-            there = file.read()
-        found = read(there)
+            found = read(file.read())
         if found and found.current:
             return
-        if not force and (found is None or found.edited):
-            raise ValueError(f"the file is there and {'was edited' if found else 'differs'}; --force overwrites it")
-    with open(path, "wb") as file:
-        file.write(made())
+        if not force and (found is None or found.edited or found.newer):
+            why = "differs" if found is None else "was edited" if found.edited else f"is newer: {found.version}"
+            raise ValueError(f"the file is there and {why}; --force overwrites it")
+        with open(path, "ab"):  # or one that must not be written would be replaced all the same
+            pass
+    _replace(path, made())
+
+
+def _replace(path: str, content: bytes) -> None:
+    """Write a file at once or not at all, with the mode that it had."""
+    part = f"{path}.{os.urandom(4).hex()}.part"
+    try:
+        with open(part, "xb") as file:
+            file.write(content)
+        if os.path.exists(path):
+            shutil.copymode(path, part)
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # gone where all went well, or never begun
+            os.unlink(part)
+
+
+def _release(version: str) -> List[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _source() -> bytes:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -722,12 +723,11 @@ def test_vendor_does_not_overwrite(run, tmp_path):
     assert open_bytes(target).endswith(open_bytes(SOURCE))
 
 
-def older(path):
-    """Makes of a copy one of version 0.0.9, as it was written then."""
+def of_version(version, path):
+    """Makes of a copy one of another version, as it was written then."""
     head, line, rest = open_bytes(path).partition(b"# " + 118 * b"-" + b"\n")
-    rest += b"# as of old\n"
-    version = llmlite.__version__.encode()
-    head = head.replace(b"llmlite " + version, b"llmlite 0.0.9")
+    rest += b"# as it was\n"
+    head = head.replace(b"llmlite " + llmlite.__version__.encode(), b"llmlite " + version.encode())
     head = re.sub(b"[0-9a-f]{64}", hashlib.sha256(rest).hexdigest().encode(), head)
     path.write_bytes(head + line + rest)
 
@@ -736,7 +736,7 @@ def test_vendor_updates_a_copy_that_was_not_edited(run, tmp_path):
     """An older copy is replaced; one that somebody has edited is not, but for --force."""
     target = tmp_path / "client.py"
     run("vendor", str(target))
-    older(target)
+    of_version("0.0.9", target)
     assert run("vendor", str(target)).code == 0
     assert open_bytes(target).endswith(open_bytes(SOURCE))
     target.write_bytes(open_bytes(target) + b"# mine\n")
@@ -757,11 +757,55 @@ def test_vendor_check(run, tmp_path):
     target.write_bytes(open_bytes(target) + b"# mine\r\n")
     assert run("vendor", "--check", str(target)) == (1, f"{target}: llmlite {version}, edited\n", "")
     run("vendor", "--force", str(target))
-    older(target)
+    of_version("0.0.9", target)
     before = open_bytes(target)
     line = f"{target}: llmlite 0.0.9, as it was written; {version} is here\n"
     assert run("vendor", "--check", str(target)) == (1, line, "")
     assert open_bytes(target) == before
+
+
+def test_vendor_and_other_copies(run, tmp_path):
+    """A copy of the same version with another content is replaced; a newer one with --force only, and --check tells."""
+    target, version = tmp_path / "client.py", llmlite.__version__
+    run("vendor", str(target))
+    of_version(version, target)
+    line = f"{target}: llmlite {version}, as it was written; another {version} is here\n"
+    assert run("vendor", "--check", str(target)) == (1, line, "")
+    assert run("vendor", str(target)).code == 0 and open_bytes(target).endswith(open_bytes(SOURCE))
+    of_version("10.0", target)
+    newer = open_bytes(target)
+    code, out, err = run("vendor", str(target))
+    assert (code, out) == (1, "") and f"{target}: the file is there and is newer: 10.0; --force overwrites it" in err
+    assert open_bytes(target) == newer and run("vendor", "--force", str(target)).code == 0
+    assert open_bytes(target).endswith(open_bytes(SOURCE))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no limits and modes, and links need a right")
+def test_vendor_writes_at_once_or_not_at_all(run, tmp_path):
+    """What stops the writing leaves the old file; a link and a mode stay, and nothing else is left."""
+    import resource
+
+    target, link = tmp_path / "client.py", tmp_path / "link.py"
+    run("vendor", str(target))
+    of_version("0.0.9", target)
+    old = open_bytes(target)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code, out, err = run("vendor", str(target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, out) == (1, "") and one_line(err) and f"{target}: File too large" in err
+    assert open_bytes(target) == old and list(tmp_path.iterdir()) == [target]
+    link.symlink_to(target)
+    target.chmod(0o640)
+    assert run("vendor", str(link)).code == 0
+    assert link.is_symlink() and open_bytes(target).endswith(open_bytes(SOURCE))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640 and len(list(tmp_path.iterdir())) == 2
+    of_version("0.0.9", target)
+    target.chmod(0o440)
+    if not os.access(target, os.W_OK):  # root may write all
+        assert f"{target}: Permission denied" in run("vendor", str(target)).err
 
 
 @pytest.mark.parametrize("content, why", [
