@@ -1,5 +1,8 @@
 """gevent: patched first, or only after the import, as `gunicorn --preload` does; each greenlet keeps its own call."""
 import ssl
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import trustme
@@ -159,3 +162,32 @@ def test_waiting_lets_others_work(provider, scheme, order, method):
         answer(said, len(ticks))
     """, order, provider.url, method)  # fmt: skip
     assert said == "ok" and ticks > 3  # 12, where the machine keeps up; 2 where it holds the others up
+
+
+@pytest.mark.parametrize("kept_out", [True, False])
+def test_pytest_stays_out_of_the_way(tmp_path, kept_out):
+    """As the README has it: without -p no:llmlite the plugin brings in llmlite before a conftest.py can patch."""
+    (tmp_path / "conftest.py").write_text(textwrap.dedent("""
+        import sys
+        early = "llmlite" in sys.modules
+        from gevent import monkey
+        monkey.patch_all()
+    """))
+    (tmp_path / "test_mine.py").write_text(textwrap.dedent("""
+        import gevent.socket, socket, conftest, llmlite
+        from llmlite import testing
+
+        def test_mine():
+            assert socket.socket is gevent.socket.socket
+            with testing.Server() as server:
+                server.reply("ok", delay=0.3, times=None)
+                llm = llmlite.Client("m", base_url=server.url)
+                tasks = [gevent.spawn(llm.chat, "hi") for _ in range(5)]
+                assert len(gevent.joinall(tasks, timeout=1.2)) == 5
+            print("early:", conftest.early)
+    """))
+    words = ["-p", "no:llmlite"] if kept_out else []
+    done = subprocess.run([sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", *words, str(tmp_path)],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"early: {not kept_out}" in done.stdout
