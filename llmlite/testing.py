@@ -1317,10 +1317,10 @@ class _Tape:
         place, what = _place(asked), f"{self._name} has no answer left to {_line(request)}"
         if self._in_order:
             return f"{what}: {'next is ' + _place(self._unused[0][0]) if self._unused else 'it is at its end'}"
-        near = [question for question, _ in self._unused if _place(question) == place]
-        if not near:
-            used = sum(_place(question) == place for question, _ in self._all)
-            return f"{what}: it was recorded {used} times"
+        same = sum(question == asked for question, _ in self._all)
+        near = [question for question, _ in self._unused + self._all if _place(question) == place]
+        if same or not near:
+            return f"{what}: it was recorded {same} times"
         return f"{what}: {_difference(near[0], asked)}; record it anew, or replay(in_order=True)"
 
 

@@ -235,14 +235,18 @@ def test_mismatch_says_what_differs(server, tape, asked, why):
 
 def test_used_up(server, tape):
     """An answer is given once; another path was never recorded."""
-    server.reply("Paris")
+    server.reply("Paris", times=2)
     with recorder(server) as (recording, llm):
         llm.chat("hi")
+        llm.chat("ho")
         recording.save(tape)
     with testing.replay(tape) as replaying, client(replaying) as llm:
-        assert llm.chat("hi").text == "Paris"
-        with pytest.raises(llmlite.ServerError, match=f"no answer left to POST {CHAT}: it was recorded 1 times"):
-            llm.chat("hi")
+        for _ in range(2):
+            assert llm.chat("hi" if replaying.requests == [] else "ho").text == "Paris"
+            with pytest.raises(llmlite.ServerError, match=f"no answer left to POST {CHAT}: it was recorded 1 times"):
+                llm.chat("hi")
+        with pytest.raises(llmlite.ServerError, match=r"json.messages\[0\].content was 'hi', is 'he'"):
+            llm.chat("he")
         with pytest.raises(llmlite.ServerError, match="no answer left to GET /v1/models: it was recorded 0 times"):
             llm.models()
 
