@@ -80,7 +80,7 @@ def _split(line: str, cell: Optional[str]) -> Tuple[List[str], str]:
     if not line.startswith("-"):
         return [], line
     words, _, prompt = f"{line} ".partition(" -- ")
-    return _words(words), prompt.strip()
+    return _words(words.strip()), prompt.strip()
 
 
 def _words(line: str) -> List[str]:
