@@ -8238,9 +8238,9 @@ def _as_thoughts(reasoning: str) -> str:
 
 
 def _bundle(markdown: str, text: str = "") -> JSON:
-    """What is displayed, for notebooks and for those that show text alone."""
+    """What is displayed, for notebooks and for those that show text alone, as terminals do."""
     return {name: shown.encode("utf-8", "replace").decode() for name, shown in (
-        ("text/markdown", markdown), ("text/plain", text or markdown))}
+        ("text/markdown", markdown), ("text/plain", (text or markdown).translate(_CONTROLS)))}
 
 
 def _show_as_text(stream: Stream[Any, Any]) -> None:

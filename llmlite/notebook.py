@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Dict, List, Match, Optional, Tuple
 
 from . import client
@@ -29,12 +30,13 @@ it; {{ and }} are braces. The reply streams into the cell, and is in _ then."""
 
 def load_ipython_extension(shell: Any) -> None:
     """What `%load_ext llmlite` calls."""
-    from IPython.core.magic import no_var_expand
+    from IPython.core.magic import needs_local_scope, no_var_expand
 
-    def llm(line: str, cell: Optional[str] = None) -> Optional[client.Response]:
+    def llm(line: str, cell: Optional[str] = None, local_ns: Any = ()) -> Optional[client.Response]:
         """Ask a language model; `%llm -h` lists the options."""
-        return _ask(shell, line, cell)
+        return _ask(shell, line, cell, {**shell.user_ns, **dict(local_ns)})
 
+    needs_local_scope(llm)  # a function's variables are there too
     no_var_expand(llm)  # IPython would look for variables in the JSON of options
     shell.register_magic_function(llm, "line_cell", "llm")
     shell.input_transformers_cleanup.append(_with_questions)
@@ -59,15 +61,15 @@ def _as_call(found: Match[str]) -> str:
     return f"{found[1]}get_ipython().run_line_magic('llm', {found[2]!r})\n"
 
 
-def _ask(shell: Any, line: str, cell: Optional[str]) -> Optional[client.Response]:
+def _ask(shell: Any, line: str, cell: Optional[str], names: Dict[str, Any]) -> Optional[client.Response]:
     """Ask as the line says, and show the reply; None where only the options were to be told."""
     words, prompt = _split(line.strip(), cell)
     args = _options(words)
     if args is None:
         return None
-    if args.to is not None and not args.to.isidentifier():
+    if args.to is not None and (not args.to.isidentifier() or iskeyword(args.to)):
         raise client.ConfigurationError(f"--to {args.to}: that is no variable's name")
-    reply = _answer(args, prompt, shell.user_ns)
+    reply = _answer(args, prompt, names)
     if args.to is not None:
         shell.user_ns[args.to] = reply
     return reply
@@ -171,7 +173,7 @@ def _client_of(args: argparse.Namespace, names: Dict[str, Any]) -> Any:
             raise client.ConfigurationError(f"--{option} has no meaning with -c: the client has its own")
     if args.client not in names:
         raise client.ConfigurationError(f"-c {args.client}: there is no variable of this name")
-    if not hasattr(names[args.client], "stream"):
+    if not hasattr(type(names[args.client]), "stream"):  # a module may have one
         raise client.ConfigurationError(f"-c {args.client}: that is a {type(names[args.client]).__name__}",
                                         hint="give the variable of a Client or a conversation")
     return names[args.client]

@@ -810,8 +810,8 @@ class Server:
         """Pass on to a real provider what nothing is queued for, and keep the exchanges for `save`. Returns the server.
 
         `upstream` is the provider's base URL; `url` stands for it from then on. Answers are passed on piece by piece,
-        as they come. `timeout` is the seconds to wait for a piece, `ssl_context` how to trust the provider. Raises
-        ValueError if the URL is none.
+        as they come. `timeout` is the seconds to wait for a piece, `ssl_context` how to trust the provider, which is
+        asked through no proxy. Raises ValueError if the URL is none.
 
             with testing.record("https://api.openai.com/v1") as server:
                 program(llmlite.Client("gpt-5-mini", provider="openai", base_url=server.url))
@@ -926,6 +926,8 @@ class Server:
             yield from recorder.steps(exchange)
         except (OSError, http.client.HTTPException) as problem:  # there is no answer; later it would be a cut one
             message = f"llmlite.testing: {recorder.upstream} gave no answer: {type(problem).__name__}: {problem}"
+            if isinstance(problem, ssl.SSLCertVerificationError):
+                message += " (SSL_CERT_FILE names whom to trust, or give ssl_context=)"
             yield from wire(self._refuse(message, 502), shape_of(request))
         finally:
             with self._changed:

@@ -9,13 +9,15 @@
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pkgutil
 import re
+import shutil
 from typing import List, NamedTuple, Optional
 
-from . import batch, client
+from . import client
 
 ORIGIN = "https://github.com/llmlite/llmlite"
 LICENSE = """\
@@ -117,8 +119,21 @@ def copy(path: str, force: bool = False) -> None:
             raise ValueError(f"the file is there and {why}; --force overwrites it")
         with open(path, "ab"):  # or one that must not be written would be replaced all the same
             pass
-    with batch._replaced(path, "llmlite") as new:
-        new.write(made())
+    _replace(path, made())
+
+
+def _replace(path: str, content: bytes) -> None:
+    """Write a file at once or not at all, with the mode that it had."""
+    part = f"{path}.{os.urandom(4).hex()}.part"
+    try:
+        with open(part, "xb") as file:
+            file.write(content)
+        if os.path.exists(path):
+            shutil.copymode(path, part)
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # gone where all went well, or never begun
+            os.unlink(part)
 
 
 def _release(version: str) -> List[int]:

@@ -802,17 +802,23 @@ def test_vendor_and_other_copies(run, tmp_path):
     assert open_bytes(target).endswith(open_bytes(SOURCE))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no modes, and links need a right")
+@pytest.mark.skipif(os.name == "nt", reason="there are no limits and modes, and links need a right")
 def test_vendor_writes_at_once_or_not_at_all(run, tmp_path):
     """What stops the writing leaves the old file; a link and a mode stay, and nothing else is left."""
+    import resource
+
     target, link = tmp_path / "client.py", tmp_path / "link.py"
     run("vendor", str(target))
     of_version("0.0.9", target)
     old = open_bytes(target)
-    (tmp_path / "client.py.llmlite.tmp").mkdir()  # it cannot be written beside
-    code, out, err = run("vendor", str(target))
-    assert (code, out) == (1, "") and one_line(err) and open_bytes(target) == old
-    (tmp_path / "client.py.llmlite.tmp").rmdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code, out, err = run("vendor", str(target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, out) == (1, "") and one_line(err) and f"{target}: File too large" in err
+    assert open_bytes(target) == old and list(tmp_path.iterdir()) == [target]
     link.symlink_to(target)
     target.chmod(0o640)
     assert run("vendor", str(link)).code == 0

@@ -86,6 +86,15 @@ def test_a_line_without_options(server, book, monkeypatch):
     assert asked(server) == "%llm why?"
 
 
+def test_a_line_in_a_function(server, book):
+    """It sees the function's variables too; what they are called before the notebook's."""
+    server.reply("ok")
+    book.names.update(word="outer", kind="notebook's")
+    book.run("def ask(word, talk):\n    reply = %llm -c talk The {kind} {word}\n    return reply\n"
+             "reply = ask('inner', llm)")
+    assert asked(server) == "The notebook's inner" and book.names["reply"].text == "ok"
+
+
 def test_files_and_schemas(server, book, tmp_path):
     """As on the command line; a schema may be what a variable holds."""
     @dataclasses.dataclass
@@ -124,6 +133,8 @@ def test_files_and_schemas(server, book, tmp_path):
     ("%%llm -c llm\n{x[9]}", "{x[9]} cannot be filled in: IndexError: "),
     ("%%llm -c llm\n{x:.z}", "{x:.z} cannot be filled in: "),
     ("%%llm -c llm --to 1x\nHi", "--to 1x: that is no variable's name"),
+    ("%%llm -c llm --to class\nHi", "--to class: that is no variable's name"),
+    ("%%llm -c llmlite\nHi", "-c llmlite: that is a module (give the variable of a Client or a conversation)"),
     ("%%llm -c other\nHi", "-c other: there is no variable of this name"),
     ("%%llm -c x\nHi", "-c x: that is a list (give the variable of a Client or a conversation)"),
     ("%%llm -c llm -p openai\nHi", "--provider has no meaning with -c: the client has its own"),

@@ -402,7 +402,7 @@ def test_over_tls(tape):
         with recorder(server, ssl_context=ours) as (_, llm):
             assert llm.chat("hi").text == "ok"
         with recorder(server) as (recording, llm):
-            with pytest.raises(llmlite.ServerError, match="gave no answer: SSLCertVerificationError"):
+            with pytest.raises(llmlite.ServerError, match=r"gave no answer: SSLCertV.* \(SSL_CERT_FILE names "):
                 llm.chat("hi")
             with pytest.raises(ValueError, match="nothing was recorded"):
                 recording.save(tape)

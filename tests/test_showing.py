@@ -168,11 +168,11 @@ def test_a_stream_that_breaks(server, book):
 
 
 def test_tokens_and_what_was_read_before(server, book):
-    """The tokens of a raw completion are shown as its text; so is what was read before."""
-    server.stream(["a", "b", "\ud800"])
+    """The tokens of a raw completion are shown as its text; so is what was read before. Consoles get no controls."""
+    server.stream(["a", "b\x1b[1m", "\ud800"])
     shown = book.run("stream = llm.stream_tokens('x')\nnext(stream)\nreply = stream.display()")
-    assert book.names["reply"].text == "ab\ud800" and shown.markdown[-1].startswith("ab?\n\n")
-    assert shown.displays[-1][0]["text/plain"] == "ab?"
+    assert book.names["reply"].text == "ab\x1b[1m\ud800" and shown.markdown[-1].startswith("ab\x1b[1m?\n\n")
+    assert shown.displays[-1][0]["text/plain"] == "ab[1m?"
 
 
 class Screen(io.StringIO):
