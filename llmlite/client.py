@@ -9947,6 +9947,8 @@ class _Gemini(_Choices):
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         body: JSON = {"contents": self.contents(asked["messages"])}
+        if re.search(_SIGNING, model):
+            _sign(body["contents"])
         prompts = [part for prompt in _prompts(asked) for part in self.parts(prompt)]
         if prompts:
             body["systemInstruction"] = {"parts": prompts}
@@ -10137,6 +10139,17 @@ _THOUGHT = {"text", "thought"}  # the keys of a part that is nothing but text
 _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think with, or a level
     "none": (0, "MINIMAL"), "minimal": (512, "MINIMAL"), "low": (1024, "LOW"), "medium": (8192, "MEDIUM"),
     "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
+
+
+_SIGNING = "gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)"  # models that refuse a call without a signature
+
+
+def _sign(contents: List[JSON]) -> None:
+    """The first call of each step, if it is not signed: with what Google gives for calls that another model made."""
+    for parts in (content["parts"] for content in contents):
+        first = next((at for at, part in enumerate(parts) if "functionCall" in part), None)
+        if first is not None and not parts[first].get("thoughtSignature"):
+            parts[first] = {**parts[first], "thoughtSignature": "skip_thought_signature_validator"}
 
 
 def _gemini_parts(candidate: JSON) -> List[JSON]:
