@@ -2299,8 +2299,8 @@ class Conversation:
                  **options: Unpack[_TalkOptions]) -> None:
         self.options: JSON = dict(options)
         _check_names("conversation", self.options, _TURN_OPTIONS | {"compact_at"})
+        self.client: Client = _checked("client", client, (Client,))
         _check_turn(client, {**options, "tools": tools})
-        self.client: Client = client
         self.tools: Tools = list(tools or ())
         self.usage: Usage = _NO_USAGE
         self._running: Dict[object, object] = {}  # the turn under way, by process

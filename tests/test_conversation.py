@@ -155,6 +155,7 @@ def test_several_messages_at_once(server, llm):
     (lambda llm: llm.conversation(schema=5), TypeError, "schema is 5"),
     (lambda llm: llm.load_conversation("talk.json", messages=[HI]), TypeError,
      "load_conversation() got an unexpected keyword argument 'messages'"),
+    (lambda llm: llmlite.Conversation("openai/m"), llmlite.ConfigurationError, "client='openai/m': give a Client"),
     (lambda llm: llm.conversation(messages=[{"role": "x"}]), llmlite.ConfigurationError, "messages[0] has role 'x'"),
     (lambda llm: llm.conversation(compact_at=0), llmlite.ConfigurationError, "compact_at=0: give a whole number"),
     (lambda llm: llm.conversation(compact_at="9"), llmlite.ConfigurationError, "compact_at='9'"),
