@@ -2305,8 +2305,8 @@ class Conversation:
                  **options: Unpack[_TalkOptions]) -> None:
         self.options: JSON = dict(options)
         _check_names("conversation", self.options, _TURN_OPTIONS | {"compact_at"})
+        self.client: Client = _checked("client", client, (Client,))
         _check_turn(client, {**options, "tools": tools})
-        self.client: Client = client
         self.tools: Tools = list(tools or ())
         self.usage: Usage = _NO_USAGE
         self._running: Dict[object, object] = {}  # the turn under way, by process
@@ -8824,6 +8824,7 @@ class _Dialect(_Reader):
     keeps_whole = False  # whether a body may say of itself that it is to be kept
     counts = ""  # where tokens are counted, if not by itself: "items" at Responses, "tokens" at /tokenize
     kinds: Tuple[str, ...] = ()  # of files in a message
+    ids = ""  # the form of the tool calls' ids that it takes; "": any
 
     def __init__(self, **quirks: Any) -> None:
         self.__dict__.update(quirks)
@@ -8848,6 +8849,21 @@ class _Dialect(_Reader):
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         """The path and the body for what was asked, which is a dict of the method's own."""
         raise NotImplementedError
+
+    def with_ids(self, messages: List[JSON]) -> List[JSON]:
+        """The history, the ids of others' calls in a form that this provider takes."""
+        if not self.ids:
+            return messages
+        own = [call.get("id") for message in messages if _verbatim(message, self.voice)
+               for call in _list(message.get("tool_calls"))]
+
+        def taken(holder: JSON, name: str) -> JSON:
+            id = holder.get(name)
+            return holder if id in own else {**holder, name: _id_as(self.ids, id)}
+
+        sent = [taken(message, "tool_call_id") if "tool_call_id" in message else message for message in messages]
+        return [{**message, "tool_calls": [taken(call, "id") for call in message["tool_calls"]]}
+                if message.get("tool_calls") else message for message in sent]
 
     def keep(self, body: JSON, mark: JSON) -> None:
         """Have a prompt kept by the provider's cache: where nothing is said here, it does so by itself, or never."""
@@ -8914,6 +8930,13 @@ def _not_offered(what: str) -> ConfigurationError:
 
 _SYSTEM = ("system", "developer")  # roles of what goes before the history
 _RESULTS = ("tool", "function")  # roles of what answers tool calls
+
+
+def _id_as(form: str, id: Any) -> str:
+    """A tool call's id in a form that a provider takes: a foreign one is hashed."""
+    if isinstance(id, str) and re.fullmatch(form, id):
+        return id
+    return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _verbatim(message: JSON, voice: str) -> Any:
@@ -9065,7 +9088,7 @@ class _OpenAI(_Choices):
     grows = {"logprobs": {"content": list, "refusal": list}, "token_ids": list}
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
-        messages, schema = asked.pop("messages"), asked.pop("schema", None)
+        messages, schema = self.with_ids(asked.pop("messages")), asked.pop("schema", None)
         if "system" in asked:
             messages = [system(asked.pop("system")), *messages]
         body: JSON = {"model": model, "messages": [self.message(message) for message in messages]}
@@ -9274,12 +9297,10 @@ class _DeepSeek(_OpenAI):
 
 
 class _Mistral(_OpenAI):
-    """Takes tool-call ids of nine letters and digits only, so others' ids are hashed; says "any" for "required".
-
-    It refuses an assistant message that says nothing, and a user's that follows the results of tools.
-    """
+    """Says "any" for "required"; refuses an assistant message that says nothing, and a user's that follows results."""
 
     names = {"seed": "random_seed"}
+    ids = "[A-Za-z0-9]{9}"
     modes = {"required": "any"}
     stream_usage = False
 
@@ -9291,20 +9312,6 @@ class _Mistral(_OpenAI):
             if message["role"] != "assistant" or message.get("content") or message.get("tool_calls"):
                 turns.append(message)
         return super().build(model, {**asked, "messages": turns}, stream)
-
-    def message(self, message: JSON) -> JSON:
-        sent = super().message(message)
-        if "tool_call_id" in sent:
-            sent["tool_call_id"] = _nine_letters(sent["tool_call_id"])
-        if sent.get("tool_calls"):
-            sent["tool_calls"] = [{**call, "id": _nine_letters(call.get("id"))} for call in sent["tool_calls"]]
-        return sent
-
-
-def _nine_letters(id: Any) -> str:
-    if isinstance(id, str) and re.fullmatch("[A-Za-z0-9]{9}", id):
-        return id
-    return hashlib.sha256(str(id).encode("utf-8", "replace")).hexdigest()[:9]
 
 
 # Raw completions: text or token ids in, tokens out
@@ -9493,6 +9500,7 @@ class _Responses(_Dialect):
     kinds = ("images", "PDF", "text", _BY_URL, _OTHERS)
     names = {"max_tokens": "max_output_tokens"}
     lacks = ("stop", "seed", "top_k")
+    ids = "(?s).{1,64}"
     task = "responses"
     done_ends = False  # which only routers send, and after the end
     alone = ""  # models that are served here only, if there are any
@@ -9518,7 +9526,7 @@ class _Responses(_Dialect):
         return super().request(model, asked, stream)
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
-        body: JSON = {"model": model, "input": self.items(asked.pop("messages"), model), "store": False}
+        body: JSON = {"model": model, "input": self.items(self.with_ids(asked.pop("messages")), model), "store": False}
         prompt, schema = asked.pop("system", None), asked.pop("schema", None)
         if isinstance(prompt, str):
             body["instructions"] = prompt
@@ -9845,12 +9853,13 @@ class _Anthropic(_Dialect):
     fixed_headers = {"anthropic-version": "2023-06-01"}  # which compatible servers know; headers= asks for another
     names = {"stop": "stop_sequences"}
     lacks = ("seed", "logprobs")
+    ids = "[A-Za-z0-9_-]{1,64}"
     most = 32 << 20
     keeps_whole = True
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         prompts, schema = _prompts(asked), asked.pop("schema", None)
-        body: JSON = {"model": model, "max_tokens": 4096, "messages": self.turns(asked.pop("messages"))}
+        body: JSON = {"model": model, "max_tokens": 4096, "messages": self.turns(self.with_ids(asked.pop("messages")))}
         body.update(self.thinking(asked.pop("reasoning_effort", None)))
         if schema is not None and schema.json is not None:
             body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema.json}
@@ -10083,6 +10092,8 @@ class _Gemini(_Choices):
 
     def build(self, model: str, asked: JSON, stream: bool) -> Tuple[str, JSON]:
         body: JSON = {"contents": self.contents(asked["messages"])}
+        if re.search(_SIGNING, model):
+            _sign(body["contents"])
         prompts = [part for prompt in _prompts(asked) for part in self.parts(prompt)]
         if prompts:
             body["systemInstruction"] = {"parts": prompts}
@@ -10275,6 +10286,17 @@ _GEMINI_EFFORTS: Dict[str, Tuple[Optional[int], str]] = {  # tokens to think wit
     "high": (24576, "HIGH"), "xhigh": (24576, "XHIGH"), "max": (24576, "XHIGH")}
 
 
+_SIGNING = "gemini-(?:[3-9]|(?:pro|flash|flash-lite)-latest)"  # models that refuse a call without a signature
+
+
+def _sign(contents: List[JSON]) -> None:
+    """The first call of each step, if it is not signed: with what Google gives for calls that another model made."""
+    for parts in (content["parts"] for content in contents):
+        first = next((at for at, part in enumerate(parts) if "functionCall" in part), None)
+        if first is not None and not parts[first].get("thoughtSignature"):
+            parts[first] = {**parts[first], "thoughtSignature": "skip_thought_signature_validator"}
+
+
 def _gemini_parts(candidate: JSON) -> List[JSON]:
     return [_dict(part) for part in _list(_at(candidate, "content.parts"))]
 
@@ -10339,6 +10361,7 @@ def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenA
 
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
 _PDF_ALONE = ("images", "PDF", "audio")
+_SHORT = "(?s).{1,40}"  # ids of calls; vLLM's have 46 characters
 _SEALS = {"sealing": r"(?:^|/)(?:o\d|gpt-[5-9]|gpt-daybreak|codex|computer-use)(?!.*-chat)",
           "wanted": ("encrypted_content",)}
 _BOTH = {"alone_with_effort": r"(?:^|[/.:])gpt-5\.6"}
@@ -10354,7 +10377,7 @@ _GOOGLE_TOKENS = "GOOGLE_OAUTH_ACCESS_TOKEN CLOUDSDK_AUTH_ACCESS_TOKEN"
 _COMPATIBLE = _row("compatible", "", "LLMLITE_API_KEY")
 _PROVIDERS = {row.name: row for row in (
     _row("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", names=_NEW_CAP, plain_ids=True,
-         items=_ONLY_ITEMS, counts="items", kinds=_PDF_ALONE),
+         items=_ONLY_ITEMS, counts="items", kinds=_PDF_ALONE, ids=_SHORT),
     _row("anthropic", "https://api.anthropic.com", "ANTHROPIC_API_KEY", _Anthropic, plain_ids=True),
     _row("gemini", "https://generativelanguage.googleapis.com/v1beta", "GOOGLE_API_KEY GEMINI_API_KEY", _Gemini,
          embeddings_at_once=100, plain_ids=True),
@@ -10371,7 +10394,7 @@ _PROVIDERS = {row.name: row for row in (
     _row("azure", "https://{resource}.openai.azure.com/openai/v1", "AZURE_OPENAI_API_KEY AZURE_OPENAI_AD_TOKEN",
          names=_NEW_CAP, auth_header="api-key", auth_scheme="", takes_tokens=True, plain_ids=True,
          items={**_SEALS, **_BOTH},
-         counts="items", kinds=_PDF_ALONE, blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
+         counts="items", kinds=_PDF_ALONE, ids=_SHORT, blanks={"resource": "AZURE_OPENAI_ENDPOINT"}),
     _row("azure-anthropic", "https://{resource}.services.ai.azure.com/anthropic", "ANTHROPIC_FOUNDRY_API_KEY",
          _Anthropic, takes_tokens=True, by_path=True, plain_ids=True, blanks={
              "resource": "ANTHROPIC_FOUNDRY_RESOURCE", "": "ANTHROPIC_FOUNDRY_BASE_URL"}),

@@ -155,6 +155,7 @@ def test_several_messages_at_once(server, llm):
     (lambda llm: llm.conversation(schema=5), TypeError, "schema is 5"),
     (lambda llm: llm.load_conversation("talk.json", messages=[HI]), TypeError,
      "load_conversation() got an unexpected keyword argument 'messages'"),
+    (lambda llm: llmlite.Conversation("openai/m"), llmlite.ConfigurationError, "client='openai/m': give a Client"),
     (lambda llm: llm.conversation(messages=[{"role": "x"}]), llmlite.ConfigurationError, "messages[0] has role 'x'"),
     (lambda llm: llm.conversation(compact_at=0), llmlite.ConfigurationError, "compact_at=0: give a whole number"),
     (lambda llm: llm.conversation(compact_at="9"), llmlite.ConfigurationError, "compact_at='9'"),
@@ -272,6 +273,23 @@ def test_a_conversation_goes_on_elsewhere(server, start, end, tmp_path):
             texts = [("user", "hi"), ("assistant", "It is 6."), ("user", "and?")]
             check_heard(DIALECTS[end], server.requests[-1].json, 3, texts)
             assert b"SIG-" not in server.requests[-1].body and len(one.messages) == 9
+
+
+@pytest.mark.parametrize("model, signed", [("gemini-3-flash", True), ("gemini-flash-latest", True),
+                                           ("gemini-2.5-pro", False), ("m", False)])
+def test_calls_of_another_model_go_on_at_gemini(server, model, signed):
+    """Gemini 3 refuses a step whose first call has no signature: such calls get the one that Google gives for them."""
+    server.json(DIALECTS["gemini"].turn(2)[0])
+    own = {"role": "assistant", "content": None, "tool_calls": [CALL], "llmlite": {"gemini": [
+        {"text": "hm"}, {"functionCall": {"name": "add", "args": {}}, "thoughtSignature": "SIG"}]}}
+    history = [*OPEN, llmlite.tool_result("c2", 2), own, llmlite.tool_result("c1", 1), *WITH_TOOL[1:3]]
+    before = copy.deepcopy(history)
+    with llmlite.Client(model, provider="gemini", base_url=server.root + "/v1beta", api_key="k", retry=None) as llm:
+        llm.chat(history)
+    parts = [part for content in server.requests[0].json["contents"] for part in content["parts"]]
+    skip = "skip_thought_signature_validator" if signed else None
+    assert [part.get("thoughtSignature") for part in parts if "functionCall" in part] == [skip, None, "SIG", skip]
+    assert history == before and sum("thoughtSignature" in part for part in parts) == 1 + 2 * signed
 
 
 @both

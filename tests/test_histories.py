@@ -280,6 +280,47 @@ def test_a_history_goes_there_and_back(server, name):
     assert request.body.count(b"SIG-") == (name in KEEPS) * signatures(name, 2)
 
 
+def asking(ids, **own):
+    """A history of calls of these ids, and their results."""
+    calls = [{"id": id, "type": "function", "function": {"name": "add", "arguments": "{}"}} for id in ids]
+    results = [llmlite.tool_result(id, "4") for id in ids]
+    return [HI, {"role": "assistant", "content": None, "tool_calls": calls, **own}, *results]
+
+
+def ids_heard(server, llm, dialect, history):
+    """The ids of the calls of a history as it was sent, which are those of its results."""
+    heard = list(dialect.heard(ask(server, llm, dialect, 2, history, "chat")[1].json))
+    ids, told = ([id for what, id, *_ in heard if what == kind] for kind in ("call", "result"))
+    assert ids == told and len(set(ids)) == len(ids)
+    return ids
+
+
+@pytest.mark.parametrize("name, ids, takes", [
+    ("anthropic", ["functions.add:0", "", "a" * 65], "[A-Za-z0-9_-]{1,64}"), ("responses", ["a" * 65], ".{1,64}"),
+    ("openai", ["chatcmpl-tool-" + "0" * 32], ".{1,40}"), ("mistral", ["functions.add:0"], "[A-Za-z0-9]{9}")])
+def test_ids_of_calls_made_elsewhere(server, name, ids, takes):
+    """An id that a provider refuses is another one there, the same in call and result; all else stays as it is."""
+    history = asking([*ids, "aB3dE6gH9"])
+    given = json.dumps(history)
+    with client(server, name) as llm:
+        heard = ids_heard(server, llm, DIALECTS[name], history)
+    assert all(re.fullmatch(takes, id) for id in heard) and not set(ids) & set(heard) and heard[-1] == "aB3dE6gH9"
+    assert json.dumps(history) == given
+
+
+LONG = "functions.add:0" * 9
+
+
+@pytest.mark.parametrize("name, words", [
+    ("anthropic", {"anthropic": [{"type": "tool_use", "id": LONG, "name": "add", "input": {}}]}), ("vllm", {}),
+    ("responses", {"openai-responses": {"output": [
+        {"type": "function_call", "call_id": LONG, "name": "add", "arguments": "{}"}]}})], ids=named)
+def test_ids_of_its_own_calls(server, name, words):
+    """Those that a server of its kind gave go back as they came, whatever they are."""
+    with client(server, name) as llm:
+        assert ids_heard(server, llm, DIALECTS[name], asking([LONG], llmlite=words)) == [LONG]
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_the_loop_that_is_built_in(server, name):
     """run_tools plays the same conversation by itself."""

@@ -11,8 +11,9 @@ ToolCall, Usage = llmlite.ToolCall, llmlite.Usage
 SAID_HI = {"role": "user", "parts": [{"text": "hi"}]}
 DECLARED = {"name": "add", "description": "Adds.", "parametersJsonSchema": PARAMETERS}
 DOUBLE = {"name": "double", "description": "Doubles a number.", "parametersJsonSchema": DOUBLED}
-TOLD = [SAID_HI, {"role": "model", "parts": [{"functionCall": {"name": "add", "args": {"a": 2}}},
-                                             {"functionCall": {"name": "mul", "args": {"a": 3}}}]},
+OURS = {"functionCall": {"name": "add", "args": {"a": 2}},  # a call that was made elsewhere
+        "thoughtSignature": "skip_thought_signature_validator"}
+TOLD = [SAID_HI, {"role": "model", "parts": [OURS, {"functionCall": {"name": "mul", "args": {"a": 3}}}]},
         {"role": "user", "parts": [{"functionResponse": {"name": "add", "response": {"output": {"sum": 4}}}},
                                    {"functionResponse": {"name": "mul", "response": {"error": "boom"}}}]}]
 
@@ -43,7 +44,7 @@ SENT = {
     "results-then-text": {"contents": [*TOLD, {"role": "user", "parts": [{"text": "continue"}]}]},
     "text-and-calls": contents(
         ("user", {"text": "hi"}),
-        ("model", {"text": "Let me see."}, {"functionCall": {"name": "add", "args": {"a": 2}}}),
+        ("model", {"text": "Let me see."}, OURS),
         ("user", {"functionResponse": {"name": "add", "response": {"output": "4 of them"}}})),
     "choice-auto": choice(mode="AUTO"),
     "choice-none": choice(mode="NONE"),
