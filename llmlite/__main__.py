@@ -804,7 +804,8 @@ def _help(words: List[str]) -> int:
     name = parser.parse_args(words).command
     if name is not None and name not in _COMMANDS:
         near = _near_command(name)
-        parser.error(f'there is no command "{name}"' + (f': did you mean "{near}"?' if near else ""))
+        parser.error(f'there is no command "{name}": ' + (
+            f'did you mean "{near}"?' if near else f"there are {', '.join(_COMMANDS)}"))
     return _run([name, "--help"] if name else ["--help"])
 
 

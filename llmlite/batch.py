@@ -550,7 +550,7 @@ def _kept(stream: Any) -> BinaryIO:
         stream = getattr(stream, "buffer", stream)
         if stream is None:
             raise ValueError("there is no stdin")
-        for piece in iter(functools.partial(stream.read, 1 << 20), b""):
+        for piece in iter(functools.partial(stream.read1, 1 << 20), b""):  # read() would have a terminal end twice
             kept.write(piece)
     except BaseException:
         kept.close()

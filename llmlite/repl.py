@@ -97,8 +97,8 @@ class Repl:
         return True
 
     def _hear(self, text: str, quoted: bool) -> None:
-        command = None if quoted else re.fullmatch(r"/([\w?-]*)(?:\s+(.*))?", text.rstrip())
-        if command is not None:
+        command = None if quoted else re.fullmatch(r"/([\w?-]*)(?:\s+(.*))?", text.rstrip(), re.S)
+        if command is not None and ("\n" not in text or command[1] in _COMMANDS):
             self._command(command[1], command[2] or "")
         elif not quoted and text.strip() in ("exit", "quit") and self.screen.is_terminal:
             raise _Leave

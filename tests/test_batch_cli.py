@@ -35,7 +35,7 @@ def run(monkeypatch, capfd, server, files):
     server.handle(echo)
 
     def run(*words, stdin=b"", at=True):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin) if isinstance(stdin, bytes) else stdin))
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(os.fdopen(os.dup(1), "wb")))
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(os.fdopen(os.dup(2), "wb"), line_buffering=True))
         code = main(["batch", *map(str, words), *(["-m", "test", "--base-url", server.url] if at else [])])
@@ -191,6 +191,26 @@ def test_pipes(run, files):
     assert {json.loads(line)["custom_id"] for line in out.splitlines()} == {"line-1", "line-2"}
     code, _, err = run("-", "-o", "-", "--max-total-tokens", "1", "--workers", "1", stdin=b'{"prompt": "a"}\n' * 3)
     assert code == 3 and err.startswith("llmlite: the tokens are spent: 2 left\n")
+
+
+class Typed(io.RawIOBase):
+    """A terminal's lines, and its end, which is said once."""
+
+    def __init__(self, *lines):
+        self.lines = [*lines, b""]
+
+    def readable(self):
+        return True
+
+    def readinto(self, room):
+        line = self.lines.pop(0)
+        room[:len(line)] = line
+        return len(line)
+
+
+def test_lines_that_are_typed(run):
+    """One Ctrl-D ends them."""
+    assert run("-", "-o", "-", stdin=io.BufferedReader(Typed(b'{"prompt": "a"}\n', b'{"prompt": "b"}\n'))).code == 0
 
 
 @POSIX

@@ -53,7 +53,7 @@ def test_help(run):
 
 @pytest.mark.parametrize("word, words", [
     ("modles", 'there is no command "modles": did you mean "models"?'), ("", 'there is no command ""'),
-    ("xyz", 'there is no command "xyz" (see llmlite help --help)')])
+    ("xyz", 'there is no command "xyz": there are chat, batch, ')])
 def test_help_of_what_is_no_command(run, word, words):
     """Exit 2 and one line."""
     code, out, err = run("help", word)

@@ -82,6 +82,7 @@ def test_each_line_is_a_turn(say, server):
     (" /quit", " /quit"),
     ("/etc/hosts has what?", "/etc/hosts has what?"),
     ("// why?", "// why?"),
+    ("/etc\\\n/usr", "/etc\n/usr"),
     ("quit", "quit"),
     ("größe 日本 \U0001f600", "größe 日本 \U0001f600"),
 ])
@@ -322,9 +323,9 @@ def test_model_at_a_base_url(say, server):
 def test_system(say, server):
     """/system sets, shows and drops the system prompt."""
     server.reply("ok", times=2)
-    assert say("/system  Be short. ", "a", "/system", "/system -", "b").err.splitlines() == [
-        "llmlite: system: Be short.", "llmlite: system: Be short.", "llmlite: system: none"]
-    assert messages(server.requests[0])[0] == ("system", "Be short.")
+    assert say("/system  Be\\", "short. ", "a", "/system", "/system -", "b").err.splitlines() == [
+        "llmlite: system: Be", "llmlite: short.", "llmlite: system: Be", "llmlite: short.", "llmlite: system: none"]
+    assert messages(server.requests[0])[0] == ("system", "Be\nshort.")
     assert messages(server.requests[1])[0] == ("user", "a")
 
 
