@@ -504,7 +504,7 @@ def test_errors_name_what_was_typed(run, say, monkeypatch):
     assert code == 1 and err.startswith("llmlite: -f 'nowhere.png'") and err.count("\n") == 1
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     err = run("/model openai", words=["-m", "openai/a"]).err
-    assert err.startswith("llmlite: /model 'openai' names no provider") and "base_url=" not in err
+    assert err.startswith("llmlite: /model 'openai' names no model") and "base_url=" not in err
 
 
 def test_without_a_home(say, server, monkeypatch):
