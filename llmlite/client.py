@@ -6657,6 +6657,8 @@ _HEAD_STATE = frozenset(("fp", "chunked", "chunk_left", "length", "will_close"))
 class _HTTPResponse(http.client.HTTPResponse):
     """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
 
+    fp: Any = None  # what Ctrl-C has stopped in its constructor is closed without it, too
+
     def begin(self) -> None:
         """Read the head; what is read from now on, by whomever, is the body."""
         attempt: Any = _CURRENT.get()
