@@ -789,7 +789,7 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     ("http://h:11434/api/generate", "leave /api/generate out"), ("nonsense", "write it as https://host/v1"),
     (" http://h:8000/v1\n", "did you mean http://h:8000/v1?"), ("'https://h/v1'", "did you mean https://h/v1?"),
     ("http:/h/v1", "did you mean http://h/v1?"), ("https//h/v1", "did you mean https://h/v1?"),
-    ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"), ("http://h/v1#frag", "write it as"),
+    ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"),
     ("http://h:99999/v1", "write it as"), ("ftp://h/v1", "write it as"), ("http://", "write it as"),
     ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):
