@@ -589,25 +589,13 @@ class Response(Generic[_Parsed]):
         def __await__(self):
             raise _not_awaited("chat")
 
-        def __getattr__(self, name):
-            """Of what other clients' replies have, and this one has not, the error says where it is."""
-            instead = _REPLY_INSTEAD.get(name)
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}"
-                                 + (f": write reply.{instead}" if instead else ""))
-
-
-_REPLY_INSTEAD = {name: here for here, names in {
-    "text": "choices content output_text output candidates completion delta", "finish_reason": "stop_reason",
-    "reasoning": "reasoning_content thinking thoughts", "usage": "usage_metadata",
-    "to_dict()": "json model_dump dict"}.items() for name in names.split()}  # what other clients' replies have
-
 
 Message = Union[Mapping[str, Any], Response, _Dumped]
 Messages = Union[str, Message, Iterable[Message]]
 
 
 def _not_awaited(method: str) -> TypeError:
-    return TypeError(f"{method}() is synchronous, what it returns is the answer: leave await out; in a coroutine, "
+    return TypeError("this client is synchronous, what a call returns is the answer: leave await out; in a coroutine, "
                      f"write await asyncio.to_thread(llm.{method}, ...)")
 
 
@@ -1819,11 +1807,6 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self._provider.name}/{self.model} at {_without_userinfo(self._base_url)}>"
-
-    if not TYPE_CHECKING:  # pragma: no branch: to a type checker these are mistakes
-        def __getattr__(self, name):
-            """Of what other clients have, and this one has not, the error says what is written here."""
-            raise AttributeError(_no_attribute(type(self), name))
 
     def __getstate__(self) -> JSON:
         return self._options
@@ -6732,6 +6715,8 @@ _HEAD_STATE = frozenset(("fp", "chunked", "chunk_left", "length", "will_close"))
 class _HTTPResponse(http.client.HTTPResponse):
     """http.client's response, which reads its head without the email parser: that takes a seventh of a call's time."""
 
+    fp: Any = None  # what Ctrl-C has stopped in its constructor is closed without it, too
+
     def begin(self) -> None:
         """Read the head; what is read from now on, by whomever, is the body."""
         attempt: Any = _CURRENT.get()
@@ -7711,43 +7696,62 @@ def _no_provider(model: str) -> ConfigurationError:
                               f"model stands alone{more}")
 
 
-_INSTEAD = {  # of chat and its like: an argument of another client -> what to give here
-    "stream": "write llm.stream(messages), and iterate it", "stream_options": "a stream asks for its usage by itself",
-    "response_format": "give schema=: a dataclass, a pydantic class, a JSON schema, or dict",
-    "n": "only one answer is read: write llm.map([prompt] * n)", "best_of": "write llm.map([prompt] * n)",
-    "max_completion_tokens": "give max_tokens=", "max_output_tokens": "give max_tokens=",
-    "max_new_tokens": "give max_tokens=", "max_tokens_to_sample": "give max_tokens=", "functions": "give tools=",
-    "function_call": "give tool_choice=", "stop_sequences": "give stop=", "system_prompt": "give system=",
-    "instructions": "give system=", "system_instruction": "give system=", "prompt": "it comes first, as messages",
-    "input": "it comes first", "contents": "it comes first, as messages", "model_name": "give model=",
-    **dict.fromkeys(("image", "images"), "put it into the message: user(text, images=...)"),
-    **dict.fromkeys(("file", "files", "attachments"), "put it into the message: user(text, files=...)"),
-    "engine": "give model=", "deployment_id": "give model=", "reasoning": "give reasoning_effort=",
-    "thinking": "give reasoning_effort=", "thinking_budget": "give reasoning_effort=",
-    "top_logprobs": "give logprobs=, the number", "extra_body": "give extra=", "extra_headers": "give headers=",
-    "request_timeout": "give timeout=", "config": "give each of them by its name, as temperature=",
-    "generation_config": "give each of them by its name, as temperature=", "max_retries": "give retry= to Client",
-    "num_retries": "give retry= to Client", "api_base": "give base_url= to Client",
-    "base_url": "give base_url= to Client", "api_key": "give api_key= to Client"}
-_INSTEAD_AT_CLIENT = {
-    "api_base": "give base_url=", "url": "give base_url=", "host": "give base_url=", "endpoint": "give base_url=",
-    "azure_endpoint": "give base_url=", "openai_api_base": "give base_url=", "key": "give api_key=",
-    "token": "give api_key=", "apikey": "give api_key=", "openai_api_key": "give api_key=",
-    "api_version": 'give base_url="https://.../v1", or its query, ?api-version=...',
-    "organization": 'give headers={"OpenAI-Organization": "..."}', "project": 'give headers={"OpenAI-Project": "..."}',
-    "max_retries": "give retry=RetryPolicy(max_retries=...)", "num_retries": "give retry=RetryPolicy(max_retries=...)",
-    "default_headers": "give headers=", "request_timeout": "give timeout=", "http_client": "give session=",
-    "proxies": "give session=, or set HTTPS_PROXY", "proxy": "give session=, or set HTTPS_PROXY",
-    "verify": "give session=, or set REQUESTS_CA_BUNDLE", "model_name": "give model=", "engine": "give model="}
+_SCHEMA_INSTEAD = "give schema=: a dataclass, a pydantic class, a JSON schema, or dict"
+_EACH_INSTEAD = "give each of them by its name, as temperature="
+_FILES_INSTEAD = "write user(text, images=[...], files=[...]) for the message"
+_INSTEAD = {name: here for here, names in {  # of chat and its like: an argument of another client -> what to give here
+    "write llm.stream(messages), and iterate it": "stream streaming callback callbacks on_token stream_callback",
+    "a stream asks for its usage by itself": "stream_options", _SCHEMA_INSTEAD: "response_format response_model "
+    "response_schema json_schema json_mode output_format output_type output_schema format",
+    "only one answer is read: write llm.map([prompt] * n)": "n", "write llm.map([prompt] * n)": "best_of",
+    "give max_tokens=": "max_completion_tokens max_output_tokens max_new_tokens max_tokens_to_sample num_predict",
+    "give tools=": "functions", "give tool_choice=": "function_call", "give stop=": "stop_sequences",
+    "give system=": "system_prompt instructions system_instruction system_message",
+    "it comes first, as messages": "prompt contents", "it comes first": "input",
+    "give model=": "model_name engine deployment_id azure_deployment", "give reasoning_effort=": "reasoning thinking "
+    "thinking_budget", "give logprobs=, the number": "top_logprobs", "give extra=": "extra_body",
+    "give prompt_cache=": "cache_control", "give headers=": "extra_headers", "give timeout=": "request_timeout",
+    _EACH_INSTEAD: "config generation_config options", _FILES_INSTEAD: "images image files file attachments",
+    "give them as messages, or write llm.conversation()": "history chat_history",
+    "write llm.map(prompts, workers=...)": "workers concurrency max_concurrency",
+    "write llm.run_tools(messages, tools, max_rounds=...)": "max_turns max_iterations max_steps max_rounds",
+    'give errors="return" or "raise"': "return_exceptions", "set LLMLITE_DEBUG=1": "verbose debug",
+    "give retry= to Client": "max_retries num_retries retries", "give base_url= to Client":
+    "api_base"}.items() for name in names.split()}
+_INSTEAD_OF_STREAM = {  # of the methods that have a stream of their own
+    "complete": "write llm.stream_tokens(prompt), and iterate it", "send": "write stream(content), and iterate it",
+    "stream": "leave it out, it is one", "stream_tokens": "leave it out, it is one"}
+_INSTEAD_AT_CLIENT = {name: here for here, names in {
+    "give base_url=": "api_base url host endpoint azure_endpoint openai_api_base",
+    "give api_key=": "key token apikey openai_api_key",
+    'give base_url="https://.../v1", or its query, ?api-version=...': "api_version default_query",
+    'give headers={"OpenAI-Organization": "..."}': "organization", 'give headers={"OpenAI-Project": "..."}': "project",
+    "give retry=RetryPolicy(max_retries=...)": "max_retries num_retries retries",
+    "give rate_limit=RateLimit(...)": "requests_per_minute tokens_per_minute rpm tpm",
+    "give headers=": "default_headers", "give timeout=": "request_timeout", "give session=": "http_client trust_env",
+    "give session=, or set HTTPS_PROXY": "proxies proxy",
+    "give session=, or set REQUESTS_CA_BUNDLE": "verify cert ssl_verify verify_ssl"}.items() for name in names.split()}
+
+
+def _instead(function: str, name: str) -> str:
+    """What to give in place of an argument that a function does not have, or nothing."""
+    if function == "Client":
+        at_call = "give it to chat(), stream() or map()" if name in _CHAT_OPTIONS else _INSTEAD.get(name, "")
+        at_call += " to chat()" if re.fullmatch(r"give \w+=", at_call) and at_call[5:-1] in _CHAT_OPTIONS else ""
+        return _INSTEAD_AT_CLIENT.get(name, at_call)
+    if name == "stream" and function in _INSTEAD_OF_STREAM:
+        return _INSTEAD_OF_STREAM[function]
+    if name in _INSTEAD:
+        return _INSTEAD[name]
+    if name in (Client.__init__.__kwdefaults__ or ()):
+        return f"give {name}= to Client"
+    first, mark, more = _INSTEAD_AT_CLIENT.get(name, "").partition(",")
+    return f"{first} to Client{mark}{more}" if first else ""
 
 
 def _unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
     """The error of an argument that a function does not have, as Python words it, and what to give in its place."""
-    if function == "Client":
-        at_call = "give it to chat(), stream() or map()" if name in _CHAT_OPTIONS else ""
-        instead = _INSTEAD_AT_CLIENT.get(name, at_call)
-    else:
-        instead = _INSTEAD.get(name, "")
+    instead = _instead(function, name)
     near = [] if instead else _near(name, set(known) - {"self"}, least=0.75)
     if near:
         instead = f"did you mean {near[0]}=?"
@@ -7756,24 +7760,62 @@ def _unexpected(function: str, name: str, known: Iterable[str]) -> TypeError:
     return TypeError(f"{function}() got an unexpected keyword argument {name!r}" + (f": {instead}" if instead else ""))
 
 
-_METHODS_INSTEAD = {name: f"llm.{call}" if call[:1].islower() else call for call, names in {
-    "chat(messages)": "messages responses generate generate_content invoke predict ask prompt create completion run "
-    "beta chats", "complete(prompt)": "completions text_completion",
-    "embed(texts)": "embeddings embedding embed_query embed_documents embed_content",
-    "stream(messages)": "generate_content_stream stream_chat chat_stream",
-    "chat(messages), in asyncio.to_thread()": "acompletion achat ainvoke agenerate astream aio",
-    "map(prompts)": "batch abatch", "models()": "list_models", "count_tokens(messages)": "get_num_tokens",
-    "Client(...) anew": "with_options copy"}.items() for name in names.split()}  # what other clients have
+_NAMED = {"Client": "llm", "Response": "reply", "Usage": "usage", "ToolCall": "call", "Embeddings": "embeddings",
+          "Event": "event", "Stream": "stream", "Conversation": "talk"}
+_ATTRIBUTES_INSTEAD = {f"{kind}.{name}": here for kind, table in {  # what other clients have -> what to write here
+    "Client": {
+        "llm.chat(messages)": "messages responses generate generate_content generate_text invoke predict ask prompt "
+        "create completion run beta chats", "llm.complete(prompt)": "completions text_completion",
+        "llm.embed(texts)": "embeddings embedding embed_query embed_documents embed_content",
+        "llm.stream(messages)": "generate_content_stream stream_chat chat_stream", "llm.chat(messages), in "
+        "asyncio.to_thread()": "acompletion achat ainvoke agenerate astream acreate aio", "llm.map(prompts)": "batch "
+        "abatch", "llm.models()": "list_models", "llm.count_tokens(messages)": "get_num_tokens",
+        "llm.conversation()": "start_chat", "llm.chat(messages, schema=...)": "with_structured_output parse",
+        "llm.run_tools(messages, tools)": "bind_tools", "llm.ledger": "usage", "llm.request(method, path)": "files "
+        "images audio moderations fine_tuning vector_stores", "Client(...) anew": "with_options copy"},
+    "Response": {
+        "reply.text": "choices content output_text output candidates completion delta",
+        "reply.finish_reason": "stop_reason", "reply.reasoning": "reasoning_content thinking thoughts",
+        "reply.tool_calls": "tool_call function_call tool_use", "reply.usage": "usage_metadata token_usage",
+        "reply.usage.input_tokens": "prompt_tokens input_tokens", "reply.usage.total_tokens": "total_tokens",
+        "reply.usage.output_tokens": "completion_tokens output_tokens", "reply.parsed": "parsed_output output_parsed",
+        "reply.files": "images audio", "reply.citations": "annotations",
+        "reply.to_dict()": "json model_dump dict model_dump_json to_json"},
+    "Usage": {
+        "usage.input_tokens": "prompt_tokens prompt_token_count prompt_eval_count", "usage.total_tokens":
+        "total_token_count", "usage.output_tokens": "completion_tokens candidates_token_count eval_count",
+        "usage.cached_tokens": "prompt_tokens_details input_tokens_details cache_read_input_tokens "
+        "cached_content_token_count", "usage.cache_write_tokens": "cache_creation_input_tokens cache_creation",
+        "usage.reasoning_tokens": "completion_tokens_details output_tokens_details thoughts_token_count",
+        "usage._asdict()": "model_dump dict to_dict"},
+    "ToolCall": {"call.name and call.arguments": "function", "call.arguments": "input args parameters"},
+    "Embeddings": {"embeddings.vectors": "data embeddings embedding"},
+    "Event": {"event.text": "choices delta content"},
+    "Stream": {
+        "for text in stream": "text_stream choices iter_lines", "stream.text": "get_final_text", "stream.response":
+        "get_final_message get_final_response get_final_completion until_done current_completion_snapshot",
+        "stream.response.usage": "usage", "stream.response.finish_reason": "finish_reason"},
+    "Conversation": {
+        "talk.send(content)": "chat prompt ask say send_message invoke run", "talk.messages": "history get_history "
+        "memory", "talk.messages.append(message)": "add_message append", "llm.conversation() anew": "clear reset"},
+}.items() for here, names in table.items() for name in names.split()}
 
 
-def _no_attribute(owner: type, name: str) -> str:
-    """What to say of an attribute that a client does not have."""
+def _no_attribute(self: Any, name: str) -> Any:
+    """Raise the error of an attribute that there is not: it says what stands here for another client's."""
+    owner = type(self)
+    kind = next(base.__name__ for base in owner.__mro__ if base.__name__ in _NAMED)
+    instead = _ATTRIBUTES_INSTEAD.get(f"{kind}.{name}", "")
+    if not instead and name[:1] != "_":
+        near = _near(name, (one for one in dir(self) if one[:1] != "_"), least=0.75)
+        instead = "".join(f"{_NAMED[kind]}.{one}" + "()" * callable(getattr(owner, one, None)) for one in near)
     said = f"{owner.__name__!r} object has no attribute {name!r}"
-    if name[:1] == "_":
-        return said
-    near = _near(name, (one for one in dir(owner) if one[:1] != "_"), least=0.75)
-    instead = _METHODS_INSTEAD.get(name) or "".join(f"llm.{one}()" for one in near)
-    return f"{said}: write {instead}" if instead else said
+    raise AttributeError(f"{said}: write {instead}" if instead else said)
+
+
+if not TYPE_CHECKING:  # pragma: no branch: to a type checker these are mistakes, of which it tells by itself
+    Client.__getattr__ = Conversation.__getattr__ = Embeddings.__getattr__ = Event.__getattr__ = _no_attribute
+    Response.__getattr__ = Stream.__getattr__ = ToolCall.__getattr__ = Usage.__getattr__ = _no_attribute
 
 
 def _find_provider(model: Optional[str], provider: Optional[str], base_url: Optional[str],
@@ -7834,7 +7876,7 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
         valid = parts.scheme in known and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
-    if not valid or re.search(_NO_URL + "|#", url):
+    if not valid or re.search(_NO_URL, url):
         shown, meant = re.sub(_KEY_SHAPE, "***", re.sub("//.*@", "//", url)), _url_meant(url)
         raise ConfigurationError(f"{name}={shown!r} is not a URL", hint=f"did you mean {meant}?" if meant else
                                  "write it as https://host/v1 or http://localhost:8000/v1")

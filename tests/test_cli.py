@@ -444,7 +444,7 @@ def test_deadline(ask, server):
     (["-o", "tools=[5]"], "tools takes a JSON list of objects"),
     (["-o", "system=Be brief"], "system=...: give -s"),
     (["-o", "model=m"], "model=...: give -m"),
-    (["-o", "api_key=sk-1"], "-o: api_key=...: set its variable, which"),
+    (["-o", "api_key=sk-1"], "-o: api_key=...: set it in the variable that"),
     (["-o", "schema={}"], "schema=...: give --schema"),
     (["-o", "messages=[]"], "messages=...: the prompt is what is asked"),
     (["-o", "stream=true"], "stream=...: it is no setting"),

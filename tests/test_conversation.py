@@ -166,7 +166,7 @@ def test_several_messages_at_once(server, llm):
     (lambda llm: llm.conversation().stream({}), llmlite.ConfigurationError, "content is a dict without a role: give"),
     (lambda llm: llm.conversation().send({"role": "user"}), llmlite.ConfigurationError, "content[0].content is None"),
     (lambda llm: llm.conversation().send("hi", images="a.png"), TypeError,
-     "send() got an unexpected keyword argument 'images': put it into the message: user(text, images=...)"),
+     "send() got an unexpected keyword argument 'images': write user(text, images=[...], files=[...]) for"),
     (lambda llm: llm.conversation().send("hi", max_rounds=0), llmlite.ConfigurationError, "max_rounds=0"),
     (lambda llm: llm.conversation().stream("hi", keep_partial=1), llmlite.ConfigurationError, "keep_partial=1"),
     (lambda llm: llm.conversation().compact(-1), llmlite.ConfigurationError, "keep=-1: give a whole number, 0 or more"),

@@ -67,6 +67,12 @@ class Bench:
             for name in path.split("."):
                 found = getattr(found, name)
 
+    def replied(self, path):
+        """The same of a reply."""
+        found: Any = llmlite.Response(text="hi")
+        for name in path.split("."):
+            found = getattr(found, name)
+
     def awaited(self, method):
         self.server.reply("ok")
         with self.client() as llm:
@@ -262,6 +268,10 @@ GROUPS = {
         Row("llm.generate_content(...)", "write llm.chat(messages)", lambda bench: bench.of("generate_content")),
         Row("await llm.chat(...)", "leave await out; in a coroutine, write await asyncio.to_thread(llm.chat, ...)",
             lambda bench: bench.awaited("chat")),
+        Row("reply.choices[0].message.content", "write reply.text", lambda bench: bench.replied("choices")),
+        Row("reply.usage.prompt_tokens", "write usage.input_tokens", lambda bench: bench.replied(
+            "usage.prompt_tokens")),
+        Row("llm.chat(..., max_retries=5)", "give retry= to Client", lambda bench: bench.called(max_retries=5)),
         Row("llm.chat(..., stream=True)", "write llm.stream(messages)", lambda bench: bench.called(stream=True)),
         Row("response_format=", "give schema=", lambda bench: bench.called(response_format={"type": "json_object"})),
         Row("n=", "only one answer is read: write llm.map([prompt] * n)", lambda bench: bench.called(n=3)),
@@ -333,16 +343,76 @@ def test_a_misspelt_argument_of_one_method(bench, call, meant):
         call(llm)
 
 
-@pytest.mark.parametrize("name, instead", [
-    ("choices", "text"), ("content", "text"), ("stop_reason", "finish_reason"), ("reasoning_content", "reasoning"),
-    ("model_dump", r"to_dict\(\)"), ("other", None), ("__deepcopy__", None)])
-def test_a_reply_of_another_client(name, instead):
-    """What the replies of others have is told where it is here; the rest is no attribute, as ever."""
-    reply = llmlite.Response(text="hi")
-    said = f": write reply.{instead}" if instead else ""
-    with pytest.raises(AttributeError, match=f"^'Response' object has no attribute '{name}'{said}$"):
-        getattr(reply, name)
-    assert pickle.loads(pickle.dumps(reply)).text == copy.deepcopy(reply).text == "hi"
+CALL = llmlite.ToolCall("c", "f", {}, "{}")
+
+
+class Mine(llmlite.Response):
+    """A class of the user's."""
+
+
+@pytest.mark.parametrize("held, name, instead", [
+    *((llmlite.Response(text="hi"), name, instead) for name, instead in (
+        ("choices", "reply.text"), ("content", "reply.text"), ("stop_reason", "reply.finish_reason"),
+        ("reasoning_content", "reply.reasoning"), ("model_dump", "reply.to_dict()"), ("txt", "reply.text"),
+        ("prompt_tokens", "reply.usage.input_tokens"), ("to_dct", "reply.to_dict()"), ("other", None),
+        ("__deepcopy__", None))),
+    *((llmlite.Usage(1, 2), name, instead) for name, instead in (
+        ("prompt_tokens", "usage.input_tokens"), ("completion_tokens", "usage.output_tokens"),
+        ("prompt_tokens_details", "usage.cached_tokens"), ("total_token_count", "usage.total_tokens"),
+        ("ouput_tokens", "usage.output_tokens"), ("other", None), ("__array__", None))),
+    (CALL, "function", "call.name and call.arguments"), (CALL, "input", "call.arguments"), (CALL, "zzz", None),
+    (llmlite.Embeddings([[1.0]], llmlite.Usage(), "m"), "data", "embeddings.vectors"),
+    (llmlite.Event("text", "hi"), "delta", "event.text"), (Mine(text="hi"), "choices", "reply.text"),
+    (Mine(text="hi"), "reasonin", "reply.reasoning")])
+def test_what_another_client_has(held, name, instead):
+    """Where it is here is told, or a near name; the rest is no attribute, as ever."""
+    said = f": write {instead}" if instead else ""
+    with pytest.raises(AttributeError) as caught:
+        getattr(held, name)
+    assert str(caught.value) == f"'{type(held).__name__}' object has no attribute '{name}'{said}"
+    for same in (pickle.loads(pickle.dumps(held)), copy.deepcopy(held)):
+        assert same == held or same.text == "hi"
+
+
+def test_a_stream_and_a_conversation_of_another_client(bench):
+    bench.server.reply("ok")
+    with bench.client() as llm, llm.stream("hi") as stream:
+        talk = llm.conversation()
+        for held, name, instead in ((talk, "history", "talk.messages"), (talk, "masages", "talk.messages"),
+                                    (stream, "get_final_message", "stream.response"),
+                                    (stream, "text_stream", "for text in stream"), (talk, "ask", "talk.send(content)"),
+                                    (stream, "respons", "stream.response")):
+            with pytest.raises(AttributeError, match=f"write {re.escape(instead)}$"):
+                getattr(held, name)
+        assert stream.response.text == "" and copy.copy(talk).messages == []
+
+
+@pytest.mark.parametrize("method, name, says", [
+    ("chat", "http_client", "give session= to Client"), ("chat", "host", "give base_url= to Client"),
+    ("chat", "proxies", "give session= to Client, or set HTTPS_PROXY"),
+    ("chat", "fallbacks", "give fallbacks= to Client"), ("chat", "api_key", "give api_key= to Client"),
+    ("chat", "images", "write user(text, images=[...], files=[...]) for the message"),
+    ("chat", "response_model", "give schema=: a dataclass"), ("chat", "workers", "write llm.map(prompts, workers=...)"),
+    ("chat", "logit_bias", 'extra={"logit_bias": ...} sends it as it is'),
+    ("complete", "stream", "write llm.stream_tokens(prompt), and iterate it"), ("stream", "stream", "leave it out"),
+    ("run_tools", "max_turns", "max_rounds=...)"), ("Client", "system_prompt", "give system= to chat()"),
+    ("Client", "max_new_tokens", "give max_tokens= to chat()"), ("Client", "rpm", "give rate_limit=RateLimit(...)"),
+    ("Client", "streaming", "write llm.stream(messages), and iterate it"), ("Client", "verbose", "set LLMLITE_DEBUG=1"),
+    ("Client", "temprature", "temprature'")])
+def test_arguments_of_other_clients(bench, method, name, says):
+    """Those of the Client are no fields to be sent on; those of chat are none of the Client."""
+    with pytest.raises(TypeError, match=re.escape(says)) as caught:
+        if method == "Client":
+            bench.client(**{name: 5})
+        with bench.client() as llm:
+            getattr(llm, method)("hi", *[[]] * (method == "run_tools"), **{name: 5})
+    assert str(caught.value).startswith(f"{method}() got an unexpected keyword argument '{name}'")
+    assert not bench.server.requests
+
+
+def test_a_conversation_that_is_asked_to_stream(bench):
+    with bench.client() as llm, pytest.raises(TypeError, match="write stream.content., and iterate it"):
+        llm.conversation().send("hi", stream=True)
 
 
 # ------------------------------------------------------------------------------------------- near names of a model
@@ -748,7 +818,7 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     ("http://h:11434/api/generate", "leave /api/generate out"), ("nonsense", "write it as https://host/v1"),
     (" http://h:8000/v1\n", "did you mean http://h:8000/v1?"), ("'https://h/v1'", "did you mean https://h/v1?"),
     ("http:/h/v1", "did you mean http://h/v1?"), ("https//h/v1", "did you mean https://h/v1?"),
-    ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"), ("http://h/v1#frag", "write it as"),
+    ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"),
     ("http://h:99999/v1", "write it as"), ("ftp://h/v1", "write it as"), ("http://", "write it as"),
     ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):

@@ -387,6 +387,27 @@ def test_ctrl_c_at_any_moment(server, streams):
     assert idle(server)
 
 
+def test_ctrl_c_in_the_constructor_of_an_answer(server):
+    """What it leaves half made is collected without a word."""
+    def strike(frame, event, arg):
+        if event == "call" and frame.f_code.co_name == "makefile":
+            raise KeyboardInterrupt
+
+    said, hook = [], sys.unraisablehook
+    server.reply("ok")
+    with llmlite.Client("m", base_url=server.url, api_key="none", retry=None) as llm:
+        sys.unraisablehook = said.append
+        try:
+            sys.setprofile(strike)
+            with pytest.raises(KeyboardInterrupt):
+                llm.chat("hi")
+            gc.collect()
+        finally:
+            sys.setprofile(None)
+            sys.unraisablehook = hook
+    assert said == []
+
+
 # -------------------------------------------------------------------------------------------------------------- threads
 
 
