@@ -657,6 +657,51 @@ def test_arguments_that_nothing_is_known_of(bench):
     assert not bench.server.requests
 
 
+OF_CALLS = {  # what is told: the arguments of other clients' calls
+    "give max_tokens=": "max_completion_tokens max_output_tokens max_new_tokens max_tokens_to_sample",
+    "write llm.stream(messages), and iterate it": "stream", "a stream asks for its usage by itself": "stream_options",
+    "give schema=: a dataclass, a pydantic class, a JSON schema, or dict": "response_format",
+    "write llm.map([prompt] * n)": "n best_of", "give tools=": "functions", "give tool_choice=": "function_call",
+    "give stop=": "stop_sequences", "give system=": "system_prompt instructions system_instruction",
+    "it comes first, as messages": "prompt contents", "it comes first": "input",
+    "give model=": "model_name engine deployment_id", "give logprobs=, the number": "top_logprobs",
+    "give reasoning_effort=": "reasoning thinking thinking_budget", "give extra=": "extra_body",
+    "give headers=": "extra_headers", "give timeout=": "request_timeout",
+    "give each of them by its name, as temperature=": "config generation_config",
+    "give retry= to Client": "max_retries num_retries", "give base_url= to Client": "api_base base_url",
+    "give api_key= to Client": "api_key"}
+OF_CLIENTS = {
+    "give base_url=": "api_base url host endpoint azure_endpoint openai_api_base",
+    "give api_key=": "key token apikey openai_api_key", "give headers=": "default_headers",
+    'give base_url="https://.../v1", or its query, ?api-version=...': "api_version",
+    'give headers={"OpenAI-Organization": "..."}': "organization", 'give headers={"OpenAI-Project": "..."}': "project",
+    "give retry=RetryPolicy(max_retries=...)": "max_retries num_retries", "give timeout=": "request_timeout",
+    "give session=": "http_client", "give session=, or set HTTPS_PROXY": "proxies proxy",
+    "give session=, or set REQUESTS_CA_BUNDLE": "verify", "give model=": "model_name engine",
+    "give it to chat(), stream() or map()": "temperature top_p max_tokens seed tools system schema"}
+OF_OBJECTS = {
+    "write llm.chat(messages)": "messages responses generate generate_content invoke predict ask prompt create "
+    "completion run beta chats", "write llm.complete(prompt)": "completions text_completion",
+    "write llm.embed(texts)": "embeddings embedding embed_query embed_documents embed_content",
+    "write llm.stream(messages)": "generate_content_stream stream_chat chat_stream",
+    "write llm.chat(messages), in asyncio.to_thread()": "acompletion achat ainvoke agenerate astream aio",
+    "write llm.map(prompts)": "batch abatch", "write llm.models()": "list_models",
+    "write llm.count_tokens(messages)": "get_num_tokens", "write Client(...) anew": "with_options copy"}
+
+
+def test_what_other_clients_have(bench):
+    """Their arguments and methods are told with what to write here, which is there."""
+    ours = [*inspect.signature(llmlite.Client.chat).parameters, *inspect.signature(llmlite.Client).parameters]
+    with bench.client() as llm:
+        for table, use in (
+                (OF_CALLS, lambda name: llm.chat("hi", **{name: 1})), (OF_OBJECTS, lambda name: getattr(llm, name)),
+                (OF_CLIENTS, lambda name: bench.client(**{name: 1}))):
+            for told, name in [(told, name) for told, names in table.items() for name in names.split()]:
+                assert line_of(lambda bench: use(name), bench).endswith(f": {told}"), name  # noqa: B023
+                assert set(re.findall(r"give (\w+)=", told)) <= set(ours)
+    assert not bench.server.requests
+
+
 def test_attributes_that_are_not_there(bench):
     """Near names, words of other clients, else Python's own; private names cost nothing."""
     with bench.client() as llm:
