@@ -616,6 +616,21 @@ def test_what_others_call_a_provider():
             llmlite.Client(f"{alias}/m")
 
 
+def test_whose_a_model_is():
+    """A model without a provider is told with the one whose models are named so."""
+    for maker, models in {
+            "openai": "gpt-5 chatgpt-4o o3 o4-mini text-embedding-3 codex-mini", "anthropic": "claude-x",
+            "gemini": "gemini-x", "xai": "grok-4", "deepseek": "deepseek-chat deepseek-reasoner",
+            "mistral": "mistral-l ministral-3b magistral-m codestral-2 devstral-s pixtral-l", "perplexity": "sonar-pro",
+            "moonshot": "kimi-k2 moonshot-v1", "zai": "glm-4.6"}.items():
+        for model in models.split():
+            with pytest.raises(llmlite.ConfigurationError, match=rf'did you mean "{maker}/{re.escape(model)}"\?'):
+                llmlite.Client(model)
+    for model in ("deepseek-r1", "o3x", "my-gpt-5"):
+        with pytest.raises(llmlite.ConfigurationError, match='[(]write "provider/model"'):
+            llmlite.Client(model)
+
+
 @pytest.mark.parametrize("key, says", [
     (b"sk-1", "api_key is a bytes: give a str, or a function that returns one (.decode()"), (5, "api_key is a int"),
     ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks")])
