@@ -868,6 +868,21 @@ def test_what_others_call_a_provider():
             llmlite.Client(f"{alias}/m")
 
 
+def test_whose_a_model_is():
+    """A model without a provider is told with the one whose models are named so."""
+    for maker, models in {
+            "openai": "gpt-5 chatgpt-4o o3 o4-mini text-embedding-3 codex-mini", "anthropic": "claude-x",
+            "gemini": "gemini-x", "xai": "grok-4", "deepseek": "deepseek-chat deepseek-reasoner",
+            "mistral": "mistral-l ministral-3b magistral-m codestral-2 devstral-s pixtral-l", "perplexity": "sonar-pro",
+            "moonshot": "kimi-k2 moonshot-v1", "zai": "glm-4.6"}.items():
+        for model in models.split():
+            with pytest.raises(llmlite.ConfigurationError, match=rf'did you mean "{maker}/{re.escape(model)}"\?'):
+                llmlite.Client(model)
+    for model in ("deepseek-r1", "o3x", "my-gpt-5"):
+        with pytest.raises(llmlite.ConfigurationError, match='[(]write "provider/model"'):
+            llmlite.Client(model)
+
+
 @pytest.mark.parametrize("key, says", [
     (b"sk-1", "api_key is a bytes: give a str, or a function that returns one (.decode()"), (5, "api_key is a int"),
     ("sk-\u2026", "api_key is not fit for a header: it has control or foreign"), ("'k'", "quotation marks")])
@@ -906,6 +921,51 @@ def test_arguments_that_nothing_is_known_of(bench):
                 getattr(llm, method)(["a"], **options)
         with pytest.raises(TypeError, match="give it to chat|write llm.stream"):
             llmlite.chat("hi", model="openai/m", api_key=KEY, stream=True)
+    assert not bench.server.requests
+
+
+OF_CALLS = {  # what is told: the arguments of other clients' calls
+    "give max_tokens=": "max_completion_tokens max_output_tokens max_new_tokens max_tokens_to_sample",
+    "write llm.stream(messages), and iterate it": "stream", "a stream asks for its usage by itself": "stream_options",
+    "give schema=: a dataclass, a pydantic class, a JSON schema, or dict": "response_format",
+    "write llm.map([prompt] * n)": "n best_of", "give tools=": "functions", "give tool_choice=": "function_call",
+    "give stop=": "stop_sequences", "give system=": "system_prompt instructions system_instruction",
+    "it comes first, as messages": "prompt contents", "it comes first": "input",
+    "give model=": "model_name engine deployment_id", "give logprobs=, the number": "top_logprobs",
+    "give reasoning_effort=": "reasoning thinking thinking_budget", "give extra=": "extra_body",
+    "give headers=": "extra_headers", "give timeout=": "request_timeout",
+    "give each of them by its name, as temperature=": "config generation_config",
+    "give retry= to Client": "max_retries num_retries", "give base_url= to Client": "api_base base_url",
+    "give api_key= to Client": "api_key"}
+OF_CLIENTS = {
+    "give base_url=": "api_base url host endpoint azure_endpoint openai_api_base",
+    "give api_key=": "key token apikey openai_api_key", "give headers=": "default_headers",
+    'give base_url="https://.../v1", or its query, ?api-version=...': "api_version",
+    'give headers={"OpenAI-Organization": "..."}': "organization", 'give headers={"OpenAI-Project": "..."}': "project",
+    "give retry=RetryPolicy(max_retries=...)": "max_retries num_retries", "give timeout=": "request_timeout",
+    "give session=": "http_client", "give session=, or set HTTPS_PROXY": "proxies proxy",
+    "give session=, or set REQUESTS_CA_BUNDLE": "verify", "give model=": "model_name engine",
+    "give it to chat(), stream() or map()": "temperature top_p max_tokens seed tools system schema"}
+OF_OBJECTS = {
+    "write llm.chat(messages)": "messages responses generate generate_content invoke predict ask prompt create "
+    "completion run beta chats", "write llm.complete(prompt)": "completions text_completion",
+    "write llm.embed(texts)": "embeddings embedding embed_query embed_documents embed_content",
+    "write llm.stream(messages)": "generate_content_stream stream_chat chat_stream",
+    "write llm.chat(messages), in asyncio.to_thread()": "acompletion achat ainvoke agenerate astream aio",
+    "write llm.map(prompts)": "batch abatch", "write llm.models()": "list_models",
+    "write llm.count_tokens(messages)": "get_num_tokens", "write Client(...) anew": "with_options copy"}
+
+
+def test_what_other_clients_have(bench):
+    """Their arguments and methods are told with what to write here, which is there."""
+    ours = [*inspect.signature(llmlite.Client.chat).parameters, *inspect.signature(llmlite.Client).parameters]
+    with bench.client() as llm:
+        for table, use in (
+                (OF_CALLS, lambda name: llm.chat("hi", **{name: 1})), (OF_OBJECTS, lambda name: getattr(llm, name)),
+                (OF_CLIENTS, lambda name: bench.client(**{name: 1}))):
+            for told, name in [(told, name) for told, names in table.items() for name in names.split()]:
+                assert line_of(lambda bench: use(name), bench).endswith(f": {told}"), name  # noqa: B023
+                assert set(re.findall(r"give (\w+)=", told)) <= set(ours)
     assert not bench.server.requests
 
 

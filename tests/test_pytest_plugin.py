@@ -134,7 +134,7 @@ def test_provider(llm_server, name):
     with llmlite.Client(f"{name}/m", retry=None) as llm:
         assert llm.chat("hi").text == "hello"
     assert "real" not in str(llm_server.requests[0].headers)
-    assert "real" not in os.environ["LLMLITE_API_KEY"]
+    assert os.environ["LLMLITE_API_KEY"] == "test" and os.environ["GOOGLE_GEMINI_BASE_URL"] == llm_server.root
     assert os.environ["no_proxy"].startswith("intranet.example,")
 """)
     assert code == 0, out

@@ -741,7 +741,7 @@ def test_tab_where_models_cannot_be_listed(server):
     server.error(404)
     with terminal(server) as shown:
         shown.enter("/model a\tb\t", "ab at ")
-        assert "404" not in shown.screen
+        assert " 404" not in shown.screen  # a port may have these digits
     assert len(server.requests) == 1
 
 

@@ -185,17 +185,17 @@ class Screen(io.StringIO):
 @pytest.mark.parametrize("screen, said", [
     (io.StringIO, "a\x1b[1m\t\x7fé\x9f\n"), (Screen, "a[1m\t?\n")])
 def test_live_text(server, llm, monkeypatch, screen, said):
-    """Elsewhere it is text: a terminal gets no control characters, and what its encoding has not as a mark."""
-    server.stream(["a\x1b[1m\t\x7f", "é\x9f"])
+    """Elsewhere it is text alone: a terminal gets no control characters, and what its encoding has not as a mark."""
+    server.stream(["a\x1b[1m\t\x7f", "é\x9f"], reasoning=["Hm"])
     with contextlib.redirect_stdout(screen()) as out:
         reply = llm.stream("Hi").display()
     assert out.getvalue() == said and reply.text == "a\x1b[1m\t\x7fé\x9f" and reply.finish_reason == "stop"
 
 
 def test_live_text_of_the_rest(server, llm, capsys, monkeypatch):
-    """All of the text alone, also what was read before, its line ended once; calls after it; nothing without stdout."""
+    """All of the text, also what was read before, its line ended once; calls after it; nothing without a stdout."""
     call = {"name": "f", "arguments": {"a": 1}}
-    server.stream(["one ", "two\n"], reasoning=["Hm"], tool_calls=[call])
+    server.stream(["one ", "two\n"], tool_calls=[call])
     with llm.stream("Hi") as stream:
         next(stream)
         stream.display()
