@@ -720,11 +720,12 @@ def test_no_more_than_workers_in_an_executor(server):
     assert most <= 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def processes():
     import multiprocessing
     how = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=how) as pool:
+        assert pool.submit(abs, -1).result() == 1  # its threads have begun: they are no test's
         yield pool
 
 
@@ -808,7 +809,7 @@ def test_a_parsed_value_goes_back(server):
     assert result.parsed == {"a": 1}
 
 
-def test_a_key_that_is_not_there(server, processes, monkeypatch):
+def test_a_key_that_is_not_there(server, monkeypatch):
     """A client that looks its key up in the environment, and does not find it in the other process, says so."""
     monkeypatch.setenv("LLMLITE_API_KEY", "sk-test-0001")
     with llmlite.Client("m", base_url=f"http://[::ffff:127.0.0.1]:{server.port}/v1", retry=None) as llm:
