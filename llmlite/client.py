@@ -1265,6 +1265,12 @@ def _tell_of_all(error: LLMError, done: List[Response], so_far: Callable[[Option
     error.response = so_far(error.response) if done else error.response
 
 
+def _is_hopeless(call: _Call, error: LLMError) -> bool:
+    """Whether no other client would do better: the time is up, or the request is bad everywhere."""
+    bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))
+    return call.deadline.end - _now() <= _EPSILON or bad and not isinstance(error, ContextLengthError)
+
+
 def _is_empty(reply: Response) -> bool:
     return not (reply.text or reply.tool_calls or reply.reasoning or reply.files) and reply.parsed is None
 
@@ -1355,31 +1361,40 @@ class Client:
             prompt_cache=prompt_cache, cache=cache)
         self._provider, self._base_url, found = _find_provider(model, provider, base_url, session)
         self.model: str = found
-        self._chat, self._raw = self._provider.dialect(), self._provider.completions()
-        self._responses, self._api = self._provider.responses(), _checked_api(api, self._provider)
-        self._moved: Set[str] = set()  # models that turned out to be served by Responses only
-        self._unknown: Dict[str, str] = {}  # models that are not there -> what to say of them
-        self._prompt_cache = _checked_prompt_cache(prompt_cache)
+        self._choose_dialects(api)
         self._cache, self._cache_failed = _checked_cache(cache), False
-        if not _is_host(urlsplit(self._base_url).hostname, self._provider):
-            self._chat.keeps_whole = False
         self._key = _find_key(self._provider, self._base_url, api_key, dict(
             session=session, retry=retry, timeout=timeout))
-        self._timeout = _checked_timeout(timeout)
-        self._idle_timeout = _checked_seconds("idle_timeout", idle_timeout)
-        self._deadline = _checked_seconds("deadline", deadline)
-        self._retry = _checked("retry", retry, (RetryPolicy, _NONE))
-        self._headers = _checked_headers(headers)
         self._session = _checked_session(session)
-        self._skip_bad_events = _checked("skip_bad_events", skip_bad_events, (bool, _NONE))
-        self._save_failed = _checked_folder(save_failed) or os.environ.get("LLMLITE_SAVE_FAILED")
+        self._take_terms(self._options)
         self.ledger: Ledger = Ledger()
-        self._rate_limit = _checked("rate_limit", rate_limit, (RateLimit, _NONE))
         self._gates: Dict[object, _Gate] = {}  # by process: a forked child learns its own pace
         self._transports: Dict[object, _Transport] = {}  # by process: a forked child makes its own
         self._transport()
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
+
+    def _choose_dialects(self, api: str) -> None:
+        """What to ask the provider in, and what is learnt of its models meanwhile."""
+        row = self._provider
+        self._chat, self._raw, self._responses = row.dialect(), row.completions(), row.responses()
+        if not _is_host(urlsplit(self._base_url).hostname, row):
+            self._chat.keeps_whole = False
+        self._api = _checked_api(api, row)
+        self._moved: Set[str] = set()  # models that turned out to be served by Responses only
+        self._unknown: Dict[str, str] = {}  # models that are not there -> what to say of them
+
+    def _take_terms(self, given: JSON) -> None:
+        """What holds for each call, unless its caller wants something else."""
+        self._timeout = _checked_timeout(given["timeout"])
+        self._idle_timeout = _checked_seconds("idle_timeout", given["idle_timeout"])
+        self._deadline = _checked_seconds("deadline", given["deadline"])
+        self._retry = _checked("retry", given["retry"], (RetryPolicy, _NONE))
+        self._rate_limit = _checked("rate_limit", given["rate_limit"], (RateLimit, _NONE))
+        self._headers = _checked_headers(given["headers"])
+        self._prompt_cache = _checked_prompt_cache(given["prompt_cache"])
+        self._skip_bad_events = _checked("skip_bad_events", given["skip_bad_events"], (bool, _NONE))
+        self._save_failed = _checked_folder(given["save_failed"]) or os.environ.get("LLMLITE_SAVE_FAILED")
 
     @_advised
     def chat(self, messages: Messages, *, system: Optional[str] = None,
@@ -1783,7 +1798,8 @@ class Client:
         if total is None and isinstance(prompts, abc.Sized):
             total = len(prompts)
         told = _Progress(progress, total)
-        return _Map(crew, _mapped(crew, iter(prompts), 2 * workers, ordered, errors == "raise", told), told)
+        window = _Window(crew, iter(prompts), 2 * workers, ordered)
+        return _Map(crew, _mapped(window, errors == "raise", told), told)
 
     def close(self) -> None:
         """Close the pooled connections (not those of a `session` or a fallback Client of yours).  Raises nothing.
@@ -1836,8 +1852,6 @@ class Client:
         if way == "_chat":
             call.asked.setdefault("prompt_cache", self._prompt_cache)
         call.asks_for(dialect.request(call.model, call.asked, stream), dialect, stream)
-        if self._fallbacks:  # an iterator can be read once only
-            asked = {**asked, **{name: call.asked[name] for name in ("messages", "prompt") if name in asked}}
         self._use_cache(call, cache)
         try:
             return self._perform(call)
@@ -1849,24 +1863,32 @@ class Client:
         except Exception:  # of the key's owner
             self._book_failure(call)
             raise
+        # An iterator can be read once only.
+        asked = {**asked, **{name: call.asked[name] for name in ("messages", "prompt") if name in asked}}
+        try:
+            return self._fall_back(call, error, way, asked, timeout, headers, cache)
+        finally:
+            del error
+
+    def _fall_back(self, call: _Call, error: LLMError, way: str, asked: JSON, timeout: Timeout, headers: Headers,
+                   cache: Any) -> Any:
+        """The reply of the first fallback that does not fail; when none is left, raises what the last one asked did."""
         for client in self._fallbacks:
-            late = call.deadline.end - _now() <= _EPSILON
-            bad = isinstance(error, (ConfigurationError, BadRequestError, StreamError))  # everywhere, unless too long
-            if late or bad and not isinstance(error, ContextLengthError):
+            if _is_hopeless(call, error):
                 break
             _log.warning("%s; %r is next", error, client)
             call.before = error.attempts
             until = min(call.deadline, client._until(_UNSET))
             own = headers if client._base_url == self._base_url else None  # they are meant for this address
             try:
-                return client._ask(way, asked, stream, None, timeout, until, own, after=call, cache=cache)
+                return client._ask(way, asked, call.streams, None, timeout, until, own, after=call, cache=cache)
             except ConfigurationError as unable:
                 _log.warning("%r is passed over: %s", client, unable)
             except LLMError as caught:
                 caught.last_error = caught.last_error or error
                 error = caught
         self._book_failure(call)
-        if isinstance(error, NotFoundError) and after is None and not self._fallbacks and _NO_MODEL in error.hint:
+        if isinstance(error, NotFoundError) and call.after is None and not self._fallbacks and _NO_MODEL in error.hint:
             self._advise_model(call, error)
         try:
             raise error
@@ -4011,51 +4033,67 @@ class _Map(Iterator[_Each]):
                 yield nth, result
 
 
-def _mapped(crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool, raises: bool, progress: _Progress
-            ) -> Iterator[Any]:
-    """What `Client.map` yields: of those that were read at most so many have not been."""
-    results = crew.results
-    read = given = 0
-    ended: Optional[Exception] = None  # what the prompts ended with
+class _Window:
+    """The prompts of a map that are in hand: of those that were read, at most `most` have not been given back."""
+
+    def __init__(self, crew: _Crew, prompts: Iterator[Any], most: int, ordered: bool) -> None:
+        self.crew, self.prompts, self.most, self.ordered = crew, prompts, most, ordered
+        self.read = self.given = 0
+        self.is_last = False  # no more are to be read
+        self.error: Optional[Exception] = None  # the user's own, which the prompts ended with
+
+    def is_open(self) -> bool:
+        """Whether there is one to read or to give yet."""
+        stop = self.crew.stop
+        if stop.is_set:
+            self.crew.drop()
+            self.is_last = True
+        return not stop.cuts and (not self.is_last or self.given < self.read)
+
+    def widen(self) -> bool:
+        """Give the crew one more, and tell whether there was room for that."""
+        if self.is_last or self.read - self.given >= self.most or not self.crew.has_room():
+            return False
+        try:
+            prompt = next(self.prompts)
+        except StopIteration:
+            self.is_last = True
+        except Exception as error:
+            self.is_last, self.error = True, error
+        else:
+            if not self.crew.stop.is_set:  # it may have come meanwhile
+                self.crew.give(self.read, prompt)
+                self.read += 1
+        return True
+
+    def due(self) -> Optional[int]:
+        """The one whose result is next, be it there or not."""
+        return self.given if self.ordered else next(iter(self.crew.results), None)
+
+
+def _mapped(window: _Window, raises: bool, progress: _Progress) -> Iterator[Any]:
+    """What `Client.map` yields."""
+    crew, results = window.crew, window.crew.results
+    result: Optional[_Result] = None
     try:
-        while (ended is None or given < read) and not crew.stop.cuts:
-            waits = True
-            if crew.stop.is_set:
-                crew.drop()
-                if ended is None:
-                    ended = StopIteration()
-                    continue  # nothing may be under way
-            if ended is None and read - given < most and crew.has_room():
-                try:
-                    prompt = next(prompts)
-                except Exception as error:  # StopIteration, or the user's own, which is raised in its place
-                    ended = error
-                else:
-                    if not crew.stop.is_set:  # it may have come meanwhile
-                        crew.give(read, prompt)
-                        read += 1
-                    del prompt
-                waits = False
-            nth = given if ordered else next(iter(results), None)
-            crew.collect(results, waits and nth not in results)
-            nth = given if ordered else next(iter(results), None)
+        while window.is_open():
+            waits = not window.widen()
+            crew.collect(results, waits and window.due() not in results)
+            nth = window.due()
             if nth in results:
                 result = results.pop(nth)
-                given += 1
+                window.given += 1
                 if isinstance(result, _Stopped):
                     continue
                 progress.count(result)
                 if isinstance(result, BaseException) and (raises or not isinstance(result, LLMError)):
-                    try:
-                        raise result
-                    finally:
-                        del result
-                yield result if ordered else (nth, result)
-                del result
-        if ended is not None and not isinstance(ended, StopIteration):
-            raise ended
+                    raise result
+                yield result if window.ordered else (nth, result)
+                result = None
+        if window.error is not None:
+            raise window.error
     finally:
-        ended = None
+        window.error = result = None  # an error that is raised here is not to be held by what it went through
         try:
             crew.end()
         finally:  # Ctrl-C may have hit there

@@ -94,20 +94,17 @@ def no_thread_left():
     assert not left, f"threads left behind: {left}"
 
 
-@pytest.fixture(scope="session")
-def state_home(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("state"))
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, state_home):
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment(tmp_path_factory):
     """Nothing of the developer's own environment reaches a client, and nothing is left in his folders."""
-    for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
-        monkeypatch.setenv(name, state_home)
-    for name in list(os.environ):
-        ours = name.startswith("LLMLITE_") and name != "LLMLITE_UNDER_TEST"  # which processes of a test need too
-        if ours or name in KEYS or name in OTHERS or name.upper().endswith(ENDINGS):
-            monkeypatch.delenv(name)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("state")))
+        for name in list(os.environ):
+            ours = name.startswith("LLMLITE_") and name != "LLMLITE_UNDER_TEST"  # which processes of a test need too
+            if ours or name in KEYS or name in OTHERS or name.upper().endswith(ENDINGS):
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture

@@ -394,11 +394,11 @@ def machine_needs(data):
     What cannot be interrupted is the standard library's decoder; a bound of fixed seconds would test the machine.
     """
     started = time.monotonic()
-    for _ in range(2):
-        with contextlib.suppress(ValueError, RecursionError):
-            json.loads(data)
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(data)
+    decoded = time.monotonic()
     time.sleep(0.1)
-    return time.monotonic() - started
+    return time.monotonic() - started + decoded - started
 
 
 def assert_in_time(llm, data, stream):
@@ -473,12 +473,12 @@ def test_dear_answers_keep_the_deadline(server, make):
 WRAPPED = (b'"f"', b'{"x":1}', b'"hm"', b'"text"', b'"Gr\xc3\xbc\xc3\x9f"', b"9", b"503", b'"req_1"')
 
 
-@pytest.mark.parametrize("depth", [*range(100, 1000, 150), 2000, 6000])
+@pytest.mark.parametrize("depth", [100, 400, 850, 2000, 6000])  # decoders take 900, or 5000, or what the stack holds
 @pytest.mark.parametrize("stream", [False, True], ids=["chat", "stream"])
 def test_deep_json(depth, stream):
     """JSON nested as deep as the decoder takes it, and deeper, under any key: a reply or an LLMError."""
     for seed in STREAMS if stream else BODIES:
-        for old in filter(seed.data.__contains__, WRAPPED):
+        for old in [old for old in WRAPPED if old in seed.data][:1 if depth > 2000 else None]:
             for start, end in ((b"[", b"]"), (b'{"function":', b"}"), (b'[{"type":"thinking","thinking":', b"}]")):
                 levels = depth // start.count(b":") if b"," in start else depth
                 data = seed.data.replace(old, start * levels + old + end * levels, 1)

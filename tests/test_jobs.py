@@ -203,9 +203,9 @@ def test_a_model_and_an_endpoint_have_a_job_of_their_own(server, path):
 @side
 def test_many_models_take_few_files(server, path):
     batches = server.batches(**QUICK)
-    items = [(str(number), f"m{number % 60}", {"messages": str(number)}) for number in range(120)]
+    items = [(str(number), f"m{number % 51}", {"messages": str(number)}) for number in range(60)]
     assert texts(run(client(server), path, items)) == {id: id for id, _, _ in items}
-    assert len(batches.jobs) == 120 and set(batches.paid.values()) == {1}  # those of a model are too far apart
+    assert len(batches.jobs) == 60 and set(batches.paid.values()) == {1}  # those of a model are too far apart
 
 
 @side

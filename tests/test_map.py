@@ -426,6 +426,7 @@ def connecting(results, count):
 
 @pytest.mark.parametrize("retry", [None, llmlite.RetryPolicy()])
 @pytest.mark.parametrize("softly", [False, True])
+@beside
 def test_stopped_while_connecting(softly, retry):
     """A connection that nobody accepts does not hold the map, nor one of which nothing more is sent."""
     with unaccepted() as url, llmlite.Client("m", base_url=url, retry=retry) as llm:
@@ -540,6 +541,7 @@ def test_nothing_more_is_sent(server, executor):
 
 @pytest.mark.parametrize("status, retry_after", [(429, 0.4), (503, None)])
 @pytest.mark.parametrize("executor", [False, True])
+@beside
 def test_what_waits_to_be_sent_again_is_not_sent(server, executor, status, retry_after):
     """It ends at once, and is no error: nothing had come of it."""
     server.handle(lambda request: testing.error(status, retry_after=retry_after))
@@ -720,11 +722,12 @@ def test_no_more_than_workers_in_an_executor(server):
     assert most <= 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def processes():
     import multiprocessing
     how = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=how) as pool:
+        assert pool.submit(abs, -1).result() == 1  # its threads have begun: they are no test's
         yield pool
 
 
@@ -808,7 +811,7 @@ def test_a_parsed_value_goes_back(server):
     assert result.parsed == {"a": 1}
 
 
-def test_a_key_that_is_not_there(server, processes, monkeypatch):
+def test_a_key_that_is_not_there(server, monkeypatch):
     """A client that looks its key up in the environment, and does not find it in the other process, says so."""
     monkeypatch.setenv("LLMLITE_API_KEY", "sk-test-0001")
     with llmlite.Client("m", base_url=f"http://[::ffff:127.0.0.1]:{server.port}/v1", retry=None) as llm:

@@ -4,6 +4,7 @@ What the table says of a name that is gone is tried out: the other packages are 
 is an attribute, and then a client must do all that it does, within its limits.
 """
 import ast
+import functools
 import json
 import os
 import pydoc
@@ -20,8 +21,6 @@ from tests.test_socks import Socks
 
 client = sys.modules[llmlite.Client.__module__]
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-with open(client.__file__, encoding="utf-8") as source:
-    TREE = ast.parse(source.read())
 NAMES = {name for _, names, _, _ in client._PRIVATE for name in names.split()}
 
 # Python's reference promises these, of its data model, of modules, of typing and of named tuples; IPython's one.
@@ -33,9 +32,19 @@ DOCUMENTED = {
     "_ipython_display_", "_replace"}
 
 
+@functools.lru_cache(maxsize=None)
+def tree():
+    """The module, without the statement that is the table: what it says is no touch."""
+    with open(client.__file__, encoding="utf-8") as source:
+        module = ast.parse(source.read())
+    module.body.remove(next(node for node in module.body if isinstance(node, ast.Assign)
+                            and node.targets[0].id == "_PRIVATE"))
+    return module
+
+
 def own_names():
     """What the module defines: functions, classes, variables, and attributes of its own objects."""
-    for node in ast.walk(TREE):
+    for node in ast.walk(tree()):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -46,7 +55,7 @@ def own_names():
 
 def touched():
     """All names that stand behind a dot, in a string by themselves (for getattr), or as methods of a class."""
-    for node in ast.walk(TREE):
+    for node in ast.walk(tree()):
         if isinstance(node, ast.Attribute):
             yield node.attr
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -55,14 +64,6 @@ def touched():
             yield node.id
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             yield node.value
-
-
-def table():
-    """The statement that is the table: what it says is no touch."""
-    return next(node for node in TREE.body if isinstance(node, ast.Assign) and node.targets[0].id == "_PRIVATE")
-
-
-TREE.body.remove(table())
 
 
 def test_every_private_name_is_in_the_table():
@@ -74,7 +75,7 @@ def test_every_private_name_is_in_the_table():
 
 def test_what_is_set_on_http_clients_response_is_in_the_table():
     """Our subclass of http.client's response gives values to its attributes: to no other than those of the table."""
-    ours = next(node for node in TREE.body if isinstance(node, ast.ClassDef) and node.name == "_HTTPResponse")
+    ours = next(node for node in tree().body if isinstance(node, ast.ClassDef) and node.name == "_HTTPResponse")
     promised = {"code", "headers", "msg", "reason", "status", "version"}
     used = {node.attr for node in ast.walk(ours) if isinstance(node, ast.Attribute) and
             isinstance(node.value, ast.Name) and node.value.id == "self"}

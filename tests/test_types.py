@@ -1,6 +1,7 @@
 """Types at run time: what may be subscripted, what the annotations name. What checkers say of them: tests/typed."""
 import ast
 import copy
+import functools
 import inspect
 import json
 import pickle
@@ -22,6 +23,7 @@ class City:
     name: str
 
 
+@functools.lru_cache(maxsize=None)
 def typed_dicts():
     """The keys of each TypedDict that client.py shows to type checkers, those of its base too."""
     with open(inspect.getsourcefile(CLIENT), encoding="utf-8") as file:
