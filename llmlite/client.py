@@ -169,8 +169,9 @@ CacheUse = Union[Answers, Literal["refresh"]]
 def _need(**least: str) -> None:
     """Raise ImportError, with the versions, if a package is older than this: a copied file has no setup.cfg."""
     def number(version: object) -> List[int]:
-        found = re.match(r"\d{1,9}(?:\.\d{1,9})+", version) if isinstance(version, str) else None
-        return [int(part) for part in found[0].split(".")] if found else [sys.maxsize]  # what cannot be read passes
+        signs = itertools.takewhile(lambda sign: sign in "0123456789.", version if isinstance(version, str) else "")
+        parts = "".join(signs).split(".")  # by hand: a pattern would be compiled at each import
+        return [int(part[:9]) for part in parts if part] or [sys.maxsize]  # what cannot be read passes
 
     found = {name: getattr(sys.modules[name], "__version__", None) for name in least}
     if any(number(found[name]) < number(least[name]) for name in least):
@@ -8148,7 +8149,7 @@ def _shorten(stop: KeyboardInterrupt, began: Union[_Call, _Progress]) -> None:
 # ----------------------------------------------------------------------------------------------------------------- json
 
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
+_NO_FRAME = bytes(range(256)).translate(None, b'[]{}"')
 
 
 def _is_shallow(payload: bytes) -> bool:
