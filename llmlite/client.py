@@ -38,6 +38,7 @@ from __future__ import annotations
 import base64
 import calendar
 import contextlib
+import copy
 import email.utils
 import enum
 import functools
@@ -64,13 +65,13 @@ import time
 import urllib.request
 import weakref
 import zlib
-from collections import abc, deque
+from collections import abc, deque, namedtuple
 from contextvars import ContextVar, copy_context
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Generic, Iterable, Iterator, List, Literal, Mapping
 
 # isort: split
-from typing import MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin
+from typing import MutableMapping, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin
 
 # isort: split
 from typing import get_type_hints
@@ -97,13 +98,12 @@ Headers = Optional[Mapping[str, Optional[str]]]
 Key = Union[None, str, Callable[[], str]]
 Answers = Optional[MutableMapping[str, str]]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other"]
-Progress = Union[bool, Callable[[int, int, "Usage"], Any]]
 EventType = Literal["text", "reasoning", "tool_call", "usage", "finish"]
 Tools = Sequence[Union[Mapping[str, Any], Callable[..., Any]]]  # Mapping: a TypedDict too
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar, Generator, Protocol, overload
+    from typing import ClassVar, Generator, NamedTuple, Protocol, overload
 
     from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
 
@@ -163,6 +163,19 @@ else:  # what evaluates the annotations finds Any for these; and Python 3.8 know
     Unpack, _Dumped, _Path = Union, Any, os.PathLike
     _ChatOptions = _EachOptions = _LoneOptions = _RunOptions = _SumOptions = _TalkOptions = _TurnOptions = Any
     _Item, _Parsed, _Each = (TypeVar(name, covariant=True) for name in ("_Item", "_Parsed", "_Each"))
+
+    class _NamedTupleMeta(type):
+        """Makes of a class what typing's does, but compiles none of its annotations, which would slow the import."""
+
+        def __new__(cls, name, bases, body):
+            hints = body.get("__annotations__", {})
+            made = namedtuple(name, hints, defaults=[body.pop(field) for field in hints if field in body])
+            made.__new__.__annotations__ = hints
+            for key, value in body.items():
+                setattr(made, key, value)
+            return made
+
+    NamedTuple = type.__new__(_NamedTupleMeta, "NamedTuple", (), {"__module__": "typing"})
 Schema = Union[None, JSON, Type[_Parsed]]
 PromptCache = Union[None, bool, Literal["1h"]]
 CacheUse = Union[Answers, Literal["refresh"]]
@@ -171,8 +184,9 @@ CacheUse = Union[Answers, Literal["refresh"]]
 def _need(**least: str) -> None:
     """Raise ImportError, with the versions, if a package is older than this: a copied file has no setup.cfg."""
     def number(version: object) -> List[int]:
-        found = re.match(r"\d{1,9}(?:\.\d{1,9})+", version) if isinstance(version, str) else None
-        return [int(part) for part in found[0].split(".")] if found else [sys.maxsize]  # what cannot be read passes
+        signs = itertools.takewhile(lambda sign: sign in "0123456789.", version if isinstance(version, str) else "")
+        parts = "".join(signs).split(".")  # by hand: a pattern would be compiled at each import
+        return [int(part[:9]) for part in parts if part] or [sys.maxsize]  # what cannot be read passes
 
     found = {name: getattr(sys.modules[name], "__version__", None) for name in least}
     if any(number(found[name]) < number(least[name]) for name in least):
@@ -421,6 +435,7 @@ class Usage(NamedTuple):
 
 
 _NO_USAGE = Usage()
+Progress = Union[bool, Callable[[int, int, Usage], Any]]
 
 
 class ToolCall(NamedTuple):
@@ -599,11 +614,14 @@ def _not_awaited(method: str) -> TypeError:
                      f"write await asyncio.to_thread(llm.{method}, ...)")
 
 
-class _Deadline(NamedTuple):
+class _Deadline:
     """When a call must have ended, and the seconds that were given for it."""
 
-    end: float = math.inf
-    limit: Optional[float] = None
+    def __init__(self, end: float = math.inf, limit: Optional[float] = None) -> None:
+        self.end, self.limit = end, limit
+
+    def __lt__(self, other: _Deadline) -> bool:
+        return self.end < other.end
 
     def error(self, why: str = "", what: str = "ran out", **said: Any) -> DeadlineExceededError:
         return DeadlineExceededError(f"deadline of {_brief(self.limit)} s {what}", why=why, hint=_LATE, **said)
@@ -1142,20 +1160,20 @@ def _unbased(text: Any) -> bytes:
 # --------------------------------------------------------------------------------------------------------------- client
 
 
-class _Booking(NamedTuple):
+class _Booking:
     """What a ledger counts of an attempt, or of a failed call; `model` is None where nothing was billed."""
 
-    counts: Tuple[int, ...]  # in the order of _COUNTED
-    model: Optional[str] = None
-    usage: Usage = _NO_USAGE
+    def __init__(self, counts: Tuple[int, ...], model: Optional[str] = None, usage: Usage = _NO_USAGE) -> None:
+        self.counts = counts  # in the order of _COUNTED
+        self.model, self.usage = model, usage
 
 
-class _Sums(NamedTuple):
+class _Sums:
     """What bookings come to; those that are `held` may stand in the ledger still."""
 
-    counts: Tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0)
-    by_model: Dict[str, Usage] = {}
-    held: Dict[object, _Booking] = {}
+    def __init__(self, counts: Tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0), by_model: Optional[Dict[str, Usage]] = None,
+                 held: Optional[Dict[object, _Booking]] = None) -> None:
+        self.counts, self.by_model, self.held = counts, by_model or {}, held or {}
 
 
 _COUNTED = ("calls", "attempts", "retries", "empty", "failed", "unknown", "cached")
@@ -1246,12 +1264,13 @@ class Ledger:
             while True:
                 before, booked = self._summed, self._booked.copy()
                 sums = _added(before, booked)
+                rest = _Sums() if anew else _Sums(sums.counts, sums.by_model)  # here: making one is a step too
                 if self._summed is before:  # else a finalizer has been here
                     self._summed = sums
                     for key in booked:
                         self._booked.pop(key, None)
                     if self._summed is sums:
-                        self._summed = _Sums() if anew else sums._replace(held={})
+                        self._summed = rest
                         return sums
 
     def __repr__(self) -> str:
@@ -1658,7 +1677,7 @@ class Client:
         call.model = _str(_dict(data if json is None else json).get("model")) or call.model
         content = _content_of(json, data, files)
         if content.upload is not None and getattr(self._session, "auth", None) is not None:
-            content = content._replace(payload=b"".join(content.upload), upload=None)  # which is to be signed
+            content = _Content(b"".join(content.upload), content.kind)  # which is to be signed
         asked = _Request(_checked_method(method), _with_params(path, params), None, content)
         call.asks_for(asked, _Anything(self._chat), _checked("stream", stream, (bool,)))
         reply = self._perform_alone(call)
@@ -2847,7 +2866,7 @@ def replay(path: str, *, api_key: Key = None, **options: Any) -> Response:
             raise ConfigurationError(f"{path} has no body", why="it was read as it was sent, and not kept")
         if saved.get("content") is not None:
             content = base64.b64decode(saved["content"])
-            request = request._replace(content=_Content(content, saved["content_type"]))
+            request.content = _Content(content, saved["content_type"])
         provider = saved["provider"] if saved["provider"] in _PROVIDERS else None
         if api_key is None and not _is_own_address(provider, str(saved["base_url"])):
             raise ConfigurationError(f"{path} names an address of its own, {_without_userinfo(str(saved['base_url']))}",
@@ -3224,21 +3243,22 @@ class _Shape(Dict[str, Any]):
         self.make, self.here = make, here
 
 
-class _Field(NamedTuple):
+class _Field:
     """A parameter of a function, a field of a dataclass, a key of a TypedDict."""
 
-    hint: Any
-    required: bool
-    default: Any = _UNSET
-    about: str = ""
+    def __init__(self, hint: Any, required: bool, default: Any = _UNSET, about: str = "") -> None:
+        self.hint, self.required, self.default, self.about = hint, required, default, about
 
 
-class _Spot(NamedTuple):
+class _Spot:
     """Where a hint stands, in words; whether its schema is for strict mode; the classes it stands in."""
 
-    where: str
-    strict: bool = False
-    inside: Tuple[Any, ...] = ()
+    def __init__(self, where: str, strict: bool = False, inside: Tuple[Any, ...] = ()) -> None:
+        self.where, self.strict, self.inside = where, strict, inside
+
+    def at(self, where: str) -> _Spot:
+        """A place in the same classes."""
+        return _Spot(where, self.strict, self.inside)
 
 
 def _shape(hint: Any, spot: _Spot) -> _Shape:
@@ -3284,7 +3304,7 @@ def _inside(kind: Any, spot: _Spot) -> _Spot:
     """A place inside a class or an alias; TypeError if it is there already."""
     if kind in spot.inside:
         raise TypeError(f"{spot.where}: {kind.__name__} holds itself, which has no JSON form here: use dict or Any")
-    return spot._replace(inside=(*spot.inside, kind))
+    return _Spot(spot.where, spot.strict, (*spot.inside, kind))
 
 
 def _alias_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
@@ -3342,7 +3362,7 @@ def _object_shape(hint: Any, spot: _Spot) -> Optional[_Shape]:
     if not isinstance(hint, type) or not (hasattr(hint, "__dataclass_fields__") or hasattr(hint, "__total__")):
         return None
     where = f"{spot.where}: {hint.__name__}"
-    return _fields_shape(_class_fields(hint, where), _inside(hint, spot)._replace(where=where + "."),
+    return _fields_shape(_class_fields(hint, where), _inside(hint, spot).at(where + "."),
                          _making(lambda values: hint(**values)))
 
 
@@ -3372,7 +3392,7 @@ def _hints(thing: Any, where: str, names: Optional[JSON] = None) -> JSON:
 def _fields_shape(members: Dict[str, _Field], spot: _Spot, make: Optional[Callable[[JSON], Any]] = None) -> _Shape:
     """A closed object; in strict mode every key is required, also one with a default, because OpenAI wants it so."""
     needed = [name for name, field in members.items() if field.required]
-    properties = {name: _field_shape(field, spot._replace(where=spot.where + name)) for name, field in members.items()}
+    properties = {name: _field_shape(field, spot.at(spot.where + name)) for name, field in members.items()}
     return _Shape({"type": "object", "properties": properties, "required": list(members) if spot.strict else needed,
                    "additionalProperties": False}, required=needed, make=make)
 
@@ -3642,21 +3662,19 @@ def _shown_pieces(value: Any) -> Iterator[str]:
 
 # --------------------------------------------------------------------------------------------------- calls and attempts
 
-class _Request(NamedTuple):
-    """What is sent, less the address, the headers and the key."""
+class _Request:
+    """What is sent, less the address, the headers and the key; its `content` is instead of a body of ours."""
 
-    method: str
-    path: str
-    body: Optional[JSON] = None
-    content: Optional[_Content] = None  # instead of a body of ours
+    def __init__(self, method: str, path: str, body: Optional[JSON] = None, content: Optional[_Content] = None) -> None:
+        self.method, self.path, self.body, self.content = method, path, body, content
 
 
-class _Content(NamedTuple):
+class _Content:
     """What a request's body is: bytes, or what is read as it is sent."""
 
-    payload: Optional[bytes]
-    kind: Optional[str] = "application/json"
-    upload: Optional[_Upload] = None
+    def __init__(self, payload: Optional[bytes], kind: Optional[str] = "application/json",
+                 upload: Optional[_Upload] = None) -> None:
+        self.payload, self.kind, self.upload = payload, kind, upload
 
 
 class _Upload:
@@ -3786,13 +3804,14 @@ class _Call:
 
     def asks_for(self, request: _Request, reader: _Reader, streams: bool = False) -> _Call:
         """Say what is sent, and who reads the answer: all is encoded before anything is sent."""
-        self.method, self.path, body, content = request
+        self.method, self.path, body = request.method, request.path, request.body
         self.url = _joined(self.base_url, self.path, reader.at_root)
         self.reader, self.streams = reader, streams
         if body is not None:
             self.payload, self.kind, self.upload = _encode(body), "application/json", None
         else:
-            self.payload, self.kind, self.upload = content or _Content(None)
+            content = request.content or _Content(None)
+            self.payload, self.kind, self.upload = content.payload, content.kind, content.upload
             if self.payload is None and self.upload is None and self.method not in ("GET", "HEAD"):
                 self.payload, self.kind = b"", None  # which says how long it is
         if self.payload and len(self.payload) > reader.most:
@@ -8004,7 +8023,8 @@ class _TokenSource:
         self.key, self.held, self.due, self.section = key, "", -math.inf, _Section()
         # the key is known to be one, so that it shows nowhere, but goes out in the form alone
         self.client = Client(base_url=row.exchange, api_key=key, headers={"Authorization": None}, **how)
-        self.client._provider = self.client._provider._replace(name=row.name)  # which errors are to name
+        self.client._provider = copy.copy(self.client._provider)
+        self.client._provider.name = row.name  # which errors are to name
 
     def forget(self) -> None:
         self.due = -math.inf
@@ -8398,7 +8418,7 @@ def _shorten(stop: KeyboardInterrupt, began: Union[_Call, _Progress]) -> None:
 # ----------------------------------------------------------------------------------------------------------------- json
 
 _ALL_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_FRAME = bytes(set(range(256)) - set(b'[]{}"'))
+_NO_FRAME = bytes(range(256)).translate(None, b'[]{}"')
 
 
 def _is_shallow(payload: bytes) -> bool:
@@ -9030,16 +9050,15 @@ def _prompts(asked: JSON) -> List[Any]:
     return [prompt for prompt in (asked.pop("system", None), *(turn.get("content") for turn in turns)) if prompt]
 
 
-class _Attached(NamedTuple):
+class _Attached:
     """A file in a message: its kind, and its data or where it is."""
 
-    kind: str  # what people call such
-    mime_type: str
-    data: str  # base64
-    url: str
-    name: str
-    inner: JSON  # all that the part says of it
-    given: str = ""  # its URL, of data too
+    def __init__(self, kind: str, mime_type: str, data: str, url: str, name: str, inner: JSON, given: str = "") -> None:
+        self.kind = kind  # what people call such
+        self.mime_type, self.name = mime_type, name
+        self.data = data  # base64
+        self.url, self.given = url, given  # where it is; its URL, of data too
+        self.inner = inner  # all that the part says of it
 
     def text(self) -> str:
         """What a file of text says."""
@@ -10400,22 +10419,23 @@ def _gemini_usage(usage: Any) -> Usage:
 # ------------------------------------------------------------------------------------------------------------ providers
 
 
-class _Provider(NamedTuple):
+class _Provider:
     """A row of the table; `quirks` are attributes of its dialects."""
 
-    name: str
-    base_url: str
-    keys: Tuple[str, ...]  # the variables of which one must be set
-    kind: Type[_Dialect]
-    raw: Type[_Dialect]
-    optional_keys: Tuple[str, ...]  # of a server that may have been started with a key, or without
-    plain_ids: bool  # whether no model's id has a slash: then "anthropic/..." is none of its models
-    items: JSON  # attributes of its Responses, where it has them
-    blanks: Dict[str, str]  # of its address -> the variables that fill them; "": variables of the whole address
-    hosts: Dict[str, str]  # that its address would have -> that it has instead
-    by_path: bool  # whether its host speaks in other ways too, so that the path alone tells it
-    exchange: str  # where its key is exchanged for a token
-    quirks: JSON
+    def __init__(self, name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI,
+                 raw: Type[_Dialect] = _Completions, optional_keys: str = "", plain_ids: bool = False,
+                 items: Optional[JSON] = None, blanks: Optional[Dict[str, str]] = None,
+                 hosts: Optional[Dict[str, str]] = None, by_path: bool = False, exchange: str = "",
+                 **quirks: Any) -> None:
+        self.name, self.base_url, self.kind, self.raw, self.quirks = name, base_url, kind, raw, quirks
+        self.keys = tuple(keys.split())  # the variables of which one must be set
+        self.optional_keys = tuple(optional_keys.split())  # of a server that may have been started with a key
+        self.plain_ids = plain_ids  # whether no model's id has a slash: then "anthropic/..." is none of its models
+        self.items = items or {}  # attributes of its Responses, where it has them
+        self.blanks = blanks or {}  # of its address -> the variables that fill them; "": variables of the whole address
+        self.hosts = hosts or {}  # that its address would have -> that it has instead
+        self.by_path = by_path  # whether its host speaks in other ways too, so that the path alone tells it
+        self.exchange = exchange  # where its key is exchanged for a token
 
     def dialect(self) -> _Dialect:
         return self.kind(**self.quirks)
@@ -10431,14 +10451,7 @@ class _Provider(NamedTuple):
         return self.raw(**{name: quirk for name, quirk in self.quirks.items() if name != "names"})
 
 
-def _row(name: str, base_url: str, keys: str = "", kind: Type[_Dialect] = _OpenAI, raw: Type[_Dialect] = _Completions,
-         optional_keys: str = "", plain_ids: bool = False, items: Optional[JSON] = None,
-         blanks: Optional[Dict[str, str]] = None, hosts: Optional[Dict[str, str]] = None, by_path: bool = False,
-         exchange: str = "", **quirks: Any) -> _Provider:
-    return _Provider(name, base_url, tuple(keys.split()), kind, raw, tuple(optional_keys.split()), plain_ids,
-                     items or {}, blanks or {}, hosts or {}, by_path, exchange, quirks)
-
-
+_row = _Provider  # a short name, for the table
 _NEW_CAP = {"max_tokens": "max_completion_tokens"}
 _PDF_ALONE = ("images", "PDF", "audio")
 _SHORT = "(?s).{1,40}"  # ids of calls; vLLM's have 46 characters
