@@ -65,13 +65,13 @@ import time
 import urllib.request
 import weakref
 import zlib
-from collections import abc, deque, namedtuple
+from collections import abc, deque
 from contextvars import ContextVar, copy_context
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Generic, Iterable, Iterator, List, Literal, Mapping
 
 # isort: split
-from typing import MutableMapping, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin
+from typing import MutableMapping, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union, get_args, get_origin
 
 # isort: split
 from typing import get_type_hints
@@ -103,7 +103,7 @@ Tools = Sequence[Union[Mapping[str, Any], Callable[..., Any]]]  # Mapping: a Typ
 if TYPE_CHECKING:
     import inspect
     from dataclasses import Field
-    from typing import ClassVar, Generator, NamedTuple, Protocol, overload
+    from typing import ClassVar, Generator, Protocol, overload
 
     from typing_extensions import TypedDict, TypeVar, Unpack  # which every type checker brings with it
 
@@ -163,19 +163,6 @@ else:  # what evaluates the annotations finds Any for these; and Python 3.8 know
     Unpack, _Dumped, _Path = Union, Any, os.PathLike
     _ChatOptions = _EachOptions = _LoneOptions = _RunOptions = _SumOptions = _TalkOptions = _TurnOptions = Any
     _Item, _Parsed, _Each = (TypeVar(name, covariant=True) for name in ("_Item", "_Parsed", "_Each"))
-
-    class _NamedTupleMeta(type):
-        """Makes of a class what typing's does, but compiles none of its annotations, which would slow the import."""
-
-        def __new__(cls, name, bases, body):
-            hints = body.get("__annotations__", {})
-            made = namedtuple(name, hints, defaults=[body.pop(field) for field in hints if field in body])
-            made.__new__.__annotations__ = hints
-            for key, value in body.items():
-                setattr(made, key, value)
-            return made
-
-    NamedTuple = type.__new__(_NamedTupleMeta, "NamedTuple", (), {"__module__": "typing"})
 Schema = Union[None, JSON, Type[_Parsed]]
 PromptCache = Union[None, bool, Literal["1h"]]
 CacheUse = Union[Answers, Literal["refresh"]]

@@ -74,18 +74,6 @@ def test_hints():
     assert set(CLIENT._FINISH_OF.values()) | {"other"} == set(typing.get_args(CLIENT.FinishReason))
 
 
-def test_named_tuples():
-    """They are what typing's are, but that nothing is compiled of their hints, for which the import has no time."""
-    kind = llmlite.Token
-    signature = "(text: 'str', id: 'Optional[int]' = None, logprob: 'Optional[float]' = None)"
-    hints = {"text": str, "id": typing.Optional[int], "logprob": typing.Optional[float]}
-    assert str(inspect.signature(kind)) == signature and typing.get_type_hints(kind) == hints
-    assert (kind.__mro__, kind.__module__, kind.__qualname__) == ((kind, tuple, object), CLIENT.__name__, "Token")
-    assert (kind._fields, kind._field_defaults) == (("text", "id", "logprob"), {"id": None, "logprob": None})
-    assert kind("a", 1)._replace(id=2) == ("a", 2, None) == pickle.loads(pickle.dumps(kind("a", 2)))
-    assert kind.__doc__.startswith("One token of") and not hasattr(kind("a"), "__dict__")
-
-
 def shapes(server):
     return ["response_format" in json.loads(request.body) for request in server.requests]
 
