@@ -98,6 +98,7 @@ _WORDINGS = (  # how else a line of the client's is worded here
     (r"^(?:file|image) (?=['\"])", "-f "),
     (r"give a path, a URL or bytes", "give a path or a URL"),
     (r"^schema is ", "--schema: "),
+    (r'(?<=: )Client\("(\S+?)"\)', r"-m \1"),
     (r'^give api_key="\.\.\." or (set \w+); api_key=""', r"\1, to any word"),
     (r"\bseconds, \(connect, read\)", "seconds"),
     (r"\btimeout=\(connect, read\)", "timeout=SECONDS"),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NoReturn, Optional, Tuple
 
 from . import cache, client
@@ -16,7 +17,12 @@ OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the r
     "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float), "max_rounds": (int,)}
 _KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
 _ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
-              "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting"}
+              "cache": "give --cache", "messages": "the prompt is what is asked", "stream": "it is no setting",
+              "base_url": "give --base-url", "api_key": 'set it in the variable that "llmlite providers" names'}
+_FLAGS_INSTEAD = {name: here for here, names in {  # of other programs
+    _ELSEWHERE["api_key"]: "api_key key token", "give --base-url": "url api_base endpoint host",
+    "give -f": "image images attachment", "give --schema": "json_schema response_format",
+    "answers stream by themselves": "stream"}.items() for name in names.split()}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -43,7 +49,15 @@ class Parser(argparse.ArgumentParser):
         self.option("-h", "--help", action="help", help="show this text")
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2 and one line."""
+        """End with exit code 2 and one line, in which no key shows."""
+        flag = re.match("unrecognized arguments: --([a-z-]+)", message)
+        if flag:
+            name, text = flag[1].replace("-", "_"), self.format_help()
+            cure = _FLAGS_INSTEAD.get(name) or (f"give -o {name}=..." if name in OPTIONS and " -o " in text else "")
+            near = [] if cure else client._near(flag[1], re.findall(r" --([a-z-]+)", text))
+            cure = cure or "".join(f"did you mean --{one}?" for one in near)
+            message = (flag.group() if cure == _ELSEWHERE["api_key"] else message) + f": {cure}" * bool(cure)
+        message = re.sub(client._KEY_SHAPE, "***", message)
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -74,7 +88,8 @@ def setting(word: str) -> Tuple[str, Any]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{word!r} is not KEY=VALUE")
     if key in _ELSEWHERE:
-        raise argparse.ArgumentTypeError(f"{word!r}: {_ELSEWHERE[key]}")
+        shown = key if key == "api_key" else repr(utf8(word))
+        raise argparse.ArgumentTypeError(f"{shown}: {_ELSEWHERE[key]}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

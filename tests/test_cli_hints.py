@@ -75,6 +75,8 @@ def test_every_hint_names_flags():
     ("give max_tokens=5 at most", "give -o max_tokens=5 at most"),
     ("try again, or another model=", "try again, or another -m"),
     ("ask Client('groq/x'); Client(..., provider='openai') sends any id as it is", "-p openai sends any id as it is"),
+    ('it is a model of anthropic: Client("anthropic/claude-x"); asked POST', "it is a model of anthropic: -m "
+     "anthropic/claude-x; asked POST"),
     ("go on with --retry-failed (retry_failed=True)", "go on with --retry-failed"),
 ])
 def test_wordings(text, shown):
@@ -109,6 +111,28 @@ def test_hints_name_flags(run, monkeypatch, tmp_path, words, hint):
     monkeypatch.chdir(tmp_path)
     code, out, err = run("Hi", *words)
     assert (code, out) == (1, "") and one_line(err) and err.startswith(hint)
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--temperature", "1"], "--temperature 1: give -o temperature=... ("),
+    (["--max-tokens=5"], "--max-tokens=5: give -o max_tokens=... ("),
+    (["--api-key", "abcdef0123456789"], '--api-key: set it in the variable that "llmlite providers" names ('),
+    (["--token=abcdef0123456789"], '--token: set it in the variable that "llmlite providers" names ('),
+    (["--url", "http://x/v1"], "--url http://x/v1: give --base-url ("), (["--stream"], "stream by themselves ("),
+    (["--no-strem"], "--no-strem: did you mean --no-stream? ("), (["--nonsense"], "--nonsense (see"),
+    (["-x", "sk-not-to-be-shown-1234"], "-x *** (see"),
+    (["-o", "api_key=abcdef0123456789"], 'api_key: set it in the variable that "llmlite providers" names ('),
+    (["-o", "base_url=http://x/v1"], "'base_url=http://x/v1': give --base-url (")])
+def test_flags_of_other_programs(run, words, says):
+    """What stands here for them is told, or a near name; a key that is given by a flag shows nowhere."""
+    code, out, err = run("Hi", "-m", "ollama/x", *words)
+    assert (code, out) == (2, "") and one_line(err) and says in err
+    assert "abcdef" not in err and "shown" not in err
+
+
+def test_settings_of_commands_without_o(run):
+    err = run("models", "--temperature", "1").err
+    assert one_line(err) and "unrecognized arguments: --temperature (see" in err
 
 
 def test_a_wait_that_is_too_long(ask, server):
