@@ -6191,7 +6191,8 @@ def _hint_of_loss(attempt: _Attempt, said: str) -> str:
     call = attempt.call
     if attempt.sent is False and call.url.startswith("https:"):
         return _hint_of_tls(attempt, said)
-    if not call.url.startswith("http:") or attempt.wire is not None and attempt.wire.received > _ALERT:
+    has_begun = attempt.status or attempt.wire is not None and attempt.wire.received > _ALERT
+    if has_begun or not call.url.startswith("http:"):
         return ""
     return f"has the server fallen over? or does it want https{_without_userinfo(call.base_url)[4:]}?"
 
@@ -6850,11 +6851,14 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
         _PAGE, error.body)
     if isinstance(error, ContextLengthError):
         return _hint_of_length(message, *trouble.size)
+    if status in (401, 403) and re.search(_QUOTA_TEXT, message):
+        return _HINTS[QuotaExceededError]
     if isinstance(error, AuthenticationError):
         return _hint_of_key(call)
     if status < 400:
         return _hint_of_redirect(error.headers.get("location") or "", call)
-    if status == 407 or page and call.url.startswith("http:") and _proxy_of(call.url)[0]:
+    barred = page and (status == 403 or status >= 500) and call.url.startswith("http:")  # by the proxy itself?
+    if status == 407 or barred and _proxy_of(call.url)[0]:
         return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
     gone = status == 400 and re.search(_GONE_TEXT, message[:4 * _MAX_QUOTED]) and _is_about_model(call, message)
@@ -6993,8 +6997,7 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
         return ContextLengthError
     if "API_KEY_INVALID" in trouble.marks or status == 400 and re.search(_KEY_TEXT, trouble.message):
         return AuthenticationError
-    if status in (400, 401, 402, 403, 429) and (
-            _QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError

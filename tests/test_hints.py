@@ -693,6 +693,7 @@ SQUID = b"HTTP/1.1 503 Sorry\r\nContent-Length: 14\r\n\r\n<html>Sorry..."
 
 @pytest.mark.parametrize("answer, scheme, proxy, says", [
     (SQUID, "http", "http://127.0.0.1", "(http_proxy names http://127.0.0.1:"),
+    (SQUID.replace(b"503", b"404"), "http", "http://127.0.0.1", "(check the base URL and the model; asked POST"),
     (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "http", "http://127.0.0.1", "http_proxy=http://user:password@"),
     (SQUID, "https", "http://me:pa55word@127.0.0.1", "(https_proxy names http://127.0.0.1:"),
     (None, "https", "http://proxy.invalid", "proxy failed: POST"),
@@ -729,6 +730,13 @@ def test_at_a_providers_own_host_nobody_is_sent_to_http(bench):
         session.mount("https://", NoTLS())
         says = line_of(lambda bench: bench.chat(base_url="https://api.openai.com/v1", session=session), bench)
     assert says.endswith("(check the network, the firewall and any proxy)")
+
+
+def test_an_answer_of_a_session_that_breaks_off(bench):
+    """What has begun to answer, by whomever it is read, has not refused to speak."""
+    bench.server.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", testing.RESET)
+    with requests.Session() as session:
+        assert "want https" not in line_of(lambda bench: bench.chat(session=session), bench)
 
 
 def test_the_proxy_of_a_session(bench):
