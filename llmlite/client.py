@@ -6162,8 +6162,11 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
 
 def _hint_of_host(attempt: _Attempt, said: str) -> str:
     host = urlsplit(attempt.call.url).hostname or ""
-    if re.match("Failed to parse|Proxy URL", said) and _proxy_of(attempt.call.url)[0]:
+    name, proxy = _proxy_of(attempt.call.url)
+    if name and re.match("Failed to parse|Proxy URL", said):
         return _hint_of_proxy(attempt.call, said)
+    if re.match("socks[45]:", proxy):
+        return f"{name}=socks5h://... has the proxy look the name up"
     known = (urlsplit(row.base_url).hostname or "" for row in _PROVIDERS.values() if "{" not in row.base_url)
     near = _near(host, known, least=0.8)
     if near and near[0] != host:

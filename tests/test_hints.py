@@ -706,6 +706,12 @@ def test_proxies_that_fail(bench, answer, scheme, proxy, says):
     assert says in line and "pa55word" not in line and " at 0x" not in line
 
 
+def test_a_socks_proxy_that_looks_up_no_names(bench):
+    pytest.importorskip("socks")
+    says = line_of(lambda bench: bench.through_proxy(None, "https", "socks5://me:pa55word@127.0.0.1"), bench)
+    assert says.endswith("(https_proxy=socks5h://... has the proxy look the name up)") and "pa55word" not in says
+
+
 def test_authorities_that_are_none(bench, tmp_path):
     """Nobody is sent to http:// for a file that is none."""
     (tmp_path / "ca.pem").write_text("not a certificate")
