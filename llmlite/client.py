@@ -6165,7 +6165,7 @@ def _hint_of_host(attempt: _Attempt, said: str) -> str:
     name, proxy = _proxy_of(attempt.call.url)
     if name and re.match("Failed to parse|Proxy URL", said):
         return _hint_of_proxy(attempt.call, said)
-    if re.match("socks[45]:", proxy):
+    if proxy[:7] == "socks5:":
         return f"{name}=socks5h://... has the proxy look the name up"
     known = (urlsplit(row.base_url).hostname or "" for row in _PROVIDERS.values() if "{" not in row.base_url)
     near = _near(host, known, least=0.8)

@@ -721,21 +721,27 @@ def test_authorities_that_are_none(bench, tmp_path):
 
 
 class NoTLS(requests.adapters.BaseAdapter):
-    """What stands before a provider's own host, and speaks no TLS."""
+    """What stands before a provider's own host, and speaks no TLS, or another one."""
+
+    def __init__(self, words):
+        self.words = words
 
     def send(self, request, **options):
-        raise requests.exceptions.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number")
+        raise requests.exceptions.SSLError(self.words)
 
     def close(self):
         pass
 
 
-def test_at_a_providers_own_host_nobody_is_sent_to_http(bench):
+@pytest.mark.parametrize("words, hint", [
+    ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "check the network, the firewall and any proxy"),
+    ("certificate verify failed", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities")])
+def test_at_a_providers_own_host_nobody_is_sent_to_http(bench, words, hint):
     """There the key would go out in the clear."""
     with requests.Session() as session:
-        session.mount("https://", NoTLS())
+        session.mount("https://", NoTLS(words))
         says = line_of(lambda bench: bench.chat(base_url="https://api.openai.com/v1", session=session), bench)
-    assert says.endswith("(check the network, the firewall and any proxy)")
+    assert says.endswith(f"({hint})")
 
 
 def test_an_answer_of_a_session_that_breaks_off(bench):
