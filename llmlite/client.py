@@ -6183,6 +6183,8 @@ def _hint_of_tls(attempt: _Attempt, said: str) -> str:
         return "no certificate is in the file that REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE names"
     if _proxy_of(call.url)[0]:
         return _hint_of_proxy(call, said)
+    if re.search("(?i)alert", said):  # TLS's own word for no
+        return "the server refuses: it may want a client's certificate, session.cert, or another version of TLS"
     if not call.url.startswith("https:") or _is_host(urlsplit(call.url).hostname, call.provider) and not _is_local(
             call.url):
         return "check the network, the firewall and any proxy"
@@ -6978,7 +6980,7 @@ _KEY_FORMS = {  # how the keys of providers begin, where it tells them apart
     "csk-": "cerebras", "fw_": "fireworks", "tgp_": "together"}
 
 
-_KEY_SHAPE = rf"\b(?:sk-|{'|'.join(_KEY_FORMS)})[\w-]{{12,}}"  # of one that stands where another argument belongs
+_KEY_SHAPE = rf"(?<![\w-])(?:sk-|{'|'.join(_KEY_FORMS)})[\w-]{{12,}}"  # of one in another's place
 
 
 def _hint_of_key(call: _Call) -> str:
@@ -7683,15 +7685,16 @@ _INSTEAD_AT_CLIENT = {name: here for here, names in {
 
 def _instead(function: str, name: str) -> str:
     """What to give in place of an argument that a function does not have, or nothing."""
+    of_client = {"model", *(Client.__init__.__kwdefaults__ or ())}
     if function == "Client":
         at_call = "give it to chat(), stream() or map()" if name in _CHAT_OPTIONS else _INSTEAD.get(name, "")
-        at_call += " to chat()" if re.fullmatch(r"give \w+=", at_call) and at_call[5:-1] in _CHAT_OPTIONS else ""
+        at_call += " to chat()" if re.fullmatch(r"give \w+=", at_call) and at_call[5:-1] not in of_client else ""
         return _INSTEAD_AT_CLIENT.get(name, at_call)
     if name == "stream" and function in _INSTEAD_OF_STREAM:
         return _INSTEAD_OF_STREAM[function]
     if name in _INSTEAD:
         return _INSTEAD[name]
-    if name in (Client.__init__.__kwdefaults__ or ()):
+    if name in of_client:
         return f"give {name}= to Client"
     first, mark, more = _INSTEAD_AT_CLIENT.get(name, "").partition(",")
     return f"{first} to Client{mark}{more}" if first else ""
