@@ -6264,8 +6264,11 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
 
 def _hint_of_host(attempt: _Attempt, said: str) -> str:
     host = urlsplit(attempt.call.url).hostname or ""
-    if re.match("Failed to parse|Proxy URL", said) and _proxy_of(attempt.call.url)[0]:
+    name, proxy = _proxy_of(attempt.call.url)
+    if name and re.match("Failed to parse|Proxy URL", said):
         return _hint_of_proxy(attempt.call, said)
+    if proxy[:7] == "socks5:":
+        return f"{name}=socks5h://... has the proxy look the name up"
     known = (urlsplit(row.base_url).hostname or "" for row in _PROVIDERS.values() if "{" not in row.base_url)
     near = _near(host, known, least=0.8)
     if near and near[0] != host:
@@ -6282,6 +6285,8 @@ def _hint_of_tls(attempt: _Attempt, said: str) -> str:
         return "no certificate is in the file that REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE names"
     if _proxy_of(call.url)[0]:
         return _hint_of_proxy(call, said)
+    if re.search("(?i)alert", said):  # TLS's own word for no
+        return "the server refuses: it may want a client's certificate, session.cert, or another version of TLS"
     if not call.url.startswith("https:") or _is_host(urlsplit(call.url).hostname, call.provider) and not _is_local(
             call.url):
         return "check the network, the firewall and any proxy"
@@ -6293,7 +6298,8 @@ def _hint_of_loss(attempt: _Attempt, said: str) -> str:
     call = attempt.call
     if attempt.sent is False and call.url.startswith("https:"):
         return _hint_of_tls(attempt, said)
-    if not call.url.startswith("http:") or attempt.wire is not None and attempt.wire.received > _ALERT:
+    has_begun = attempt.status or attempt.wire is not None and attempt.wire.received > _ALERT
+    if has_begun or not call.url.startswith("http:"):
         return ""
     return f"has the server fallen over? or does it want https{_without_userinfo(call.base_url)[4:]}?"
 
@@ -6952,11 +6958,14 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
         _PAGE, error.body)
     if isinstance(error, ContextLengthError):
         return _hint_of_length(message, *trouble.size)
+    if status in (401, 403) and re.search(_QUOTA_TEXT, message):
+        return _HINTS[QuotaExceededError]
     if isinstance(error, AuthenticationError):
         return _hint_of_key(call)
     if status < 400:
         return _hint_of_redirect(error.headers.get("location") or "", call)
-    if status == 407 or page and call.url.startswith("http:") and _proxy_of(call.url)[0]:
+    barred = page and (status == 403 or status >= 500) and call.url.startswith("http:")  # by the proxy itself?
+    if status == 407 or barred and _proxy_of(call.url)[0]:
         return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
     gone = status == 400 and re.search(_GONE_TEXT, message[:4 * _MAX_QUOTED]) and _is_about_model(call, message)
@@ -7073,7 +7082,7 @@ _KEY_FORMS = {  # how the keys of providers begin, where it tells them apart
     "csk-": "cerebras", "fw_": "fireworks", "tgp_": "together"}
 
 
-_KEY_SHAPE = rf"\b(?:sk-|{'|'.join(_KEY_FORMS)})[\w-]{{12,}}"  # of one that stands where another argument belongs
+_KEY_SHAPE = rf"(?<![\w-])(?:sk-|{'|'.join(_KEY_FORMS)})[\w-]{{12,}}"  # of one in another's place
 
 
 def _hint_of_key(call: _Call) -> str:
@@ -7095,8 +7104,7 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
         return ContextLengthError
     if "API_KEY_INVALID" in trouble.marks or status == 400 and re.search(_KEY_TEXT, trouble.message):
         return AuthenticationError
-    if status in (400, 401, 402, 403, 429) and (
-            _QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
@@ -7779,15 +7787,16 @@ _INSTEAD_AT_CLIENT = {name: here for here, names in {
 
 def _instead(function: str, name: str) -> str:
     """What to give in place of an argument that a function does not have, or nothing."""
+    of_client = {"model", *(Client.__init__.__kwdefaults__ or ())}
     if function == "Client":
         at_call = "give it to chat(), stream() or map()" if name in _CHAT_OPTIONS else _INSTEAD.get(name, "")
-        at_call += " to chat()" if re.fullmatch(r"give \w+=", at_call) and at_call[5:-1] in _CHAT_OPTIONS else ""
+        at_call += " to chat()" if re.fullmatch(r"give \w+=", at_call) and at_call[5:-1] not in of_client else ""
         return _INSTEAD_AT_CLIENT.get(name, at_call)
     if name == "stream" and function in _INSTEAD_OF_STREAM:
         return _INSTEAD_OF_STREAM[function]
     if name in _INSTEAD:
         return _INSTEAD[name]
-    if name in (Client.__init__.__kwdefaults__ or ()):
+    if name in of_client:
         return f"give {name}= to Client"
     first, mark, more = _INSTEAD_AT_CLIENT.get(name, "").partition(",")
     return f"{first} to Client{mark}{more}" if first else ""

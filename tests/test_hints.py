@@ -396,6 +396,7 @@ def test_a_stream_and_a_conversation_of_another_client(bench):
     ("chat", "logit_bias", 'extra={"logit_bias": ...} sends it as it is'),
     ("complete", "stream", "write llm.stream_tokens(prompt), and iterate it"), ("stream", "stream", "leave it out"),
     ("run_tools", "max_turns", "max_rounds=...)"), ("Client", "system_prompt", "give system= to chat()"),
+    ("Client", "engine", "give model="), ("Client", "extra_headers", "give headers="),
     ("Client", "max_new_tokens", "give max_tokens= to chat()"), ("Client", "rpm", "give rate_limit=RateLimit(...)"),
     ("Client", "streaming", "write llm.stream(messages), and iterate it"), ("Client", "verbose", "set LLMLITE_DEBUG=1"),
     ("Client", "temprature", "temprature'")])
@@ -406,7 +407,9 @@ def test_arguments_of_other_clients(bench, method, name, says):
             bench.client(**{name: 5})
         with bench.client() as llm:
             getattr(llm, method)("hi", *[[]] * (method == "run_tools"), **{name: 5})
-    assert str(caught.value).startswith(f"{method}() got an unexpected keyword argument '{name}'")
+    line = str(caught.value)
+    assert line.startswith(f"{method}() got an unexpected keyword argument '{name}'") and line.endswith(says) | (
+        "schema" in says or "leave" in says)
     assert not bench.server.requests
 
 
@@ -694,6 +697,7 @@ SQUID = b"HTTP/1.1 503 Sorry\r\nContent-Length: 14\r\n\r\n<html>Sorry..."
 
 @pytest.mark.parametrize("answer, scheme, proxy, says", [
     (SQUID, "http", "http://127.0.0.1", "(http_proxy names http://127.0.0.1:"),
+    (SQUID.replace(b"503", b"404"), "http", "http://127.0.0.1", "(check the base URL and the model; asked POST"),
     (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "http", "http://127.0.0.1", "http_proxy=http://user:password@"),
     (SQUID, "https", "http://me:pa55word@127.0.0.1", "(https_proxy names http://127.0.0.1:"),
     (None, "https", "http://proxy.invalid", "proxy failed: POST"),
@@ -706,6 +710,12 @@ def test_proxies_that_fail(bench, answer, scheme, proxy, says):
     assert says in line and "pa55word" not in line and " at 0x" not in line
 
 
+def test_a_socks_proxy_that_looks_up_no_names(bench):
+    pytest.importorskip("socks")
+    says = line_of(lambda bench: bench.through_proxy(None, "https", "socks5://me:pa55word@127.0.0.1"), bench)
+    assert says.endswith("(https_proxy=socks5h://... has the proxy look the name up)") and "pa55word" not in says
+
+
 def test_authorities_that_are_none(bench, tmp_path):
     """Nobody is sent to http:// for a file that is none."""
     (tmp_path / "ca.pem").write_text("not a certificate")
@@ -715,21 +725,36 @@ def test_authorities_that_are_none(bench, tmp_path):
 
 
 class NoTLS(requests.adapters.BaseAdapter):
-    """What stands before a provider's own host, and speaks no TLS."""
+    """What stands before a provider's own host, and speaks no TLS, or another one."""
+
+    def __init__(self, words):
+        self.words = words
 
     def send(self, request, **options):
-        raise requests.exceptions.SSLError("[SSL: WRONG_VERSION_NUMBER] wrong version number")
+        raise requests.exceptions.SSLError(self.words)
 
     def close(self):
         pass
 
 
-def test_at_a_providers_own_host_nobody_is_sent_to_http(bench):
+@pytest.mark.parametrize("words, hint", [
+    ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "check the network, the firewall and any proxy"),
+    ("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required",
+     "the server refuses: it may want a client's certificate, session.cert, or another version of TLS"),
+    ("certificate verify failed", "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names another set of authorities")])
+def test_at_a_providers_own_host_nobody_is_sent_to_http(bench, words, hint):
     """There the key would go out in the clear."""
     with requests.Session() as session:
-        session.mount("https://", NoTLS())
+        session.mount("https://", NoTLS(words))
         says = line_of(lambda bench: bench.chat(base_url="https://api.openai.com/v1", session=session), bench)
-    assert says.endswith("(check the network, the firewall and any proxy)")
+    assert says.endswith(f"({hint})")
+
+
+def test_an_answer_of_a_session_that_breaks_off(bench):
+    """What has begun to answer, by whomever it is read, has not refused to speak."""
+    bench.server.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", testing.RESET)
+    with requests.Session() as session:
+        assert "want https" not in line_of(lambda bench: bench.chat(session=session), bench)
 
 
 def test_the_proxy_of_a_session(bench):
@@ -839,6 +864,7 @@ def test_base_urls(monkeypatch, url, says):
     ("deepseek-r1:latest", '"ollama/deepseek-r1:latest"'), (" 'openai / gpt-5' ", '"openai/gpt-5"'),
     ("http://u:55word@h:8000/v1", "model='http://h:8000/v1' is an address (give it as base_url="),
     ("localhost:8000", "is an address"), ("10.0.0.1:80/v1", "is an address"), ("openai", "'openai' names no model ("),
+    ("my-sk-learn-classifier", "'my-sk-learn-classifier' names no provider"),
     (f"openai:{KEY}", "model='***' is a key"), (KEY, "set the key in OPENAI_API_KEY or its like, or give api_key=)"),
     ("a\nb:c", '"ollama/a b:c"'), ("llama3", 'write "provider/model"'), ("openai/", 'write "provider/model"')])
 def test_models_without_a_provider(model, says):
