@@ -8077,8 +8077,9 @@ def _find_key(row: _Provider, url: str, api_key: Key, how: JSON) -> Union[str, C
 def _near_variable(row: _Provider) -> str:
     """A variable that was likely meant to be the one of a provider's key."""
     others = {name for one in _PROVIDERS.values() for name in one.keys}
+    begins = "|".join(key[:3] for key in row.keys)
     found = [name for name in sorted(os.environ) if name not in others and os.environ[name]
-             and name.upper().startswith(tuple(key[:3] for key in row.keys)) and _near(name, row.keys, least=0.8)]
+             and re.match(f"(?i)(?:{begins}).*(?:KEY|TOKEN)", name) and _near(name, row.keys, least=0.8)]
     return f"; {found[0]} is set: rename it" if found else ""
 
 

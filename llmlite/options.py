@@ -42,7 +42,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse with headings of its own (they differ between Pythons) and one line for a wrong usage."""
 
-    def __init__(self, name: str, about: str, usage: str = "", epilog: str = "") -> None:
+    def __init__(self, name: str, about: str, usage: str, epilog: str) -> None:
         super().__init__(name, usage or f"{name} [OPTIONS]", about, epilog, add_help=False, allow_abbrev=False,
                          formatter_class=_Help)
         self.word: Callable[..., argparse.Action] = self.add_argument_group("arguments").add_argument

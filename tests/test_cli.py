@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import os
+import pkgutil
 import re
 import signal
 import stat
@@ -713,10 +714,18 @@ def test_vendored_file_says_what_it_is(run, tmp_path):
     assert words[0].startswith(f"llmlite {llmlite.__version__}: client.py")
     assert words[1] == "origin: https://github.com/llmlite/llmlite"
     assert words[2].startswith(f"sha256: {hashlib.sha256(rest.encode()).hexdigest()} ")
-    assert words[3] == "SPDX-License-Identifier: MIT"
+    assert words[3:5] == ["SPDX-License-Identifier: MIT", ""]
     with open(os.path.join(ROOT, "LICENSE"), encoding="utf-8") as file:
         assert words[5:] == file.read().splitlines()
     assert ast.get_docstring(ast.parse(head + rest)) == sys.modules[llmlite.Client.__module__].__doc__.strip()
+
+
+def test_vendored_from_a_checkout_of_windows(run, tmp_path, monkeypatch):
+    """A client.py with the line ends of Windows makes the same copy."""
+    run("vendor", str(tmp_path / "a.py"))
+    monkeypatch.setattr(pkgutil, "get_data", lambda *_: open_bytes(SOURCE).replace(b"\n", b"\r\n"))
+    run("vendor", str(tmp_path / "b.py"))
+    assert open_bytes(tmp_path / "a.py") == open_bytes(tmp_path / "b.py")
 
 
 def open_bytes(path):

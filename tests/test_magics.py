@@ -1,6 +1,7 @@
 """%load_ext llmlite: %%llm and %llm, their options, what they fill in, and what they refuse before they send."""
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -171,7 +172,11 @@ def test_help_and_unloading(book):
     shown = book.run("%llm -h")
     usage = "usage: %%llm [OPTIONS]\nPROMPT\n\n%llm [OPTIONS] [--] PROMPT\n"
     assert shown.result.success and shown.out.startswith(usage)
-    assert "  --to NAME " in shown.out and "{{ and }} are braces" in shown.out
+    assert "{{ and }} are braces" in shown.out
+    assert re.findall(r"(?m)^  (-.+?)  +\S+", shown.out) == [
+        "-h, --help", "-m, --model MODEL", "-p, --provider NAME", "--base-url URL", "--deadline SECONDS",
+        "-c, --client NAME", "-s, --system TEXT", "-f, --file FILE", "-o KEY=VALUE", "--schema SCHEMA", "--cache FILE",
+        "--to NAME"]
     assert book.run("%reload_ext llmlite").out == ""
     book.run("%unload_ext llmlite")
     assert not any("llm" in magics for magics in book.shell.magics_manager.magics.values())

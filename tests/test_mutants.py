@@ -46,12 +46,12 @@ def test_a_survivor_and_a_kill(tmp_path, monkeypatch):
     root = tmp_path / "project" / "src"
     root.mkdir(parents=True)
     (root / "toy.py").write_text(MODULE)
-    (root.parent / "test_toy.py").write_text("import sys; sys.path.append('src')\n" + TEST)
+    (root.parent / "test_toy_cache.py").write_text("import sys; sys.path.append('src')\n" + TEST)
     run = Run(str(root.parent), "src/toy.py", "test_*.py", str(tmp_path / "kept"))
     mutants = {mutant.new: mutant for mutant in run.sample(100, 1)}
     sample = [mutants[b">="], mutants[b"False"]]
     found = [killer for _, killer in run.outcomes(sample)]
-    assert found == [None, "test_toy.py::test_toy"]
+    assert found == [None, "test_toy_cache.py::test_toy"]
     run.killer = None
     assert [killer for _, killer in run.outcomes(sample)] == found
 

@@ -59,6 +59,17 @@ def test_capital(llm_server):
     assert "def " not in out and "testing.py" not in out
 
 
+def test_check_in_a_test(run):
+    """Where a test asks by itself, the line is told below its own, not below those of check()."""
+    code, out = run("""
+def test_capital(llm_server):
+    llm_server.reply("Paris")
+    llm_server.check()
+""")
+    assert code == 1 and "never asked for: reply 'Paris'" in out
+    assert "testing.py" not in out
+
+
 def test_request_without_a_reply_fails_the_test(run):
     """Also where the program swallows its error."""
     code, out = run("""

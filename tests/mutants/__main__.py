@@ -33,7 +33,7 @@ from .equivalent import EQUIVALENT
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SECONDS = 30  # for one test; what hangs is killed
 MEMORY = 8 << 30  # bytes of address space, for mutants that gather without end
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "*cache*", "*.egg-info", ".hypothesis")
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*cache", "*.egg-info", ".hypothesis")
 
 
 def content(*path):
