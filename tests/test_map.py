@@ -426,6 +426,7 @@ def connecting(results, count):
 
 @pytest.mark.parametrize("retry", [None, llmlite.RetryPolicy()])
 @pytest.mark.parametrize("softly", [False, True])
+@beside
 def test_stopped_while_connecting(softly, retry):
     """A connection that nobody accepts does not hold the map, nor one of which nothing more is sent."""
     with unaccepted() as url, llmlite.Client("m", base_url=url, retry=retry) as llm:
@@ -540,6 +541,7 @@ def test_nothing_more_is_sent(server, executor):
 
 @pytest.mark.parametrize("status, retry_after", [(429, 0.4), (503, None)])
 @pytest.mark.parametrize("executor", [False, True])
+@beside
 def test_what_waits_to_be_sent_again_is_not_sent(server, executor, status, retry_after):
     """It ends at once, and is no error: nothing had come of it."""
     server.handle(lambda request: testing.error(status, retry_after=retry_after))
