@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from tests import llmlite, testing
+from tests.packed import bomb
 
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 GZIP = {"Content-Encoding": "gzip"}
@@ -253,13 +254,6 @@ def test_a_broken_error_body_does_not_hide_the_error(server, llm, how):
 
 
 # ------------------------------------------------------------------------------------------------------------- limits
-
-
-def bomb(block, times):
-    """A gzip body that unpacks to a block over and over; small, and quickly made."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    first, again = [packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
-    return first + again * (times - 1)
 
 
 def test_a_decompression_bomb_is_refused(server, llm):

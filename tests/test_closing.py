@@ -185,12 +185,18 @@ def read(stream, how, seen):
         seen.put(error)
 
 
-def close_beside_a_reader(stream, how="text"):
-    """Close a stream while another thread waits for its next bytes, which comes to a quiet end at once."""
+def being_read(stream, how):
+    """A thread that reads a stream, and waits for its second text, and the queue of what it meets."""
     seen = queue.Queue()
     reader = threading.Thread(target=read, args=(stream, how, seen))
     reader.start()
     assert seen.get(timeout=5) == "He"
+    return reader, seen
+
+
+def close_beside_a_reader(stream, how="text"):
+    """Close a stream while another thread waits for its next bytes, which comes to a quiet end at once."""
+    reader, seen = being_read(stream, how)
     time.sleep(0.02)  # until it waits in its read
     started = time.monotonic()
     stream.close()
@@ -320,10 +326,8 @@ def test_close_as_the_stream_ends_cuts_nobody_elses_connection(server, llm, monk
 def test_a_stream_is_not_for_two_readers_at_once(server, llm, how):
     """Who reads a stream while another thread waits in it, and nobody closes it, is told so as with any generator."""
     server.handle(lambda request: unfinished())
-    stream, seen = llm.stream("Hi"), queue.Queue()
-    reader = threading.Thread(target=read, args=(stream, "events", seen))
-    reader.start()
-    assert seen.get(timeout=5) == "He"
+    stream = llm.stream("Hi")
+    reader, seen = being_read(stream, "events")
     time.sleep(0.05)
     with pytest.raises(ValueError, match="already executing"):
         next(stream if how == "text" else stream.events())
@@ -337,10 +341,8 @@ def test_close_from_another_thread_without_a_descriptor_left(server, llm):
     """A process that may open no more files can still close a stream."""
     import resource
     server.handle(lambda request: unfinished())
-    stream, seen = llm.stream("Hi"), queue.Queue()
-    reader = threading.Thread(target=read, args=(stream, "text", seen))
-    reader.start()
-    assert seen.get(timeout=5) == "He"
+    stream = llm.stream("Hi")
+    reader, seen = being_read(stream, "text")
     time.sleep(0.02)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))

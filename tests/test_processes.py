@@ -240,6 +240,15 @@ LEAVING = {
 }  # fmt: skip
 
 
+def trusted(tmp_path, monkeypatch):
+    """The TLS of a server whose authority the environment names."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    return context
+
+
 @forking
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "theirs"])
@@ -247,10 +256,7 @@ def test_children_that_leave_the_parents_streams(tmp_path, monkeypatch, secure, 
     """A child that closes, drops or reads the stream which its parent has open takes nothing away from the parent."""
     context = None
     if secure:
-        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        context = trusted(tmp_path, monkeypatch)
     words = [str(number) for number in range(8)]
     with testing.Server(ssl_context=context) as server, requests.Session() as session:
         server.stream(words, gap=0.04, times=None)
@@ -272,10 +278,7 @@ def test_children_that_leave_the_parents_streams(tmp_path, monkeypatch, secure, 
 @pytest.mark.parametrize("leaving", LEAVING.values(), ids=LEAVING)
 def test_child_that_leaves_a_stream_within_a_tunnel(tmp_path, monkeypatch, leaving):
     """Nor where the connection is TLS within the TLS of a proxy."""
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    context = trusted(tmp_path, monkeypatch)
     words = [str(number) for number in range(8)]
     with testing.Server(ssl_context=context) as server, Secure(context) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)

@@ -37,6 +37,14 @@ def recorded(tape):
     return json.loads(tape.read_text(encoding="utf-8"))
 
 
+def record_paris(server, tape):
+    """A tape of one exchange: "hi" is answered by "Paris"."""
+    server.reply("Paris")
+    with recorder(server) as (recording, llm):
+        llm.chat("hi")
+        recording.save(tape)
+
+
 def edit(tape, change):
     told = recorded(tape)
     change(told["exchanges"])
@@ -230,10 +238,7 @@ def test_mismatch_says_what_differs(server, tape, asked, why):
 
 def test_used_up(server, tape):
     """An answer is given once; another path was never recorded."""
-    server.reply("Paris")
-    with recorder(server) as (recording, llm):
-        llm.chat("hi")
-        recording.save(tape)
+    record_paris(server, tape)
     with testing.replay(tape) as replaying, client(replaying) as llm:
         assert llm.chat("hi").text == "Paris"
         with pytest.raises(llmlite.ServerError, match=f"no answer left to POST {CHAT}: it was recorded 1 times"):
@@ -292,10 +297,7 @@ def test_queued_replies_come_before_recorded_ones(server, tape):
 
 def test_edited(server, tape):
     """What a person writes into the file is what is answered."""
-    server.reply("Paris")
-    with recorder(server) as (recording, llm):
-        llm.chat("hi")
-        recording.save(tape)
+    record_paris(server, tape)
     edit(tape, lambda exchanges: exchanges[0]["reply"]["json"]["choices"][0]["message"].update(content="Rome"))
     with testing.replay(tape) as replaying, client(replaying) as llm:
         assert llm.chat("hi").text == "Rome"

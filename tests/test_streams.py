@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests import llmlite, testing
 from tests.beside import beside, within
+from tests.packed import bomb
 
 FAST = llmlite.RetryPolicy(max_retries=2, backoff=0.001, rate_limit_max_retries=2, rate_limit_backoff=0.001)
 DONE = "data: [DONE]\n\n"
@@ -543,13 +544,6 @@ def test_an_event_of_lines_without_end_keeps_memory_flat(server, llm):
     (_, error), most = peak(lambda: broken(llm))
     assert isinstance(error, llmlite.ResponseError)
     assert most < 40 * MB
-
-
-def bomb(block, times):
-    """A gzip body that unpacks to a block over and over; small, and quickly made."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    first, again = [packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)]
-    return first + again * (times - 1)
 
 
 def test_a_packet_that_unpacks_to_nothing_tears_no_line_end(server, llm):

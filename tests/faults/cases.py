@@ -11,6 +11,7 @@ import zlib
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple, Type
 
 from tests import testing
+from tests.packed import bomb
 
 from . import peers
 
@@ -294,15 +295,10 @@ def gzipped(data):
     return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
-def bomb(filler, times):
-    """A gzip body that unpacks to 1 MiB of `filler`, `times` over: small, and quickly made."""
-    packer, block = zlib.compressobj(9, zlib.DEFLATED, 31), filler * (MB // len(filler))
-    first, again = (packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
-    return first + again * (times - 1)
-
-
 def unpacks_to(filler):
-    return lambda asked: asked.with_body(bomb(filler, 300), headers={"Content-Type": asked.kind, **GZIP})
+    """300 MiB of it."""
+    return lambda asked: asked.with_body(bomb(filler * (MB // len(filler)), 300), headers={
+        "Content-Type": asked.kind, **GZIP})
 
 
 TOO_LARGE = Expect("ResponseError", calls=1, says="refused.*over")
