@@ -4013,10 +4013,11 @@ class _Window:
 
     def is_open(self) -> bool:
         """Whether there is one to read or to give yet."""
-        if self.crew.stop.is_set:
+        stop = self.crew.stop
+        if stop.is_set:
             self.crew.drop()
             self.is_last = True
-        return (not self.is_last or self.given < self.read) and not self.crew.stop.cuts
+        return not stop.cuts and (not self.is_last or self.given < self.read)
 
     def widen(self) -> bool:
         """Give the crew one more, and tell whether there was room for that."""
