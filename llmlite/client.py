@@ -2173,8 +2173,8 @@ class Client:
     @property
     def _gate(self) -> _Gate:
         here = _Process.here
-        longest = (self._retry or RetryPolicy()).retry_after_max
-        return self._gates.get(here) or self._gates.setdefault(here, _Gate(self._rate_limit, longest))
+        return self._gates.get(here) or self._gates.setdefault(here, _Gate(
+            self._rate_limit, (self._retry or RetryPolicy()).retry_after_max))
 
     def _transport(self) -> _Transport:
         """This process's: of a forked child's threads the first to come makes it, all of them take that one."""
