@@ -7749,12 +7749,13 @@ def _joined(base_url: str, path: str, at_root: bool) -> str:
 def _provider_at(url: str) -> _Provider:
     """The known provider whose host and path an address has, else one that is merely compatible."""
     parts = urlsplit(url)
+    host, asked = parts.hostname, parts.path.rstrip("/") + "/"
 
     def nearness(row: _Provider) -> Tuple[bool, int]:
         path = re.sub(_BLANK, "[^/]+", re.escape(urlsplit(row.base_url).path).replace(r"\{", "{").replace(r"\}", "}"))
-        return bool(re.match(f"{path}/", parts.path.rstrip("/") + "/")), len(row.base_url)
+        return bool(re.match(f"{path}/", asked)), len(row.base_url)
 
-    known = [row for row in _PROVIDERS.values() if row.keys and _is_host(parts.hostname, row)
+    known = [row for row in _PROVIDERS.values() if row.keys and _is_host(host, row)
              and (nearness(row)[0] or not row.by_path)]
     return max(known, key=nearness, default=_COMPATIBLE)
 
@@ -7768,10 +7769,12 @@ def _is_host(host: Optional[str], row: _Provider) -> bool:
     preset = urlsplit(row.base_url).hostname or ""
     if host == preset or host in row.hosts.values():
         return True
+    if "{" not in preset or re.fullmatch(_BLANK, preset):
+        return False
     named = r"(?:[\w-]+\.)*[\w-]+"
     pieces = (re.escape(piece) if at % 2 == 0 else _BLANK_OF.get(piece, named)
               for at, piece in enumerate(re.split(f"({_BLANK})", preset)))
-    return not re.fullmatch(_BLANK, preset) and bool(re.fullmatch("".join(pieces), host or ""))
+    return bool(re.fullmatch("".join(pieces), host or ""))
 
 
 _JWT = r"eyJ[\w-]+\.[\w-]+\."
