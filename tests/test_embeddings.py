@@ -165,7 +165,7 @@ class Slow(logging.Handler):
 
     def emit(self, record):
         if "attempt(s)" in record.msg:
-            time.sleep(0.6)
+            time.sleep(0.9)
 
 
 @pytest.fixture
@@ -183,17 +183,17 @@ def test_the_deadline_after_the_last_batch(server, slow_log):
     """A deadline that passes once the last vectors are here takes nothing away."""
     server.handle(batches(1.0))
     with client(server, "gemini") as llm:
-        assert llm.embed(["a"] * 10, deadline=0.5).vectors == [[1.0]] * 10
+        assert llm.embed(["a"] * 10, deadline=0.8).vectors == [[1.0]] * 10
 
 
 def test_the_deadline_between_two_batches(server, slow_log):
     """One that passes between two requests sends no more, counts as a failed call, and keeps what is here."""
     server.handle(batches(1.0))
     with client(server, "gemini") as llm, pytest.raises(llmlite.DeadlineExceededError) as caught:
-        llm.embed(["a"] * 110, deadline=0.5)
+        llm.embed(["a"] * 110, deadline=0.8)
     error = caught.value
     assert (error.attempts, len(error.response.parsed.vectors), llm.ledger.failed) == (1, 100, 1)
-    assert "gemini: deadline of 0.5 s ran out" in str(error)
+    assert "gemini: deadline of 0.8 s ran out" in str(error)
 
 
 @beside
