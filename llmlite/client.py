@@ -905,7 +905,7 @@ def _checked_messages(messages: Messages, name: str = "messages") -> List[JSON]:
 def _as_messages(given: Any, name: str) -> List[Any]:
     """The messages of what is neither a str nor a list: one message, or anything that yields some."""
     is_dict = isinstance(given, abc.Mapping)
-    if isinstance(given, Response) or hasattr(given, "model_dump") or is_dict and "role" in given:
+    if isinstance(given, Response) or _is_dumped(given) or is_dict and "role" in given:
         return [given]
     what = repr(given) if _is_missing(given) else f"a {type(given).__name__}"
     form = "give a str or a list of message dicts"
@@ -921,7 +921,7 @@ def _as_message(given: Any, where: str) -> JSON:
     """The dict of a message that is a reply, or an object of another library that can be dumped (pydantic's)."""
     if isinstance(given, Response):
         message: Any = given.message
-    elif hasattr(given, "model_dump"):
+    elif _is_dumped(given):
         message = given.model_dump(exclude_none=True)
     else:
         message = dict(given) if isinstance(given, abc.Mapping) else given
@@ -936,6 +936,11 @@ def _as_message(given: Any, where: str) -> JSON:
     hint = f'did you mean "{meant}"?' if meant else "its .choices[0].message is one" if "choices" in message else ""
     raise ConfigurationError(f"{what} has role {_shown(role)}: give a dict whose role is one of "
                              f"{', '.join(sorted(_ROLES))}", hint=hint)
+
+
+def _is_dumped(given: Any) -> bool:
+    """Whether it is an object of another library that stands for a message; its class stands for none."""
+    return hasattr(given, "model_dump") and not isinstance(given, type)
 
 
 _ROLE_FORM = '{"role": "user", "content": "..."}'
@@ -2927,7 +2932,8 @@ def _tool_dicts(tools: Any) -> List[JSON]:
     """The tools of a call: dicts as they are, functions described."""
     if not isinstance(tools, (list, tuple)):
         raise ConfigurationError(f"tools is a {type(tools).__name__}: give a list of functions and tool dicts")
-    dicts: List[JSON] = [tool if isinstance(tool, dict) else _function_tool(tool) for tool in tools]
+    dicts: List[JSON] = [tool if isinstance(tool, dict) else
+                         dict(tool) if isinstance(tool, abc.Mapping) else _function_tool(tool) for tool in tools]
     names = [name for tool in dicts for name in _tool_names(tool)]
     for name in names:
         if names.count(name) > 1:

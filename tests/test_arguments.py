@@ -215,6 +215,25 @@ def test_a_reply_among_the_messages(server, llm):
     assert sent(server)["messages"][1]["content"] == "ok"
 
 
+def test_a_class_among_the_messages(server, llm):
+    """The class is meant for its object: it is refused as the rest, in a map too, where the others are answered."""
+    for given in (Dumped, [Dumped]):
+        with pytest.raises(llmlite.ConfigurationError, match=r"^messages(\[0\])? is a type: give a "):
+            llm.chat(given)
+    server.reply("ok")
+    refused, answered = llm.map([[Dumped], "hi"])
+    assert isinstance(refused, llmlite.ConfigurationError) and answered.text == "ok"
+
+
+def test_tools_of_another_mapping(server, llm):
+    """A tool is any mapping, as its type says; it is sent as a dict."""
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    server.reply("ok", times=2)
+    llm.chat("hi", tools=[types.MappingProxyType(tool)])
+    llm.run_tools("hi", [types.MappingProxyType(tool)])
+    assert [request.json["tools"] for request in server.requests] == [[tool], [tool]]
+
+
 def test_a_reply_as_the_messages(server, llm):
     """A reply alone is a list of one."""
     server.reply("ok", times=2)
