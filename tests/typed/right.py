@@ -65,6 +65,9 @@ def histories(llm: Client, ours: List[Message], tools: List[Tool], kept: Sequenc
     llm.chat(kept)
     llm.chat(message for message in ours)
     llm.chat([Dumped(), llm.chat("Hi"), llmlite.assistant("Hello.")])
+    reply = llm.chat("Hi", schema=City)
+    results = [llmlite.tool_result(call, 21.5) for call in reply.tool_calls]
+    llm.chat([reply, reply.message, llmlite.user("Hi", images=reply.files), *results, *ours, *kept, Dumped()])
     talk = llm.conversation(messages=ours, tools=tools)
     talk.send(ours)
     talk.send(Dumped())

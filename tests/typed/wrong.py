@@ -40,6 +40,9 @@ llm.chat("Hi", headers={"X-Team": 5})  # error
 llm.chat("Hi", schema=[City])  # error
 llm.chat("Hi", schema=City("Rome"))  # error
 llm.chat(["Hi"])  # error
+llm.chat([5])  # error
+llm.chat([City("Rome")])  # error
+llm.chat("Hi", tools=[5])  # error
 llm.chat(None)  # error
 llm.chat("Hi")["choices"]  # error
 llm.chat("Hi").message.content  # error
