@@ -6401,7 +6401,8 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if isinstance(cause, (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)):
-        cause = next(item for item in reversed(chain) if str(item))  # urllib3 shows what it wraps as Python would
+        # urllib3 shows what it wraps as Python would; a mock's may say nothing at all
+        cause = next((item for item in reversed(chain) if str(item)), cause)
     said = str(cause.args[-1] if len(cause.args) > 1 and isinstance(cause, urllib3.exceptions.HTTPError) else cause)
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
