@@ -7858,6 +7858,8 @@ _ATTRIBUTES_INSTEAD = {f"{kind}.{name}": here for kind, table in {  # what other
 def _no_attribute(self: Any, name: str) -> Any:
     """Raise the error of an attribute that there is not: it says what stands here for another client's."""
     owner = type(self)
+    if hasattr(owner, name):  # a property, whose own error Python has dropped
+        return object.__getattribute__(self, name)
     kind = next(base.__name__ for base in owner.__mro__ if base.__name__ in _NAMED)
     instead = _ATTRIBUTES_INSTEAD.get(f"{kind}.{name}", "")
     if not instead and name[:1] != "_":

@@ -375,6 +375,25 @@ def test_what_another_client_has(held, name, instead):
         assert same == held or same.text == "hi"
 
 
+class Counted(llmlite.Client):
+    """A client of the user's, one of whose properties looks for what there is not."""
+
+    @property
+    def spent(self):
+        return self.ledger.dollars
+
+
+def test_a_property_that_fails_tells_of_itself(bench):
+    """An attribute that there is, is not said to be none."""
+    llm = Counted("m", base_url=bench.server.url)
+    with llm, pytest.raises(AttributeError, match="'Ledger' object has no attribute 'dollars'$"):
+        print(llm.spent)
+    talk = llm.conversation(compact_at=9)
+    talk.usage = {}
+    with pytest.raises(AttributeError, match="'dict' object has no attribute 'total_tokens'$"):
+        print(talk.should_compact)
+
+
 def test_a_stream_and_a_conversation_of_another_client(bench):
     bench.server.reply("ok")
     with bench.client() as llm, llm.stream("hi") as stream:
