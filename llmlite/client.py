@@ -684,8 +684,11 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
 
 
 def _unboxed(value: Any) -> Any:
-    """What NumPy, torch and their like hold in an array of no dimension."""
-    return value.item() if getattr(value, "shape", None) == () else value
+    """What NumPy, torch and their like hold in an array of no dimension; any other thing as it is."""
+    try:
+        return value.item() if getattr(value, "shape", None) == () else value
+    except Exception:  # of theirs: TensorFlow has no item(), and a tensor may have no value yet
+        return value
 
 
 def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
