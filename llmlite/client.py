@@ -8960,12 +8960,12 @@ class _Dialect(_Reader):
         """The history, the ids of others' calls in a form that this provider takes."""
         if not self.ids:
             return messages
-        own = [call.get("id") for message in messages if _verbatim(message, self.voice)
-               for call in _list(message.get("tool_calls"))]
+        own = {str(call.get("id")) for message in messages if _verbatim(message, self.voice)
+               for call in _list(message.get("tool_calls"))}
 
         def taken(holder: JSON, name: str) -> JSON:
             id = holder.get(name)
-            return holder if id in own else {**holder, name: _id_as(self.ids, id)}
+            return holder if str(id) in own else {**holder, name: _id_as(self.ids, id)}
 
         sent = [taken(message, "tool_call_id") if "tool_call_id" in message else message for message in messages]
         return [{**message, "tool_calls": [taken(call, "id") for call in message["tool_calls"]]}
