@@ -684,8 +684,11 @@ def _finite(value: Any, kind: type = float, least: float = -_LARGEST) -> Any:
 
 
 def _unboxed(value: Any) -> Any:
-    """What NumPy, torch and their like hold in an array of no dimension."""
-    return value.item() if getattr(value, "shape", None) == () else value
+    """What NumPy, torch and their like hold in an array of no dimension; any other thing as it is."""
+    try:
+        return value.item() if getattr(value, "shape", None) == () else value
+    except Exception:  # of theirs: TensorFlow has no item(), and a tensor may have no value yet
+        return value
 
 
 def _checked(name: str, value: Any, kinds: Tuple[type, ...], least: float = -_LARGEST, form: str = "") -> Any:
@@ -6407,7 +6410,8 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
     kinds, error, what, hint, retry = next(row for row in _CAUSES if any(isinstance(item, row[0]) for item in chain))
     cause = next(item for item in reversed(chain) if isinstance(item, kinds))
     if isinstance(cause, (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)):
-        cause = next(item for item in reversed(chain) if str(item))  # urllib3 shows what it wraps as Python would
+        # urllib3 shows what it wraps as Python would; a mock's may say nothing at all
+        cause = next((item for item in reversed(chain) if str(item)), cause)
     said = str(cause.args[-1] if len(cause.args) > 1 and isinstance(cause, urllib3.exceptions.HTTPError) else cause)
     if attempt.is_stale() and any(isinstance(item, _LOST) for item in chain):
         retry = "stale"
@@ -7863,6 +7867,8 @@ _ATTRIBUTES_INSTEAD = {f"{kind}.{name}": here for kind, table in {  # what other
 def _no_attribute(self: Any, name: str) -> Any:
     """Raise the error of an attribute that there is not: it says what stands here for another client's."""
     owner = type(self)
+    if hasattr(owner, name):  # a property, whose own error Python has dropped
+        return object.__getattribute__(self, name)
     kind = next(base.__name__ for base in owner.__mro__ if base.__name__ in _NAMED)
     instead = _ATTRIBUTES_INSTEAD.get(f"{kind}.{name}", "")
     if not instead and name[:1] != "_":
@@ -8960,12 +8966,12 @@ class _Dialect(_Reader):
         """The history, the ids of others' calls in a form that this provider takes."""
         if not self.ids:
             return messages
-        own = [call.get("id") for message in messages if _verbatim(message, self.voice)
-               for call in _list(message.get("tool_calls"))]
+        own = {str(call.get("id")) for message in messages if _verbatim(message, self.voice)
+               for call in _list(message.get("tool_calls"))}
 
         def taken(holder: JSON, name: str) -> JSON:
             id = holder.get(name)
-            return holder if id in own else {**holder, name: _id_as(self.ids, id)}
+            return holder if str(id) in own else {**holder, name: _id_as(self.ids, id)}
 
         sent = [taken(message, "tool_call_id") if "tool_call_id" in message else message for message in messages]
         return [{**message, "tool_calls": [taken(call, "id") for call in message["tool_calls"]]}

@@ -57,6 +57,22 @@ class Array:
         return list(self.items)
 
 
+class Valueless:
+    """A number of TensorFlow's: of no dimension, and without `item()`."""
+
+    shape = ()
+
+    def __str__(self):
+        return "tf.Tensor(5)"
+
+
+class Unmade(Valueless):
+    """A tensor of torch's that stands for a value which is nowhere yet."""
+
+    def item(self):
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+
 class Single(Array):
     """An array of no dimension."""
 
@@ -151,6 +167,15 @@ def test_whole_numbers(server, llm):
 def test_numbers_in_results(given, meant):
     """A number of NumPy's is one to the model too; what has more digits than a float stays text."""
     assert llmlite.tool_result("c", given)["content"] == meant
+
+
+@pytest.mark.parametrize("given", [Valueless(), Unmade()], ids=named)
+def test_numbers_that_tell_no_value(server, llm, given):
+    """To the model they are text; as an argument they are refused as anything that is no number."""
+    assert llmlite.tool_result("c", {"sum": given})["content"] == '{"sum": "tf.Tensor(5)"}'
+    refused("temperature=", llm.chat, "hi", temperature=given)
+    refused("has no JSON form", llm.chat, "hi", extra={"penalty": given})
+    assert not server.requests
 
 
 @pytest.mark.parametrize("name, value", [

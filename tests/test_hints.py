@@ -13,6 +13,7 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 import requests
+import urllib3
 
 from tests import VENDORED, llmlite, testing
 
@@ -374,6 +375,25 @@ def test_what_another_client_has(held, name, instead):
         assert same == held or same.text == "hi"
 
 
+class Counted(llmlite.Client):
+    """A client of the user's, one of whose properties looks for what there is not."""
+
+    @property
+    def spent(self):
+        return self.ledger.dollars
+
+
+def test_a_property_that_fails_tells_of_itself(bench):
+    """An attribute that there is, is not said to be none."""
+    llm = Counted("m", base_url=bench.server.url)
+    with llm, pytest.raises(AttributeError, match="'Ledger' object has no attribute 'dollars'$"):
+        print(llm.spent)
+    talk = llm.conversation(compact_at=9)
+    talk.usage = {}
+    with pytest.raises(AttributeError, match="'dict' object has no attribute 'total_tokens'$"):
+        print(talk.should_compact)
+
+
 def test_a_stream_and_a_conversation_of_another_client(bench):
     bench.server.reply("ok")
     with bench.client() as llm, llm.stream("hi") as stream:
@@ -725,17 +745,26 @@ def test_authorities_that_are_none(bench, tmp_path):
     assert "(no certificate is in the file that REQUESTS_CA_BUNDLE" in says and "http://" not in says
 
 
-class NoTLS(requests.adapters.BaseAdapter):
-    """What stands before a provider's own host, and speaks no TLS, or another one."""
+class Failing(requests.adapters.BaseAdapter):
+    """What stands in a session in the place of a network, and fails."""
 
-    def __init__(self, words):
-        self.words = words
+    def __init__(self, error):
+        self.error = error
 
     def send(self, request, **options):
-        raise requests.exceptions.SSLError(self.words)
+        raise self.error
 
     def close(self):
         pass
+
+
+@pytest.mark.parametrize("error", [requests.exceptions.ProxyError(), urllib3.exceptions.ProxyError("", OSError())])
+def test_a_proxy_that_fails_without_a_word(bench, error):
+    """A mock's error may say nothing: its class stands there then."""
+    with requests.Session() as session:
+        session.mount("http://", Failing(error))
+        says = line_of(lambda bench: bench.chat(session=session), bench)
+    assert "proxy failed: POST http" in says and ": ProxyError (check HTTPS_PROXY and NO_PROXY)" in says
 
 
 @pytest.mark.parametrize("words, hint", [
@@ -746,7 +775,7 @@ class NoTLS(requests.adapters.BaseAdapter):
 def test_at_a_providers_own_host_nobody_is_sent_to_http(bench, words, hint):
     """There the key would go out in the clear."""
     with requests.Session() as session:
-        session.mount("https://", NoTLS(words))
+        session.mount("https://", Failing(requests.exceptions.SSLError(words)))
         says = line_of(lambda bench: bench.chat(base_url="https://api.openai.com/v1", session=session), bench)
     assert says.endswith(f"({hint})")
 

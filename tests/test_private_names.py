@@ -26,10 +26,10 @@ NAMES = {name for _, names, _, _ in client._PRIVATE for name in names.split()}
 # Python's reference promises these, of its data model, of modules, of typing and of named tuples; IPython's one.
 DOCUMENTED = {
     "__annotations__", "__call__", "__cause__", "__code__", "__context__", "__dict__", "__doc__", "__file__",
-    "__getstate__", "__globals__", "__init__", "__kwdefaults__", "__len__", "__main__", "__metadata__", "__module__",
-    "__mro__", "__name__", "__origin__", "__package__", "__qualname__", "__required_keys__", "__self__", "__setattr__",
-    "__setitem__", "__setstate__", "__supertype__", "__total__", "__traceback__", "__value__", "_fields",
-    "_ipython_display_", "_replace"}
+    "__getattribute__", "__getstate__", "__globals__", "__init__", "__kwdefaults__", "__len__", "__main__",
+    "__metadata__", "__module__", "__mro__", "__name__", "__origin__", "__package__", "__qualname__",
+    "__required_keys__", "__self__", "__setattr__", "__setitem__", "__setstate__", "__supertype__", "__total__",
+    "__traceback__", "__value__", "_fields", "_ipython_display_", "_replace"}
 
 
 @functools.lru_cache(maxsize=None)
