@@ -6318,7 +6318,7 @@ def _proxy_of(url: str) -> Tuple[str, str]:
     name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
     if not name or requests.utils.should_bypass_proxies(url, None):
         return "", ""
-    return name, re.sub(r"^(\w+://)?.*@", r"\1", os.environ[name])
+    return name, re.sub(r"(?s)^(\w+://)?.*@", r"\1", os.environ[name])
 
 
 def _hint_of_proxy(call: _Call, said: str) -> str:
@@ -6409,8 +6409,15 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         hint = hint(attempt, said)
     elif isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, said))
-    shown = call.quoted(re.sub("//.*@", "//", said)) or type(cause).__name__  # a proxy's address may have a password
+    shown = call.quoted(_without_password(said)) or type(cause).__name__
     return error(what, why=f"{where}: {shown}", hint=hint, _kind=retry)
+
+
+def _without_password(said: str) -> str:
+    """An error's words less the password in a proxy's address, which urllib3 cuts at its first / ? or #."""
+    head, mark, rest = said.partition("//")  # by hand: a pattern would take a second for 64 KiB of slashes
+    return re.sub("(?s)^(Failed to parse: .).*:.*(?=. is not a valid host)", r"\1***",
+                  head + mark + rest.rpartition("@")[2])
 
 
 # -------------------------------------------------------------------------------------------------------- connections
@@ -7104,7 +7111,9 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
         return ContextLengthError
     if "API_KEY_INVALID" in trouble.marks or status == 400 and re.search(_KEY_TEXT, trouble.message):
         return AuthenticationError
-    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
+    is_by_marks = status == 429 and "RESOURCE_EXHAUSTED" in trouble.marks  # Google's words for a minute's too
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or not is_by_marks and re.search(
+            _QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
@@ -7857,12 +7866,14 @@ _ATTRIBUTES_INSTEAD = {f"{kind}.{name}": here for kind, table in {  # what other
 def _no_attribute(self: Any, name: str) -> Any:
     """Raise the error of an attribute that there is not: it says what stands here for another client's."""
     owner = type(self)
+    said = f"{owner.__name__!r} object has no attribute {name!r}"
+    if any(name in vars(base) for base in owner.__mro__):  # its words are gone, and to ask anew could cost a call
+        raise AttributeError(f"{said}: it is there, and has raised AttributeError itself")
     kind = next(base.__name__ for base in owner.__mro__ if base.__name__ in _NAMED)
     instead = _ATTRIBUTES_INSTEAD.get(f"{kind}.{name}", "")
     if not instead and name[:1] != "_":
         near = _near(name, (one for one in dir(self) if one[:1] != "_"), least=0.75)
         instead = "".join(f"{_NAMED[kind]}.{one}" + "()" * callable(getattr(owner, one, None)) for one in near)
-    said = f"{owner.__name__!r} object has no attribute {name!r}"
     raise AttributeError(f"{said}: write {instead}" if instead else said)
 
 
@@ -7945,7 +7956,7 @@ def _url_meant(text: str) -> str:
     found: Any = re.match(r"[\s'\"]*(?:(https?)(?::/?|/)/?(?=\w))?(.*?)[\s'\"]*$", text, re.S)
     scheme, text = found.groups()
     bare = re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d{1,5})?(?:/[\w./-]*)?", text)
-    if not bare or not scheme and re.fullmatch(r"[\w-]*", text) or int((bare[1] or ":0")[1:]) > 65535:
+    if not bare or not scheme and re.fullmatch(r"[\w-]*", text) or not 0 < int((bare[1] or ":1")[1:]) < 65536:
         return ""
     return f"{scheme or ('http' if bare[1] or _is_local('//' + text) else 'https')}://{text}"
 

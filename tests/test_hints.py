@@ -9,6 +9,7 @@ import pickle
 import re
 import socket
 import threading
+import time
 from typing import Any, Callable, NamedTuple
 
 import pytest
@@ -766,6 +767,23 @@ def test_the_proxy_of_a_session(bench):
     assert says.endswith("(check HTTPS_PROXY and NO_PROXY)")
 
 
+@pytest.mark.parametrize("password", ["pass/word", "pass?word", "pass#word", "pass'/word", "pass\nword"])
+def test_the_password_of_a_proxy(bench, password):
+    """It is not shown, also where a sign that should have been quoted ends the address in the midst of it."""
+    says = line_of(lambda bench: bench.through_proxy(None, "http", f"http://me:{password}@127.0.0.1"), bench)
+    assert "pass" not in says.replace("goes past", "") and "word" not in says
+    assert "http_proxy names http://127.0.0.1:" in says
+
+
+def test_a_line_of_nothing_but_slashes(bench):
+    """What looks for a password in it takes no time: each slash might begin one."""
+    bench.server.raw(b"/" * 65000 + b"\r\n\r\n")
+    began = time.process_time()
+    says = line_of(lambda bench: bench.chat(), bench)
+    assert time.process_time() - began < 0.5
+    assert "answer is not HTTP" in says and "///" in says
+
+
 @pytest.mark.parametrize("host", ["api.openai.example", "bedrock-runtime.region.amazonaws.test"])
 def test_hosts_that_are_near_none(bench, host):
     """A host that is merely like another, or like one with a blank in it, is no misspelling."""
@@ -846,7 +864,8 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     (" http://h:8000/v1\n", "did you mean http://h:8000/v1?"), ("'https://h/v1'", "did you mean https://h/v1?"),
     ("http:/h/v1", "did you mean http://h/v1?"), ("https//h/v1", "did you mean https://h/v1?"),
     ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"),
-    ("http://h:99999/v1", "write it as"), ("ftp://h/v1", "write it as"), ("http://", "write it as"),
+    ("http://h:99999/v1", "write it as"), ("http://h:0/v1", "write it as"), ("ftp://h/v1", "write it as"),
+    ("http://", "write it as"),
     ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):
     """What stands where a base URL belongs, by whichever way it came; the variable is named."""
@@ -997,6 +1016,17 @@ def test_what_other_clients_have(bench):
     assert not bench.server.requests
 
 
+class Summing(llmlite.Client):
+    """A client of somebody's own, whose property looks for what is not there."""
+
+    asked = 0
+
+    @property
+    def summary(self):
+        self.asked += 1
+        return self.nothing_of_the_kind
+
+
 def test_attributes_that_are_not_there(bench):
     """Near names, words of other clients, else Python's own; private names cost nothing."""
     with bench.client() as llm:
@@ -1006,4 +1036,7 @@ def test_attributes_that_are_not_there(bench):
             with pytest.raises(AttributeError, match=re.escape(says) + "$"):
                 getattr(llm, name)
         assert "write" not in line_of(lambda bench: llm.zzz, bench)
+    with Summing("m", base_url=bench.server.url, api_key=KEY) as llm:
+        assert line_of(lambda bench: llm.summary, bench).endswith("it is there, and has raised AttributeError itself")
+        assert llm.asked == 1
     assert "chat" in llmlite.Client.chat.__name__ and "temperature" in str(inspect.signature(llmlite.Client.chat))
