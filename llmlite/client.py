@@ -3773,6 +3773,7 @@ class _Call:
     turn, turned = 0, -math.inf  # of its attempt, among all of the client; when
     tokens: Optional[Tuple[float, float, float]] = None  # of what is sent; of its answer: the most, the usual
     last_error: Optional[LLMError] = None
+    trusts_env = True  # the session does: then variables name its proxy
 
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
         self.provider, self.base_url, self.model = provider, base_url, model
@@ -5865,6 +5866,7 @@ class _Transport:
 
         hooks: List[Any] = request.hooks["response"]
         hooks.insert(0, look)
+        call.trusts_env = session.trust_env
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
         send = functools.partial(session.send, request, timeout=timeout, allow_redirects=False, **settings)
         try:
@@ -6264,7 +6266,7 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
 
 def _hint_of_host(attempt: _Attempt, said: str) -> str:
     host = urlsplit(attempt.call.url).hostname or ""
-    name, proxy = _proxy_of(attempt.call.url)
+    name, proxy = _proxy_of(attempt.call)
     if name and re.match("Failed to parse|Proxy URL", said):
         return _hint_of_proxy(attempt.call, said)
     if proxy[:7] == "socks5:":
@@ -6283,7 +6285,7 @@ def _hint_of_tls(attempt: _Attempt, said: str) -> str:
         return _CERTIFICATE_HINTS[-1][1]
     if re.search(r"\[X509|PEM", said):
         return "no certificate is in the file that REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE names"
-    if _proxy_of(call.url)[0]:
+    if _proxy_of(call)[0]:
         return _hint_of_proxy(call, said)
     if re.search("(?i)alert", said):  # TLS's own word for no
         return "the server refuses: it may want a client's certificate, session.cert, or another version of TLS"
@@ -6312,18 +6314,18 @@ def _hint_of_silence(attempt: _Attempt, said: str) -> str:
     return _hint_of_tls(attempt, said) if is_early else "raise timeout=, or stream the answer"
 
 
-def _proxy_of(url: str) -> Tuple[str, str]:
-    """The variable that names the proxy of a URL, and what it says, less the password; nothing if none does."""
-    names = (f"{urlsplit(url).scheme.upper()}_PROXY", "ALL_PROXY")
+def _proxy_of(call: _Call) -> Tuple[str, str]:
+    """The variable that names the proxy of a call, and what it says, less the password; nothing if none does."""
+    names = (f"{urlsplit(call.url).scheme.upper()}_PROXY", "ALL_PROXY")
     name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
-    if not name or requests.utils.should_bypass_proxies(url, None):
+    if not name or not call.trusts_env or requests.utils.should_bypass_proxies(call.url, None):
         return "", ""
     return name, re.sub(r"(?s)^(\w+://)?.*@", r"\1", os.environ[name])
 
 
 def _hint_of_proxy(call: _Call, said: str) -> str:
     """Which variable names the proxy; of what it wants, what to write there."""
-    name, proxy = _proxy_of(call.url)
+    name, proxy = _proxy_of(call)
     if "407" in said:
         return f"the proxy wants a user: {name or 'HTTPS_PROXY'}=http://user:password@host:port"
     if not name:
@@ -6972,7 +6974,7 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
     if status < 400:
         return _hint_of_redirect(error.headers.get("location") or "", call)
     barred = page and (status == 403 or status >= 500) and call.url.startswith("http:")  # by the proxy itself?
-    if status == 407 or barred and _proxy_of(call.url)[0]:
+    if status == 407 or barred and _proxy_of(call)[0]:
         return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
     gone = status == 400 and re.search(_GONE_TEXT, message[:4 * _MAX_QUOTED]) and _is_about_model(call, message)

@@ -767,6 +767,16 @@ def test_the_proxy_of_a_session(bench):
     assert says.endswith("(check HTTPS_PROXY and NO_PROXY)")
 
 
+def test_a_session_that_reads_no_variables(bench):
+    """What they name is not its proxy, and not to blame."""
+    bench.setenv("https_proxy", "http://proxy.example:3128")
+    with requests.Session() as session:
+        session.trust_env = False
+        base_url = bench.server.url.replace("http:", "https:")
+        says = line_of(lambda bench: bench.chat(base_url=base_url, session=session), bench)
+    assert "proxy" not in says and "is it an https address?" in says
+
+
 @pytest.mark.parametrize("password", ["pass/word", "pass?word", "pass#word", "pass'/word", "pass\nword"])
 def test_the_password_of_a_proxy(bench, password):
     """It is not shown, also where a sign that should have been quoted ends the address in the midst of it."""
