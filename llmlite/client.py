@@ -7943,7 +7943,7 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
     except ValueError:
         valid = False
     if not valid or re.search(_NO_URL, url):
-        shown, meant = re.sub(_KEY_SHAPE, "***", re.sub("//.*@", "//", url)), _url_meant(url)
+        shown, meant = (re.sub(_KEY_SHAPE, "***", text) for text in (_without_password(url), _url_meant(url)))
         raise ConfigurationError(f"{name}={shown!r} is not a URL", hint=f"did you mean {meant}?" if meant else
                                  "write it as https://host/v1 or http://localhost:8000/v1")
     end = re.search(_ENDPOINT, url.partition("?")[0].rstrip("/"))

@@ -876,7 +876,8 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"),
     ("http://h:99999/v1", "write it as"), ("http://h:0/v1", "write it as"), ("ftp://h/v1", "write it as"),
     ("http://", "write it as"),
-    ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
+    ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), ("http://me:pa\n55word@h/v1", "base_url='http://h/v1'"),
+    (f" http://h/{KEY}", "did you mean http://h/***?"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):
     """What stands where a base URL belongs, by whichever way it came; the variable is named."""
     for name, options in (("base_url", {"base_url": url}), ("OPENAI_BASE_URL", {})):
