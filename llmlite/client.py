@@ -3782,6 +3782,7 @@ class _Call:
     turn, turned = 0, -math.inf  # of its attempt, among all of the client; when
     tokens: Optional[Tuple[float, float, float]] = None  # of what is sent; of its answer: the most, the usual
     last_error: Optional[LLMError] = None
+    trusts_env = True  # the session does: then variables name its proxy
 
     def __init__(self, provider: _Provider, base_url: str, model: str, dialect: _Dialect) -> None:
         self.provider, self.base_url, self.model = provider, base_url, model
@@ -5874,6 +5875,7 @@ class _Transport:
 
         hooks: List[Any] = request.hooks["response"]
         hooks.insert(0, look)
+        call.trusts_env = session.trust_env
         timeout, settings = (attempt.left(call.connect), attempt.left(call.read)), _session_settings(session, call.url)
         send = functools.partial(session.send, request, timeout=timeout, allow_redirects=False, **settings)
         try:
@@ -6273,7 +6275,7 @@ _CERTIFICATE_HINTS = (  # what mends it depends on what is wrong with it
 
 def _hint_of_host(attempt: _Attempt, said: str) -> str:
     host = urlsplit(attempt.call.url).hostname or ""
-    name, proxy = _proxy_of(attempt.call.url)
+    name, proxy = _proxy_of(attempt.call)
     if name and re.match("Failed to parse|Proxy URL", said):
         return _hint_of_proxy(attempt.call, said)
     if proxy[:7] == "socks5:":
@@ -6292,7 +6294,7 @@ def _hint_of_tls(attempt: _Attempt, said: str) -> str:
         return _CERTIFICATE_HINTS[-1][1]
     if re.search(r"\[X509|PEM", said):
         return "no certificate is in the file that REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE names"
-    if _proxy_of(call.url)[0]:
+    if _proxy_of(call)[0]:
         return _hint_of_proxy(call, said)
     if re.search("(?i)alert", said):  # TLS's own word for no
         return "the server refuses: it may want a client's certificate, session.cert, or another version of TLS"
@@ -6321,18 +6323,18 @@ def _hint_of_silence(attempt: _Attempt, said: str) -> str:
     return _hint_of_tls(attempt, said) if is_early else "raise timeout=, or stream the answer"
 
 
-def _proxy_of(url: str) -> Tuple[str, str]:
-    """The variable that names the proxy of a URL, and what it says, less the password; nothing if none does."""
-    names = (f"{urlsplit(url).scheme.upper()}_PROXY", "ALL_PROXY")
+def _proxy_of(call: _Call) -> Tuple[str, str]:
+    """The variable that names the proxy of a call, and what it says, less the password; nothing if none does."""
+    names = (f"{urlsplit(call.url).scheme.upper()}_PROXY", "ALL_PROXY")
     name = next((form for name in names for form in (name.lower(), name) if os.environ.get(form)), "")
-    if not name or requests.utils.should_bypass_proxies(url, None):
+    if not name or not call.trusts_env or requests.utils.should_bypass_proxies(call.url, None):
         return "", ""
-    return name, re.sub(r"^(\w+://)?.*@", r"\1", os.environ[name])
+    return name, re.sub(r"(?s)^(\w+://)?.*@", r"\1", os.environ[name])
 
 
 def _hint_of_proxy(call: _Call, said: str) -> str:
     """Which variable names the proxy; of what it wants, what to write there."""
-    name, proxy = _proxy_of(call.url)
+    name, proxy = _proxy_of(call)
     if "407" in said:
         return f"the proxy wants a user: {name or 'HTTPS_PROXY'}=http://user:password@host:port"
     if not name:
@@ -6419,8 +6421,15 @@ def _translated(caught: BaseException, call: _Call, attempt: _Attempt) -> LLMErr
         hint = hint(attempt, said)
     elif isinstance(hint, tuple):
         hint = next(advice for words, advice in hint if re.search(words, said))
-    shown = call.quoted(re.sub("//.*@", "//", said)) or type(cause).__name__  # a proxy's address may have a password
+    shown = call.quoted(_without_password(said)) or type(cause).__name__
     return error(what, why=f"{where}: {shown}", hint=hint, _kind=retry)
+
+
+def _without_password(said: str) -> str:
+    """An error's words less the password in a proxy's address, which urllib3 cuts at its first / ? or #."""
+    head, mark, rest = said.partition("//")  # by hand: a pattern would take a second for 64 KiB of slashes
+    return re.sub("(?s)^(Failed to parse: .).*:.*(?=. is not a valid host)", r"\1***",
+                  head + mark + rest.rpartition("@")[2])
 
 
 # -------------------------------------------------------------------------------------------------------- connections
@@ -6975,7 +6984,7 @@ def _hint(error: APIError, trouble: _Trouble, call: _Call) -> str:
     if status < 400:
         return _hint_of_redirect(error.headers.get("location") or "", call)
     barred = page and (status == 403 or status >= 500) and call.url.startswith("http:")  # by the proxy itself?
-    if status == 407 or barred and _proxy_of(call.url)[0]:
+    if status == 407 or barred and _proxy_of(call)[0]:
         return _hint_of_proxy(call, str(status))
     hint = _hint_by_words(error, call)
     gone = status == 400 and re.search(_GONE_TEXT, message[:4 * _MAX_QUOTED]) and _is_about_model(call, message)
@@ -7114,7 +7123,9 @@ def _error_class(status: int, trouble: _Trouble) -> Type[APIError]:
         return ContextLengthError
     if "API_KEY_INVALID" in trouble.marks or status == 400 and re.search(_KEY_TEXT, trouble.message):
         return AuthenticationError
-    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or re.search(_QUOTA_TEXT, trouble.message)):
+    is_by_marks = status == 429 and "RESOURCE_EXHAUSTED" in trouble.marks  # Google's words for a minute's too
+    if status in (400, 402, 429) and (_QUOTA.intersection(trouble.marks) or not is_by_marks and re.search(
+            _QUOTA_TEXT, trouble.message)):
         return QuotaExceededError
     if status == 402 and "RESOURCE_EXHAUSTED" in trouble.marks:
         return QuotaExceededError
@@ -7867,6 +7878,7 @@ _ATTRIBUTES_INSTEAD = {f"{kind}.{name}": here for kind, table in {  # what other
 def _no_attribute(self: Any, name: str) -> Any:
     """Raise the error of an attribute that there is not: it says what stands here for another client's."""
     owner = type(self)
+    said = f"{owner.__name__!r} object has no attribute {name!r}"
     if hasattr(owner, name):  # a property, whose own error Python has dropped
         return object.__getattribute__(self, name)
     kind = next(base.__name__ for base in owner.__mro__ if base.__name__ in _NAMED)
@@ -7874,7 +7886,6 @@ def _no_attribute(self: Any, name: str) -> Any:
     if not instead and name[:1] != "_":
         near = _near(name, (one for one in dir(self) if one[:1] != "_"), least=0.75)
         instead = "".join(f"{_NAMED[kind]}.{one}" + "()" * callable(getattr(owner, one, None)) for one in near)
-    said = f"{owner.__name__!r} object has no attribute {name!r}"
     raise AttributeError(f"{said}: write {instead}" if instead else said)
 
 
@@ -7942,7 +7953,7 @@ def _checked_url(url: str, session: Optional[requests.Session], name: str = "bas
     except ValueError:
         valid = False
     if not valid or re.search(_NO_URL, url):
-        shown, meant = re.sub(_KEY_SHAPE, "***", re.sub("//.*@", "//", url)), _url_meant(url)
+        shown, meant = (re.sub(_KEY_SHAPE, "***", text) for text in (_without_password(url), _url_meant(url)))
         raise ConfigurationError(f"{name}={shown!r} is not a URL", hint=f"did you mean {meant}?" if meant else
                                  "write it as https://host/v1 or http://localhost:8000/v1")
     end = re.search(_ENDPOINT, url.partition("?")[0].rstrip("/"))
@@ -7957,7 +7968,7 @@ def _url_meant(text: str) -> str:
     found: Any = re.match(r"[\s'\"]*(?:(https?)(?::/?|/)/?(?=\w))?(.*?)[\s'\"]*$", text, re.S)
     scheme, text = found.groups()
     bare = re.fullmatch(r"(?:[\w-]+\.)*[\w-]+(:\d{1,5})?(?:/[\w./-]*)?", text)
-    if not bare or not scheme and re.fullmatch(r"[\w-]*", text) or int((bare[1] or ":0")[1:]) > 65535:
+    if not bare or not scheme and re.fullmatch(r"[\w-]*", text) or not 0 < int((bare[1] or ":1")[1:]) < 65536:
         return ""
     return f"{scheme or ('http' if bare[1] or _is_local('//' + text) else 'https')}://{text}"
 

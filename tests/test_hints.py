@@ -9,6 +9,7 @@ import pickle
 import re
 import socket
 import threading
+import time
 from typing import Any, Callable, NamedTuple
 
 import pytest
@@ -795,6 +796,33 @@ def test_the_proxy_of_a_session(bench):
     assert says.endswith("(check HTTPS_PROXY and NO_PROXY)")
 
 
+def test_a_session_that_reads_no_variables(bench):
+    """What they name is not its proxy, and not to blame."""
+    bench.setenv("https_proxy", "http://proxy.example:3128")
+    with requests.Session() as session:
+        session.trust_env = False
+        base_url = bench.server.url.replace("http:", "https:")
+        says = line_of(lambda bench: bench.chat(base_url=base_url, session=session), bench)
+    assert "proxy" not in says and "is it an https address?" in says
+
+
+@pytest.mark.parametrize("password", ["pass/word", "pass?word", "pass#word", "pass'/word", "pass\nword"])
+def test_the_password_of_a_proxy(bench, password):
+    """It is not shown, also where a sign that should have been quoted ends the address in the midst of it."""
+    says = line_of(lambda bench: bench.through_proxy(None, "http", f"http://me:{password}@127.0.0.1"), bench)
+    assert "pass" not in says.replace("goes past", "") and "word" not in says
+    assert "http_proxy names http://127.0.0.1:" in says
+
+
+def test_a_line_of_nothing_but_slashes(bench):
+    """What looks for a password in it takes no time: each slash might begin one."""
+    bench.server.raw(b"/" * 65000 + b"\r\n\r\n")
+    began = time.process_time()
+    says = line_of(lambda bench: bench.chat(), bench)
+    assert time.process_time() - began < 0.5
+    assert "answer is not HTTP" in says and "///" in says
+
+
 @pytest.mark.parametrize("host", ["api.openai.example", "bedrock-runtime.region.amazonaws.test"])
 def test_hosts_that_are_near_none(bench, host):
     """A host that is merely like another, or like one with a blank in it, is no misspelling."""
@@ -875,8 +903,10 @@ def test_at_a_providers_own_host_nobody_is_asked_for_an_api(bench):
     (" http://h:8000/v1\n", "did you mean http://h:8000/v1?"), ("'https://h/v1'", "did you mean https://h/v1?"),
     ("http:/h/v1", "did you mean http://h/v1?"), ("https//h/v1", "did you mean https://h/v1?"),
     ("httpbin.org/v1", "did you mean https://httpbin.org/v1?"),
-    ("http://h:99999/v1", "write it as"), ("ftp://h/v1", "write it as"), ("http://", "write it as"),
-    ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), (KEY, "'***' is not a URL")])
+    ("http://h:99999/v1", "write it as"), ("http://h:0/v1", "write it as"), ("ftp://h/v1", "write it as"),
+    ("http://", "write it as"),
+    ("http://me:pa/55word@h/v1", "base_url='http://h/v1'"), ("http://me:pa\n55word@h/v1", "base_url='http://h/v1'"),
+    (f" http://h/{KEY}", "did you mean http://h/***?"), (KEY, "'***' is not a URL")])
 def test_base_urls(monkeypatch, url, says):
     """What stands where a base URL belongs, by whichever way it came; the variable is named."""
     for name, options in (("base_url", {"base_url": url}), ("OPENAI_BASE_URL", {})):

@@ -186,7 +186,9 @@ def test_quota_is_final(server, call, status, error):
 
 @pytest.mark.parametrize("error", [
     {"type": "rate_limit_error", "details": {"error_code": "ramp_limit_exceeded"}}, {"code": "slow_down"},
-    {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerMinutePerModel"}]}]}])
+    {"status": "RESOURCE_EXHAUSTED", "details": [{"violations": [{"quotaId": "RequestsPerMinutePerModel"}]}]},
+    {"status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota, please check your plan and billing "
+     "details. Quota exceeded for metric: generate_content_free_tier_requests, limit: 5"}])
 def test_limit_that_passes(server, error):
     """A limit by the minute is no quota: it is tried again."""
     server.json({"error": {"message": "slower", **error}}, status=429, times=None)
