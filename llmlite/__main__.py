@@ -55,7 +55,7 @@ def _run(words: List[str]) -> int:
         return _ask(words) if command is None else command(words[1:])
     except client.LLMError as error:
         if isinstance(error, client.SchemaError) and error.response:  # whose text is shown nowhere else
-            error.why += f'; the answer is "{client._quoted(error.response.text)}"'
+            error.why += f'; the answer is "{error.response.text.strip()}"'
         return _fail(error)
     except SystemExit as leaving:  # how argparse ends: --help, --version, wrong usage
         return int(leaving.code or 0)

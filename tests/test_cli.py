@@ -198,11 +198,12 @@ def test_schema_and_json(ask, server):
 
 def test_answer_that_does_not_fit_the_schema(ask, server):
     """An answer without the value: exit 1, nothing on stdout, one line that says what is missing, and the answer."""
-    server.reply('{"nom":\n"model=Bern"}')
+    long = "a" * 5000
+    server.reply('{"nom":\n"model=Bern", "long": "' + long + '"}')
     code, out, err = ask("Where?", "--schema", json.dumps(CITY))
     assert (code, out) == (1, "")
     assert one_line(err) and "does not fit the schema: missing 'name'" in err
-    assert err.endswith('; the answer is "{"nom": "model=Bern"}"\n')
+    assert err.endswith('; the answer is "{"nom": "model=Bern", "long": "' + long + '"}"\n')
 
 
 @pytest.mark.parametrize("word, words", [
