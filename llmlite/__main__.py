@@ -253,10 +253,25 @@ class _ShowParser(argparse.Action):
 class _Parser(options.Parser):
     """The parser of a command, which the table at the end names."""
 
+    first: str = ""  # the word that may be a command's, misspelt
+
     def __init__(self, command: Callable[[List[str]], int], usage: str = "", epilog: str = "") -> None:
         name = next((f"llmlite {name}" for name, function in _COMMANDS.items() if function is command), "llmlite")
         super().__init__(name, command.__doc__ or "", usage, epilog)
         self.option(_SHOW_PARSER, action=_ShowParser, nargs=0, help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """A command's options are wrong ones to a prompt, which is not what is to be said of them."""
+        self.ask_back()
+        super().error(message)
+
+    def ask_back(self) -> None:
+        """End with exit code 2 if the first word is nearly a command."""
+        near = _near_command(self.first)
+        if near:
+            _say(f'"{self.first}" is no command: did you mean "llmlite {near}"? To send it as a prompt: '
+                 f"llmlite -- {shlex.quote(self.first)}")
+            self.exit(2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -293,14 +308,11 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
                 help="the question; text on stdin is added, or stands alone; an image, PDF or sound there is attached")
     options.add_client_options(parser)
     _add_ask_options(parser)
+    parser.first = words[0] if words else ""
     args, more = parser.parse_known_args(words)
     if words[:1] == [args.prompt] and not (args.system or args.files or args.settings or args.schema or args.tools
                                            or args.go_on):
-        near = _near_command(words[0])
-        if near:
-            _say(f'"{words[0]}" is no command: did you mean "llmlite {near}"? To send it as a prompt: '
-                 f"llmlite -- {shlex.quote(words[0])}")
-            parser.exit(2)
+        parser.ask_back()
     if more:
         cure = "" if any(word.startswith("-") for word in more) else ': a prompt of several words goes in "..."'
         parser.error(f"unrecognized arguments: {' '.join(more)}{cure}")
