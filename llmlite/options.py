@@ -184,7 +184,7 @@ def contents(paths: Iterable[str]) -> Tuple[List[str], List[Dict[str, Any]]]:
         part = client.user("", files=path)["content"][1]
         file = client._attached(part)
         if file and file.kind == "text" and file.data:
-            texts.append(f"{path}:\n\n{file.text().rstrip()}")
+            texts.append(f"{utf8(path)}:\n\n{file.text().rstrip()}")
         else:
             parts.append(part)
     return texts, parts
