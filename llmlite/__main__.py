@@ -54,8 +54,6 @@ def _run(words: List[str]) -> int:
     try:
         return _ask(words) if command is None else command(words[1:])
     except client.LLMError as error:
-        if isinstance(error, client.SchemaError) and error.response:  # whose text is shown nowhere else
-            error.why += f'; the answer is "{error.response.text.strip()}"'
         return _fail(error)
     except SystemExit as leaving:  # how argparse ends: --help, --version, wrong usage
         return int(leaving.code or 0)
@@ -458,13 +456,26 @@ def _answer(talk: client.Conversation, message: Dict[str, Any], args: argparse.N
     """Ask, and show the text as it comes."""
     screen, known = _Screen(not (args.json or args.schema), args.verbose), options.chat_options(args)
     known = {name: value for name, value in known.items() if name not in ("system", "tools")}
-    if args.no_stream:
-        reply = talk.send([message], **known)
-        screen.show([client.Event("reasoning", reply.reasoning), client.Event("text", reply.text)])
-        return reply
-    with talk.stream([message], **known) as stream:
-        screen.show(stream.events())
-        return stream.response
+    with _nothing_lost(screen):
+        if args.no_stream:
+            reply = talk.send([message], **known)
+            screen.show([client.Event("reasoning", reply.reasoning), client.Event("text", reply.text)])
+            return reply
+        with talk.stream([message], **known) as stream:
+            screen.show(stream.events())
+            return stream.response
+
+
+@contextlib.contextmanager
+def _nothing_lost(screen: _Screen) -> Iterator[None]:
+    """Have an error's line hold what came of an answer that is not shown as it comes."""
+    try:
+        yield
+    except client.LLMError as error:
+        if error.response and error.response.text and not screen.text:
+            what = "the answer" if isinstance(error, client.SchemaError) else "what came"
+            error.why += f'; {what} is "{error.response.text.strip()}"'
+        raise
 
 
 def _keep(talk: client.Conversation, args: argparse.Namespace) -> None:

@@ -206,6 +206,18 @@ def test_answer_that_does_not_fit_the_schema(ask, server):
     assert err.endswith('; the answer is "{"nom": "model=Bern", "long": "' + long + '"}"\n')
 
 
+@pytest.mark.parametrize("how", [["--json"], ["--schema", json.dumps(CITY)]])
+def test_what_came_of_an_answer_that_was_cut(ask, server, how):
+    """With --json and --schema, which show no text as it comes, the error's line has it; if none came it does not."""
+    server.stream(['{"name": ', '"Be'], done=False, finish_reason="")
+    code, out, err = ask("Where?", *how)
+    assert (code, out) == (1, "") and one_line(err) and err.endswith('; what came is "{"name": "Be"\n')
+    server.error(400, "no")
+    assert "what came" not in ask("Where?", *how).err
+    server.stream(["Half an"], done=False, finish_reason="")
+    assert "what came" not in ask("Where?").err
+
+
 @pytest.mark.parametrize("word, words", [
     ('{"type": ', "--schema: "),
     ("missing.json", "missing.json: No such file or directory"),
