@@ -392,7 +392,9 @@ def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
     """Take the model of the last talk, and where it is, if no other is given."""
     if args.model is None and asked:
         args.model = asked["model"]
-        args.provider, args.base_url = args.provider or asked["provider"], args.base_url or asked["base_url"]
+        if args.provider in (None, asked["provider"]):  # another's key is not for that address
+            args.base_url = args.base_url or asked["base_url"]
+        args.provider = args.provider or asked["provider"]
     args.model = args.model or os.environ.get("LLMLITE_MODEL")
     if not args.model:
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
