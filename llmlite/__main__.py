@@ -54,8 +54,6 @@ def _run(words: List[str]) -> int:
     try:
         return _ask(words) if command is None else command(words[1:])
     except client.LLMError as error:
-        if isinstance(error, client.SchemaError) and error.response:  # whose text is shown nowhere else
-            error.why += f'; the answer is "{client._quoted(error.response.text)}"'
         return _fail(error)
     except SystemExit as leaving:  # how argparse ends: --help, --version, wrong usage
         return int(leaving.code or 0)
@@ -253,10 +251,25 @@ class _ShowParser(argparse.Action):
 class _Parser(options.Parser):
     """The parser of a command, which the table at the end names."""
 
+    first: str = ""  # the word that may be a command's, misspelt
+
     def __init__(self, command: Callable[[List[str]], int], usage: str = "", epilog: str = "") -> None:
         name = next((f"llmlite {name}" for name, function in _COMMANDS.items() if function is command), "llmlite")
         super().__init__(name, command.__doc__ or "", usage, epilog)
         self.option(_SHOW_PARSER, action=_ShowParser, nargs=0, help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        """A command's options are wrong ones to a prompt, which is not what is to be said of them."""
+        self.ask_back()
+        super().error(message)
+
+    def ask_back(self) -> None:
+        """End with exit code 2 if the first word is nearly a command."""
+        near = _near_command(self.first)
+        if near:
+            _say(f'"{self.first}" is no command: did you mean "llmlite {near}"? To send it as a prompt: '
+                 f"llmlite -- {shlex.quote(self.first)}")
+            self.exit(2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -293,14 +306,11 @@ A prompt that is a command's name, or begins with "-", goes after "--": llmlite 
                 help="the question; text on stdin is added, or stands alone; an image, PDF or sound there is attached")
     options.add_client_options(parser)
     _add_ask_options(parser)
+    parser.first = words[0] if words else ""
     args, more = parser.parse_known_args(words)
     if words[:1] == [args.prompt] and not (args.system or args.files or args.settings or args.schema or args.tools
                                            or args.go_on):
-        near = _near_command(words[0])
-        if near:
-            _say(f'"{words[0]}" is no command: did you mean "llmlite {near}"? To send it as a prompt: '
-                 f"llmlite -- {shlex.quote(words[0])}")
-            parser.exit(2)
+        parser.ask_back()
     if more:
         cure = "" if any(word.startswith("-") for word in more) else ': a prompt of several words goes in "..."'
         parser.error(f"unrecognized arguments: {' '.join(more)}{cure}")
@@ -382,7 +392,9 @@ def _go_on(args: argparse.Namespace, asked: talks.Asked) -> None:
     """Take the model of the last talk, and where it is, if no other is given."""
     if args.model is None and asked:
         args.model = asked["model"]
-        args.provider, args.base_url = args.provider or asked["provider"], args.base_url or asked["base_url"]
+        if args.provider in (None, asked["provider"]):  # another's key is not for that address
+            args.base_url = args.base_url or asked["base_url"]
+        args.provider = args.provider or asked["provider"]
     args.model = args.model or os.environ.get("LLMLITE_MODEL")
     if not args.model:
         raise client.ConfigurationError("no model", hint='give -m PROVIDER/MODEL, or set LLMLITE_MODEL; '
@@ -446,13 +458,26 @@ def _answer(talk: client.Conversation, message: Dict[str, Any], args: argparse.N
     """Ask, and show the text as it comes."""
     screen, known = _Screen(not (args.json or args.schema), args.verbose), options.chat_options(args)
     known = {name: value for name, value in known.items() if name not in ("system", "tools")}
-    if args.no_stream:
-        reply = talk.send([message], **known)
-        screen.show([client.Event("reasoning", reply.reasoning), client.Event("text", reply.text)])
-        return reply
-    with talk.stream([message], **known) as stream:
-        screen.show(stream.events())
-        return stream.response
+    with _nothing_lost(screen):
+        if args.no_stream:
+            reply = talk.send([message], **known)
+            screen.show([client.Event("reasoning", reply.reasoning), client.Event("text", reply.text)])
+            return reply
+        with talk.stream([message], **known) as stream:
+            screen.show(stream.events())
+            return stream.response
+
+
+@contextlib.contextmanager
+def _nothing_lost(screen: _Screen) -> Iterator[None]:
+    """Have an error's line hold what came of an answer that is not shown as it comes."""
+    try:
+        yield
+    except client.LLMError as error:
+        if error.response and error.response.text and not screen.text:
+            what = "the answer" if isinstance(error, client.SchemaError) else "what came"
+            error.why += f'; {what} is "{error.response.text.strip()}"'
+        raise
 
 
 def _keep(talk: client.Conversation, args: argparse.Namespace) -> None:

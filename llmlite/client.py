@@ -3197,7 +3197,7 @@ def _read_schema(call: _Call, reply: Response) -> None:
         late.response = reply
         raise
     except ValueError as error:
-        short = " (it was cut at the token limit)" if reply.truncated else ""
+        short = f" (it was {_CUT_BY[reply.finish_reason]})" if reply.finish_reason in _CUT_BY else ""
         raise SchemaError(f"the answer does not fit the schema{short}", why=call.quoted(str(error)),
                           response=reply) from None
 

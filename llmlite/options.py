@@ -15,7 +15,7 @@ OPTIONS: Dict[str, Tuple[type, ...]] = {  # what chat() takes by name; all the r
     "temperature": (int, float), "top_p": (int, float), "top_k": (int,), "max_tokens": (int,), "stop": (str, list),
     "seed": (int,), "reasoning_effort": (str,), "logprobs": (int, bool), "tools": (list,), "tool_choice": (str, dict),
     "prompt_cache": (bool, str), "extra": (dict,), "headers": (dict,), "timeout": (int, float), "max_rounds": (int,)}
-_KINDS = {int: "a number", dict: "a JSON object", list: "a JSON list of objects"}
+_KINDS = {int: "a whole number", float: "a number", dict: "a JSON object", list: "a JSON list of objects"}
 _ELSEWHERE = {"system": "give -s", "model": "give -m", "schema": "give --schema", "deadline": "give --deadline",
               "cache": "give --cache", "provider": "give -p", "base_url": "give --base-url",
               "api_key": 'set it in the variable that "llmlite providers" names',
@@ -100,7 +100,8 @@ def setting(word: str) -> Tuple[str, Any]:
         return key, value
     if str in kinds:
         return key, text
-    raise argparse.ArgumentTypeError(f"{word!r}: {key} takes {_KINDS[kinds[0]]}")
+    kind = _KINDS[float if float in kinds else kinds[0]]
+    raise argparse.ArgumentTypeError(f"{word!r}: {key} takes {kind}")
 
 
 def utf8(word: str) -> str:
@@ -183,7 +184,7 @@ def contents(paths: Iterable[str]) -> Tuple[List[str], List[Dict[str, Any]]]:
         part = client.user("", files=path)["content"][1]
         file = client._attached(part)
         if file and file.kind == "text" and file.data:
-            texts.append(f"{path}:\n\n{file.text().rstrip()}")
+            texts.append(f"{utf8(path)}:\n\n{file.text().rstrip()}")
         else:
             parts.append(part)
     return texts, parts

@@ -686,6 +686,16 @@ def test_where_an_answer_does_not_fit(server, llm, how, answer, words):
     assert caught.value.response.text == answer
 
 
+@pytest.mark.parametrize("finish, words", [("length", "cut at the token limit"),
+                                           ("content_filter", "cut by the content filter")])
+def test_why_an_answer_is_too_short_for_its_schema(server, llm, finish, words):
+    """An answer that was cut is no model's mistake: SchemaError says by what."""
+    server.reply('{"trips": [', finish_reason=finish)
+    with pytest.raises(llmlite.SchemaError) as caught:
+        llm.chat("hi", schema=ODD_SCHEMA)
+    assert f"does not fit the schema (it was {words}): not JSON" in str(caught.value)
+
+
 def endless():
     schema = {"anyOf": []}
     schema["anyOf"] += [schema, schema]

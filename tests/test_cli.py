@@ -198,11 +198,24 @@ def test_schema_and_json(ask, server):
 
 def test_answer_that_does_not_fit_the_schema(ask, server):
     """An answer without the value: exit 1, nothing on stdout, one line that says what is missing, and the answer."""
-    server.reply('{"nom":\n"model=Bern"}')
+    long = "a" * 5000
+    server.reply('{"nom":\n"model=Bern", "long": "' + long + '"}')
     code, out, err = ask("Where?", "--schema", json.dumps(CITY))
     assert (code, out) == (1, "")
     assert one_line(err) and "does not fit the schema: missing 'name'" in err
-    assert err.endswith('; the answer is "{"nom": "model=Bern"}"\n')
+    assert err.endswith('; the answer is "{"nom": "model=Bern", "long": "' + long + '"}"\n')
+
+
+@pytest.mark.parametrize("how", [["--json"], ["--schema", json.dumps(CITY)]])
+def test_what_came_of_an_answer_that_was_cut(ask, server, how):
+    """With --json and --schema, which show no text as it comes, the error's line has it; if none came it does not."""
+    server.stream(['{"name": ', '"Be'], done=False, finish_reason="")
+    code, out, err = ask("Where?", *how)
+    assert (code, out) == (1, "") and one_line(err) and err.endswith('; what came is "{"name": "Be"\n')
+    server.error(400, "no")
+    assert "what came" not in ask("Where?", *how).err
+    server.stream(["Half an"], done=False, finish_reason="")
+    assert "what came" not in ask("Where?").err
 
 
 @pytest.mark.parametrize("word, words", [
@@ -440,7 +453,8 @@ def test_deadline(ask, server):
     (["-o", "temperature"], "'temperature' is not KEY=VALUE"),
     (["-o", "=1"], "'=1' is not KEY=VALUE"),
     (["-o", "temperature=hot"], "temperature takes a number"),
-    (["-o", "seed=true"], "seed takes a number"),
+    (["-o", "seed=true"], "seed takes a whole number"),
+    (["-o", "max_tokens=1.5"], "max_tokens takes a whole number"),
     (["-o", "extra=1"], "'extra=1': extra takes a JSON object"),
     (["-o", 'tools={"a": 1}'], "tools takes a JSON list of objects"),
     (["-o", "tools=[5]"], "tools takes a JSON list of objects"),

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of
 @pytest.mark.parametrize("word, near", [
     ("hlep", "help"), ("modles", "models"), ("batch-", "batch"), ("Models", "models"), ("provider", "providers"),
     ("complete", "completion"), ("verdor", "vendor")])
-@pytest.mark.parametrize("more", [[], ["gpt"], ["--usage"]])
+@pytest.mark.parametrize("more", [[], ["gpt"], ["--usage"], ["in.jsonl", "-o", "out.jsonl"],
+                                  ["in.jsonl", "--report", "r.html", "-o", "n=1"]])
 def test_a_word_that_is_nearly_a_command(ask, server, word, near, more):
     """It is not sent: exit 2, and one line that tells the command, and how it is sent as a prompt."""
     assert ask(word, *more) == (2, "", f'llmlite: "{word}" is no command: did you mean "llmlite {near}"? To send it as '

@@ -3,6 +3,7 @@ import base64
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -80,14 +81,19 @@ def test_an_image_alone(ask, server, tmp_path):
     {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}])
 @beside
 def test_utf_8_whatever_the_locale(server, locale):
-    """Words, stdin and stdout are UTF-8; a byte of a word that is none is replaced."""
+    """Words, names of files, stdin and stdout are UTF-8; a byte of a word that is none is replaced."""
     server.reply("\u00fc\u20ac\U0001f642")
     words = [*command(*at(server)), "caf\u00e9\u20ac".encode() + b"\xff", "-s", "Sei k\u00fcrzer", "-o", "user=\u00e9"]
-    done = subprocess.run(words, input="\u00e4".encode(), capture_output=True, env=environment(**locale), timeout=30)
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/\u00e9".encode()
+        with open(file, "w", encoding="utf-8") as opened:
+            opened.write("text")
+        done = subprocess.run([*words, "-f", file], input="\u00e4".encode(), capture_output=True,
+                              env=environment(**locale), timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\u00fc\u20ac\U0001f642\n".encode(), b"")
     sent = server.requests[0].json
     assert [message["content"] for message in sent["messages"]] == [
-        "Sei k\u00fcrzer", "caf\u00e9\u20ac\ufffd\n\n\u00e4"]
+        "Sei k\u00fcrzer", f"{folder}/\u00e9:\n\ntext\n\ncaf\u00e9\u20ac\ufffd\n\n\u00e4"]
     assert sent["user"] == "\u00e9"
 
 

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tests import VENDORED, llmlite
+from tests import VENDORED, llmlite, testing
 from tests.cli import one_line
 
 pytestmark = pytest.mark.skipif(VENDORED, reason="the command line is no part of client.py")
@@ -53,6 +53,21 @@ def test_the_model_of_a_talk(run, server, monkeypatch, home):
     asked = [(request.json["model"], request.headers["authorization"][7:10]) for request in server.requests]
     assert asked == [("small", "gsk"), ("small", "gsk"), ("large", "sk-"), ("large", "sk-"), ("openai/large", "gsk")]
     assert contents(server.requests[4]) == ["Hi", "ok"] * 4 + ["Hi"]
+
+
+def test_another_providers_key_does_not_go_to_the_last_address(ask, run, server, monkeypatch, home):
+    """-p alone does not go on at the last talk's own address, which would be told its key; the same one does."""
+    monkeypatch.setenv("GROQ_API_KEY", "gsk-test-key")
+    with testing.Server() as groq:
+        monkeypatch.setenv("GROQ_BASE_URL", groq.url)
+        groq.reply("Red")
+        for _ in range(3):
+            server.reply("Blue")
+        assert ask("The sky?").code == 0
+        assert run("-c", "And at dusk?", "-p", "groq").out == "Red\n"
+        assert run("-c", "Hi", "-p", "groq", "--base-url", server.url).code == 0
+        assert run("-c", "Hi", "-p", "groq").out == "Blue\n"
+    assert [request.headers["authorization"][:10] for request in server.requests[1:]] == ["Bearer gsk"] * 2
 
 
 def test_a_failed_call_leaves_the_last_talk(ask, run, server, home):
