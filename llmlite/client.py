@@ -1385,6 +1385,7 @@ class Client:
         self._gates: Dict[object, _Gate] = {}  # by process: a forked child learns its own pace
         self._transports: Dict[object, _Transport] = {}  # by process: a forked child makes its own
         self._transport()
+        self._tokens: deque[str] = deque(maxlen=9)  # of late, by a callable api_key
         self._fallbacks = [item if isinstance(item, Client) else self._fallback(item) for item in fallbacks]
         _debug_to_stderr()
 
@@ -1979,6 +1980,11 @@ class Client:
         call.headers = self._headers if headers is None else _with_headers(self._headers, _checked_headers(headers))
         return call
 
+    def _secrets(self, call: _Call) -> List[str]:
+        """What must show nowhere of a call, and of those that its fallbacks may have answered."""
+        others = [client._secrets(client._call(client._chat)) for client in self._fallbacks]
+        return list(itertools.chain(call.secrets(), list(self._tokens), *others))
+
     def _until(self, deadline: Any) -> _Deadline:
         """The deadline of a call, or of the longer one that it is a part of."""
         if isinstance(deadline, _Deadline):
@@ -2075,7 +2081,10 @@ class Client:
         """The key that a callable gives for the next attempt; what it raises is its owner's, and ends the call."""
         try:
             key: Any = self._key
-            return _Token(_checked_key(key(call.deadline) if isinstance(key, _TokenSource) else key()))
+            token = _Token(_checked_key(key(call.deadline) if isinstance(key, _TokenSource) else key()))
+            if token not in self._tokens:
+                self._tokens.append(token)
+            return token
         except ConfigurationError as error:
             _sealed(error, call)
             raise
@@ -2466,7 +2475,8 @@ class Conversation:
                  "model": call.model, "system": self.system, "messages": self._told(),
                  "usage": dict(zip(Usage._fields, self.usage)), "compact_at": self.compact_at, **more}
         try:
-            return json.dumps(call.mask().of(saved), indent=1, default=_plain)  # a server may have echoed the key
+            mask = _Mask(self.client._secrets(call))  # a server may have echoed its key
+            return json.dumps(mask.of(saved), indent=1, default=_plain)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigurationError(f"the conversation cannot be written as JSON: {error}") from None
 
@@ -3842,11 +3852,13 @@ class _Call:
         come = usual if name.startswith("anthropic-") else most  # which counts them as they come
         return sent * ("output" not in name) + come * ("input" not in name)
 
-    def mask(self) -> _Mask:
+    def secrets(self) -> List[str]:
         """What must show nowhere: the key, and the values of headers that are named like one."""
         named = [value for name, value in self.headers.items() if value and _is_hidden(name, value)]
-        secrets = [self.key, *self.keys, *named]
-        return _Mask(word for value in secrets for word in (value, value.rpartition(" ")[2]))  # "Bearer KEY"
+        return [word for value in (self.key, *self.keys, *named) for word in (value, value.rpartition(" ")[2])]
+
+    def mask(self) -> _Mask:
+        return _Mask(self.secrets())
 
     def quoted(self, text: Any) -> str:
         """The server's own words, fit for one line, without a key that it echoes."""

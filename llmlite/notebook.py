@@ -54,7 +54,22 @@ def _with_questions(lines: List[str]) -> List[str]:
     """A cell's lines, in which a `%llm` that ends in a question mark does not ask IPython for help."""
     if lines and lines[0].startswith("%%"):
         return lines
-    return [re.sub(r"^(\s*(?:[\w.]+\s*=\s*)?)%llm\s(.*\?)\s*$", _as_call, line) for line in lines]
+    done: List[str] = []
+    for line in lines:
+        found = re.match(r"((?:[^=%#]+=)*\s*)%llm\s(.*\?)\s*$", line)
+        done.append(_as_call(found) if found and not _ends_in_string("".join(done)) else line)
+    return done
+
+
+def _ends_in_string(code: str) -> bool:
+    """Whether what comes next is text of a string of several lines."""
+    import tokenize
+    try:
+        for _ in tokenize.generate_tokens(io.StringIO(code).readline):
+            pass
+    except (tokenize.TokenError, SyntaxError) as error:  # lines of magics are no Python
+        return re.search("multi-line string|unterminated triple-quoted", str(error)) is not None
+    return False
 
 
 def _as_call(found: Match[str]) -> str:

@@ -1296,7 +1296,7 @@ class _Tape:
             told = _having(jsonlib.loads(content), recorded=str, exchanges=list)
             self.path: str = urlsplit(told["recorded"]).path
             self._all = list(_recorded(told["exchanges"], gap))
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise ValueError(f"{os.fspath(path)} is no recording of llmlite.testing: {problem}") from None
         self._name, self._in_order = os.path.basename(os.fspath(path)), in_order
         self._unused = list(self._all)

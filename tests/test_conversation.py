@@ -897,6 +897,24 @@ def test_no_key_in_the_file(server, tmp_path):
     assert talk.messages[0] == llmlite.user(f"Is it {key}?")
 
 
+def test_no_key_of_others_in_the_file(server, tmp_path):
+    """Nor is the key of a fallback, by which a turn was answered, or one that a function gives."""
+    path, keys = tmp_path / "talk.json", [f"{name}-0123456789abcdef" for name in ("one", "two", "fall")]
+    options = {"base_url": server.url, "retry": None}
+    given = iter([keys[0], keys[0], keys[1]])
+    with llmlite.Client("b", api_key=keys[2], **options) as other, llmlite.Client(
+            "a", api_key=lambda: next(given), fallbacks=[other], **options) as llm:
+        talk = llm.conversation()
+        for status, text in ((200, "first"), (500, f"{keys[2]} it is"), (200, f"{keys[0]}, {keys[1]}")):
+            if status == 500:
+                server.error(500)
+            server.reply(text)
+            talk.send("Hi")
+        talk.save(path)
+    texts = [message["content"] for message in json.loads(path.read_bytes())["messages"]]
+    assert texts == ["Hi", "first", "Hi", "*** it is", "Hi", "***, ***"]
+
+
 @pytest.mark.parametrize("content", [b"bytes", {1, 2}, float("nan") * 1j], ids=named)
 def test_what_cannot_be_saved(llm, tmp_path, content):
     """A file that is there stays as it was."""

@@ -87,6 +87,21 @@ def test_a_line_without_options(server, book, monkeypatch):
     assert asked(server) == "%llm why?"
 
 
+def test_a_question(server, book):
+    """It is no call for IPython's help, wherever the reply goes; in a string of several lines it is only text."""
+    server.reply("ok", times=3)
+    book.run("kept = {}\nkept['a'] = %llm -c llm Why?\nkept['b'] = kept['c'] = %llm -c llm -- What's up?\n"
+             "  # a comment\n%llm -c llm And then?")
+    told = [request.json["messages"][0]["content"] for request in server.requests]
+    assert told == ["Why?", "What's up?", "And then?"]
+    assert {name: reply.text for name, reply in book.names["kept"].items()} == dict.fromkeys("abc", "ok")
+    text = 'text = """\n%llm why?\nx = %llm why?\n"""\n'
+    book.run(text)
+    assert book.names["text"] == "\n%llm why?\nx = %llm why?\n"
+    shown = book.run("if True:\n        pass\n    x = 1\n%llm -c llm why?")
+    assert "IndentationError" in shown.out and len(server.requests) == 3
+
+
 def test_a_line_in_a_function(server, book):
     """It sees the function's variables too; what they are called before the notebook's."""
     server.reply("ok")

@@ -488,6 +488,7 @@ def exchanges(*each):
 
 @pytest.mark.parametrize("content, why", [
     ("", "Expecting value: line 1 column 1 (char 0)"), ("\ud800", "Expecting value"),
+    pytest.param("[" * 200_000, "maximum recursion depth exceeded", id="deep"),
     ("[]", 'there is no "recorded" that is a string'), ('{"recorded": ""}', 'there is no "exchanges" that is an array'),
     ('{"recorded": 1, "exchanges": []}', 'there is no "recorded" that is a string'),
     (exchanges(5), 'exchange 1: there is no "request" that is an object'),
