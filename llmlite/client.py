@@ -5156,8 +5156,8 @@ class _EventDecoder:
     `joined` makes data of several lines: the standard has them be one.
     """
 
-    def __init__(self, joined: Callable[[bytes, List[bytes]], List[bytes]] = lambda name, lines: [b"\n".join(lines)],
-                 ) -> None:
+    def __init__(self, joined: Callable[[bytes, List[bytes]], Iterable[bytes]] =
+                 lambda name, lines: [b"\n".join(lines)]) -> None:
         self.joined = joined
         self.at_end = False
         self.stray = b""
@@ -5308,7 +5308,7 @@ class _Flow:
             events.close()
 
     def _folded(self) -> Iterator[Any]:
-        reader, body, decoder, spoke = self.call.reader, self.body, _EventDecoder(_values_of), False
+        reader, body, decoder, spoke = self.call.reader, self.body, _EventDecoder(self._values), False
         parse_event, mark, count = reader.parse_event, reader.mark, 0
         for name, data, at_end in decoder.decode(self._received()):
             chunk = _plain_chunk(name, data, mark)
@@ -5361,6 +5361,15 @@ class _Flow:
             self.patchy = True
             _log.debug("%s %s: the reply is whole, but its end was cut: %s", self.call.provider.name, self.call.model,
                        self.call.quoted(str(error)))
+
+    def _values(self, name: bytes, lines: List[bytes]) -> Iterator[bytes]:
+        """What `_values_of` tells: of a million values that are all here, none is handed on after the deadline."""
+        for value in _values_of(name, lines):
+            if _now() >= self.attempt.deadline_at:
+                if self.finished:
+                    return
+                raise socket.timeout("out of time")
+            yield value
 
     def _take(self, kind: str, said: Any, data: bytes, at_end: bool) -> None:
         """What an event means that is no chunk of the reply."""

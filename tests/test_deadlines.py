@@ -645,6 +645,22 @@ def test_the_deadline_while_an_answer_is_held_against_its_schema(server, how, sc
     assert (llm.ledger.calls, llm.ledger.failed, len(server.requests)) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("ends", [None, "stop"])
+@beside
+def test_the_deadline_between_the_values_of_one_event(server, ends):
+    """Of an event of several lines, which are here, none is read after the deadline; a reply that is whole stays."""
+    first, second = ({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": ends}]} for text in "ab")
+    server.body(f"data: {json.dumps(first)}\ndata: {json.dumps(second)}\n\n".encode(),
+                headers={"Content-Type": "text/event-stream"})
+    with llmlite.Client("m", base_url=server.url, retry=None, deadline=D) as llm:
+        stream = llm.stream("hi")
+        assert next(stream) == "a"
+        time.sleep(D)
+        with contextlib.nullcontext() if ends else pytest.raises(llmlite.DeadlineExceededError):
+            assert list(stream) == []
+        assert (stream.response.text, stream.response.finish_reason) == ("a", ends)
+
+
 def test_where_no_thread_starts(server, few_threads):
     """A name is looked up all the same, though its look-up cannot be left in time."""
     few_threads("name lookup")
